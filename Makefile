@@ -95,14 +95,12 @@ bench: install  ## all benchmarks, one after the other; ARGS=--quick takes minut
 	$(BIN)/python -m benchmarks $(ARGS)
 
 evaluation: install  ## the paper's evaluation, and beyond: all of benchmarks/evaluation, on all cores; results are kept
-	$(BIN)/python -m benchmarks $(EVALUATION) $(ARGS)
+	$(BIN)/python -m benchmarks evaluation $(ARGS)
 
 # ARGS=--publish takes over the full runs in results first, ARGS=--check only compares.
 figures: install  ## the tables and pictures in the documents: from the JSON in docs/figures, and from the imports
 	$(BIN)/python -m benchmarks.figures $(ARGS)
 	$(BIN)/python docs/pictures/draw.py $(ARGS)
-
-EVALUATION := slo
 
 overlay: install  ## its benchmark with five networks of each size instead of one
 	$(BIN)/python -m benchmarks.overlay --networks 5 $(ARGS)

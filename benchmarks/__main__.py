@@ -1,7 +1,8 @@
 """Run every benchmark, or those that are named, each in a process of its own, with the options that follow.
 
-``python -m benchmarks [NAME…] [--quick] [--seed N] [--results DIR]``. A benchmark that fails does not keep the others
-from running; the exit code is 1 if any failed.
+``python -m benchmarks [NAME…] [--quick] [--seed N] [--results DIR]``. ``evaluation`` names all in
+:mod:`benchmarks.evaluation`. A benchmark that fails does not keep the others from running; the exit code is 1 if any
+failed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ BENCHMARKS = (
     "gpu_model",
     "simulation",
     "slo",
+    "processes",
     "first_token",
     "floods",
     "overlay",
@@ -30,7 +32,7 @@ BENCHMARKS = (
     "ordering",
 )
 """In the order in which they run and are shown."""
-EVALUATION = ("slo",)
+EVALUATION = ("slo", "processes")
 """Those of them that are in ``benchmarks.evaluation``."""
 
 
@@ -43,7 +45,8 @@ def main() -> int:
     """Command line."""
     arguments = sys.argv[1:]
     split = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
-    names, options = arguments[:split] or BENCHMARKS, arguments[split:]
+    words, options = arguments[:split] or BENCHMARKS, arguments[split:]
+    names = [name for word in words for name in (EVALUATION if word == "evaluation" else (word,))]
     if unknown := [name for name in names if name not in BENCHMARKS]:
         sys.exit(f"no benchmark {unknown[0]}: there are {', '.join(BENCHMARKS)}")
     lines, is_good = [], True

@@ -5,7 +5,8 @@ document, what stands between ``<!-- figures:KIND -->`` and ``<!-- figures:end -
 
 - ``headlines``: the figures of all benchmarks that have a headline;
 - ``conditions``: on which machine and commit they were measured;
-- the name of a benchmark: all of its figures, and its conditions.
+- the name of a benchmark (in documents of ``docs``): its picture, all of its figures, and its conditions; if no run of
+  it is published, that.
 
 ``python -m benchmarks.figures`` writes the documents and the pictures ``docs/pictures/NAME.svg``. With ``--check`` it
 writes nothing, and fails if a document or picture is not what the JSON says. With ``--publish`` it first takes over the
@@ -19,6 +20,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.__main__ import BENCHMARKS
@@ -30,7 +32,8 @@ PUBLISHED = "docs/figures"
 PICTURES = "docs/pictures"
 BUSY_CORES = 0.25
 """Cores in use before a run from which on it counts as disturbed by other work."""
-_SECTION = re.compile(r"(<!-- figures:(?P<kind>[\w-]+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
+MARKER = re.compile(r"(<!-- figures:(?P<kind>[\w-]+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
+"""A generated part of a document."""
 
 
 def load_reports(folder: Path) -> dict[str, Report]:
@@ -54,7 +57,7 @@ def render(document: str, reports: Mapping[str, Report]) -> str:
     """The document with its generated parts written anew.
 
     Raises:
-        ValueError: a marker names no published benchmark.
+        ValueError: a marker names no benchmark.
     """
 
     def fill(found: re.Match[str]) -> str:
@@ -64,12 +67,14 @@ def render(document: str, reports: Mapping[str, Report]) -> str:
         elif kind == "conditions":
             lines = make_conditions(reports.values())
         elif kind in reports:
-            lines = make_table(reports[kind])
+            lines = chain([f"![{kind}](pictures/{kind}.svg)", ""], make_table(reports[kind]))
+        elif kind in BENCHMARKS:
+            lines = iter([f"Not published yet; `make bench ARGS={kind}` measures it."])
         else:
-            raise ValueError(f"figures:{kind}: no such benchmark is published in {PUBLISHED}")
+            raise ValueError(f"figures:{kind}: there is no such benchmark")
         return "\n".join((found[1].rstrip("\n"), "", *lines, "", found[3]))
 
-    return _SECTION.sub(fill, document)
+    return MARKER.sub(fill, document)
 
 
 def make_headlines(reports: Iterable[Report]) -> Iterator[str]:

@@ -72,6 +72,10 @@ class Market(Simulation):
         """The GPU of a node."""
         return self.servers.make_backend(number, runtime, capacity)
 
+    def make_body(self, request: Request) -> bytes:
+        """The request as its user sends it."""
+        return make_body(request)
+
     async def run_market(self) -> MarketRun:
         """Let the nodes meet, then send all requests and wait for the last."""
         async with trio.open_nursery() as nursery:
@@ -87,7 +91,7 @@ class Market(Simulation):
     async def handle(self, request: Request) -> int:
         """See :meth:`benchmarks.evaluation.replay.Scheduler.handle`."""
         node = self.nodes[request.node]
-        parsed = parse_request(CHAT_COMPLETIONS, make_body(request), node.policy.parameters.max_tokens)
+        parsed = parse_request(CHAT_COMPLETIONS, self.make_body(request), node.policy.parameters.max_tokens)
         try:
             async with node.dispatcher.complete(parsed) as (answer, record):
                 async for _ in answer.body:

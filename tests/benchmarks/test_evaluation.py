@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from benchmarks.evaluation import processes
 from benchmarks.evaluation.baselines import BASELINES, Single
 from benchmarks.evaluation.harness import Task, estimate, keep, load
 from benchmarks.evaluation.market import MarketKind, run_market
+from benchmarks.evaluation.processes import make_paced_curve
 from benchmarks.evaluation.replay import TIMEOUT_S, Result, make_body, replay
-from benchmarks.evaluation.slo import compute_attainment, compute_means
+from benchmarks.evaluation.slo import PAPER_RATIOS, compute_attainment, compute_means
 from benchmarks.evaluation.traces import draw_from_trace, load_azure, load_mooncake
 from benchmarks.evaluation.workloads import (
     DURATION_S,
@@ -34,6 +36,7 @@ from benchmarks.evaluation.workloads import (
 from benchmarks.machine import ROOT
 from serving.backends.backend import BackendError
 from serving.openai.requests import CHAT_COMPLETIONS, parse_request
+from serving.simulation.continuous_batch import ContinuousBatch
 from serving.simulation.modelled_backend import ModelledBackend
 
 HOT = Setting(
@@ -164,3 +167,65 @@ def test_traces_are_complete_and_a_seed_chooses_a_place_in_them() -> None:
 def test_the_document_describes_the_settings_as_they_are() -> None:
     document = (ROOT / "docs" / "evaluation.md").read_text()
     assert [setting.name for setting in SETTINGS if describe(setting) not in document] == []
+
+
+def test_the_document_has_the_ratios_of_the_paper() -> None:
+    document = (ROOT / "docs" / "evaluation.md").read_text()
+    for name, ratios in PAPER_RATIOS.items():
+        centre, market = ratios["centralized"], ratios["market"]
+        assert f"| {name} | {centre:.3f} | {market:.3f} | {market / centre:.3f} |" in document
+
+
+def test_a_paced_card_makes_tokens_at_its_pace_however_many_requests_it_runs() -> None:
+    batch = ContinuousBatch(make_paced_curve(0.5))
+    for id in range(processes.SLOTS):
+        batch.submit(0.0, id, 100, 20)
+    ends = []
+    while (event := batch.next_event()) is not None:
+        ends += [report.time for report in batch.advance(event) if report.finished]
+    assert len(ends) == processes.SLOTS and all(10.0 <= end <= 10.5 + 1e-6 for end in ends)
+
+
+def test_processes_and_simulated_nodes_get_the_same_requests() -> None:
+    setting = processes.make_setting(100.0)
+    requests = processes.draw_scaled(setting, 3)
+    assert requests == processes.draw_scaled(setting, 3)
+    assert {request.node for request in requests} == {0, 1, 2, 3}
+    assert all(1 <= request.output <= MAX_TOKENS // processes.TOKENS_SCALE for request in requests)
+    parsed = parse_request(CHAT_COMPLETIONS, processes.make_paced_body(requests[0]), MAX_TOKENS)
+    assert (parsed.model, parsed.max_tokens) == (processes.MODEL, requests[0].output)
+
+
+def test_another_order_and_another_share_than_predicted_are_misses() -> None:
+    predicted = processes.Outcome((0.4, 0.3, 0.2, 0.1), (1.0, 2.0, 3.0, 4.0), 2.0, 0)
+    swapped = replace(predicted, shares=(0.3, 0.4, 0.2, 0.1))
+    late = replace(predicted, latencies=(1.0, 2.0, 3.0, 5.0))
+    lost = replace(predicted, missed=1)
+    for outcome, missed in (
+        (predicted, 0),
+        (swapped, 2),  # the order, and a share
+        (late, 1),
+        (lost, 1),
+    ):
+        figures = processes.make_figures(outcome, [predicted, predicted], is_judged=True)
+        assert sum(figure.is_missed for figure in figures) == missed
+
+
+def test_a_node_that_served_nothing_is_in_no_order_of_latencies() -> None:
+    run = [
+        Result(0, 0, 0.0, 4.0, 0),
+        Result(1, 1, 0.0, 2.0, 0),
+        Result(2, 1, 0.0, 9.0, 2),
+        Result(3, 0, 0.0, 600.0, None),
+    ]
+    outcome = processes.summarize(run)
+    assert outcome.shares == (0.5, 0.0, 0.25, 0.0)
+    assert outcome.latencies == (3.0, None, 9.0, None)
+    assert (outcome.missed, outcome.mean) == (1, 153.75)
+    assert processes.count_inversions(outcome.latencies, (4.0, 3.0, 2.0, 1.0)) == 1
+    assert processes.average([outcome, replace(outcome, latencies=(5.0, 1.0, 9.0, None))]).latencies == (
+        4.0,
+        1.0,
+        9.0,
+        None,
+    )
