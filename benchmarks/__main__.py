@@ -18,6 +18,9 @@ BENCHMARKS = (
     "gpu_model",
     "simulation",
     "slo",
+    "conversations",
+    "scale",
+    "ablation",
     "processes",
     "first_token",
     "floods",
@@ -32,7 +35,7 @@ BENCHMARKS = (
     "ordering",
 )
 """In the order in which they run and are shown."""
-EVALUATION = ("slo", "processes")
+EVALUATION = ("slo", "conversations", "scale", "ablation", "processes")
 """Those of them that are in ``benchmarks.evaluation``."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -55,7 +55,8 @@ class Market(Simulation):
         self.requests = requests
         self.servers = Servers(setting, requests)
         self.originator_settings = kind.originator
-        self.results: list[Result] = []
+        self.first_tokens: dict[int, float] = {}
+        """Seconds until the first token of each stream that began, by request."""
         super().__init__(seed, len(setting.sites), 0.0, 0.0, 0, BLOCK_SPACING_S)
         self._numbers = {node.key.public_key: number for number, node in enumerate(self.nodes)}
 
@@ -83,19 +84,27 @@ class Market(Simulation):
             for node in self.nodes:
                 await nursery.start(node.run)
             await trio.sleep(self.warm_up_s)
-            results = await send_all(self.requests, self.handle)
+            results = [
+                replace(result, first_token=self.first_tokens.get(result.id)) for result in await self.send_requests()
+            ]
             nursery.cancel_scope.cancel()
         trace = hashlib.sha256(repr(results).encode()).hexdigest()[:16]
         return MarketRun(tuple(results), trace)
+
+    async def send_requests(self) -> list[Result]:
+        """Send all requests and wait; a subclass may do more meanwhile."""
+        return await send_all(self.requests, self.handle)
 
     async def handle(self, request: Request) -> int:
         """See :meth:`benchmarks.evaluation.replay.Scheduler.handle`."""
         node = self.nodes[request.node]
         parsed = parse_request(CHAT_COMPLETIONS, self.make_body(request), node.policy.parameters.max_tokens)
+        sent_at = trio.current_time()
         try:
             async with node.dispatcher.complete(parsed) as (answer, record):
                 async for _ in answer.body:
-                    pass
+                    if request.stream:
+                        self.first_tokens.setdefault(request.id, trio.current_time() - sent_at)
         except ApiError as error:
             raise BackendError(f"{error.status}: {error}") from error
         if record.outcome != "completed":

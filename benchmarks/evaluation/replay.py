@@ -20,10 +20,14 @@ from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.backends.backend import Backend, BackendError
 from serving.openai.requests import CHAT_COMPLETIONS
 from serving.simulation.modelled_backend import ModelledBackend
-from serving.simulation.modelled_requests import BYTES_PER_TOKEN
+from serving.simulation.modelled_requests import BYTES_PER_TOKEN, TOKEN
 
 TIMEOUT_S = 600.0
 """Patience of a user: that of the reference implementation."""
+FIRST_TOKEN_OBJECTIVE_S = 2.0
+"""Most seconds until the first token of a stream, for it to count as served in time."""
+TOKEN_OBJECTIVE_S = 0.1
+"""Most seconds for each token after that, on average."""
 REPORT_INTERVAL_S = 5.0
 """Time between two bursts of tokens of an answer."""
 
@@ -33,6 +37,7 @@ class Result:
     """What became of a request: seconds until its whole answer, and who served it (index); None if nobody did.
 
     ``reason`` is what the user of a request was told that was not answered.
+    ``first_token``: seconds until the first token, where the scheduler measures it.
     """
 
     id: int
@@ -41,10 +46,19 @@ class Result:
     latency: float
     executor: int | None
     reason: str = ""
+    first_token: float | None = None
 
     @property
     def is_answered(self) -> bool:
         return self.executor is not None
+
+
+def meets_objective(result: Result, request: Request) -> bool:
+    """Whether a stream was as it should be: a first token within 2 s, and then 10 tokens/s on average."""
+    if not result.is_answered or result.first_token is None or result.first_token > FIRST_TOKEN_OBJECTIVE_S:
+        return False
+    tokens = min(request.output, MAX_TOKENS)
+    return result.latency - result.first_token <= tokens * TOKEN_OBJECTIVE_S
 
 
 class Scheduler(Protocol):
@@ -85,22 +99,26 @@ class Servers:
         )
 
     def _find_output(self, messages: Sequence[Mapping[str, Any]]) -> int:
-        return self._outputs[int(messages[0]["content"].rpartition(" ")[2])]
+        return self._outputs[int(messages[-1]["content"].rpartition(" ")[2])]
 
 
 def make_body(request: Request) -> bytes:
-    """The request as its user sends it: a prompt of its length, like no other but for its blocks."""
-    end = f" {request.id}"
-    size = max(0, BYTES_PER_TOKEN * request.prompt - len(end))
-    text = "".join(f"block {name} ".ljust(BYTES_PER_TOKEN * BLOCK_TOKENS, "x") for name in request.blocks)
-    content = (text or f"request {request.id} ").ljust(size, "x")[:size] + end
-    body = {
-        "model": MODEL,
-        "stream": True,
-        "max_tokens": MAX_TOKENS,
-        "messages": [{"role": "user", "content": content}],
-    }
+    """The request as its user sends it: a prompt of its length, like no other but for its blocks and its history."""
+    messages = []
+    for turn in request.history:
+        messages.append({"role": "user", "content": _make_text(turn.id, turn.prompt)})
+        messages.append({"role": "assistant", "content": TOKEN * turn.output})
+    messages.append({"role": "user", "content": _make_text(request.id, request.prompt, request.blocks)})
+    body = {"model": MODEL, "stream": request.stream, "max_tokens": MAX_TOKENS, "messages": messages}
     return json.dumps(body).encode()
+
+
+def _make_text(id: int, tokens: int, blocks: Sequence[int] = ()) -> str:
+    """A message that ends with the id of its request."""
+    end = f" {id}"
+    size = max(0, BYTES_PER_TOKEN * tokens - len(end))
+    text = "".join(f"block {name} ".ljust(BYTES_PER_TOKEN * BLOCK_TOKENS, "x") for name in blocks)
+    return (text or f"request {id} ").ljust(size, "x")[:size] + end
 
 
 async def serve(backend: Backend, request: Request) -> None:
@@ -109,7 +127,7 @@ async def serve(backend: Backend, request: Request) -> None:
     Raises:
         BackendError: it failed.
     """
-    async with backend.complete(CHAT_COMPLETIONS, make_body(request), stream=True) as answer:
+    async with backend.complete(CHAT_COMPLETIONS, make_body(request), stream=request.stream) as answer:
         if answer.status != 200:
             raise BackendError(f"answered with {answer.status}")
         async for _ in answer.body:

@@ -39,10 +39,21 @@ DURATION_S = 750.0
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """An earlier turn of a conversation: the ``id`` of its request, and the tokens of message and answer."""
+
+    id: int
+    prompt: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One request: the ``node`` (index) that is asked at ``time`` (s), and the tokens it would take if not cut.
 
-    ``blocks`` name the blocks of the prompt where other prompts may begin with the same.
+    ``blocks`` name the blocks of the prompt where other prompts may begin with the same. ``history`` are the turns of a
+    conversation before it, which are sent with it; ``prompt`` are the tokens of its own message. ``stream``: whether
+    the answer is wanted as it is written, or as a whole.
     """
 
     id: int
@@ -51,6 +62,8 @@ class Request:
     prompt: int
     output: int
     blocks: tuple[int, ...] = ()
+    history: tuple[Turn, ...] = ()
+    stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)

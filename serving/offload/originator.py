@@ -208,7 +208,7 @@ class Originator:
             TooManyPayments: no hold number is free.
         """
         payer, asked = self._context.payments.payer, set[bytes]()
-        most, has_ended = self._context.engine.genesis.parameters.max_attempts, True
+        most, has_ended = min(self._settings.attempts, self._context.engine.genesis.parameters.max_attempts), True
         while has_ended:
             first_round, seq, has_ended = self._context.first_round, payer.take_seq(), False
             stack.callback(payer.give_back, seq)

@@ -27,6 +27,8 @@ class OriginatorSettings:
     """Chain time for which a hold is good; also the most time for an answer."""
     choices: int = 4
     """Candidates of a draw of which the one with the least predicted time is asked first; 1: as they are drawn."""
+    attempts: int = 8
+    """Executors that are asked for one request at most, as far as the chain allows; 1: none takes another's place."""
     exploration: float = 0.05
     """Probability of asking another of them, drawn evenly."""
     corrects: bool = True

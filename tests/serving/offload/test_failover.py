@@ -12,7 +12,7 @@ from chain.parameters import CREDIT
 from chain.types.operations import Capture, Dispute, Hold, Release, SignedOperation
 from consensus.engine import Engine
 from serving.accounting.payment_history import FIRST_ALLOWANCE
-from serving.offload.settings import ExecutorSettings
+from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.scheduling.policy import PolicyParameters
 from tests.support.market_world import (
     ERROR_BODY,
@@ -61,6 +61,22 @@ def test_an_executor_that_dies_before_the_first_token_is_replaced(stream: bool) 
         assert world.account(first.number).available == 1_000 * CREDIT
 
     simulate(play)
+
+
+def test_an_owner_may_have_one_executor_asked_for_a_request_and_no_other() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        get_script(first).first_delay = 5.0
+        result = Result()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_into, world, result)
+            await trio.sleep(2.0)
+            await world.kill(first.number)
+        assert result.error is not None and result.body == b""
+        await trio.sleep(3.0)
+        assert len(world.operations(Hold)) == 1
+
+    simulate(play, Options(originator=OriginatorSettings(attempts=1)))
 
 
 def test_an_executor_that_dies_in_mid_stream_ends_the_answer_with_an_error_and_gets_nothing() -> None:
