@@ -80,10 +80,10 @@ class AttemptFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AttemptTerms:
-    """What one attempt at a request offers: ``number`` is the executor's position in the lottery.
+    """What one attempt offers: ``number`` is the executor's position in the lottery of the period begun with ``round``.
 
-    That is the lottery of the serving period which began with ``round``. ``prediction`` is what was expected of it, and
-    ``reason`` why it is asked.
+    ``prediction`` is what was expected of it, and ``reason`` why it is asked. ``first_token_within_s``: after how long
+    another is asked instead (None: as the settings say).
     """
 
     request: Request
@@ -94,6 +94,7 @@ class AttemptTerms:
     executor: bytes
     prediction: Prediction
     reason: Reason
+    first_token_within_s: float | None = None
 
 
 class OffloadAttempt:
@@ -159,9 +160,10 @@ class OffloadAttempt:
         self.exchange = await self._open()
         await self._offer()
         await self._pay()
-        now = trio.current_time()
-        tokens = request.max_tokens // request.choices
-        self._patience = Patience(settings, now, stream=request.stream, max_tokens=tokens)
+        now, tokens = trio.current_time(), request.max_tokens // request.choices
+        within_s = None if self._is_queued else self.terms.first_token_within_s
+        expected_by = None if within_s is None else self.begun_at + within_s
+        self._patience = Patience(settings, now, stream=request.stream, max_tokens=tokens, expected_by=expected_by)
         head = await self._receive_head()
         chunks = await self._stack.enter_async_context(aclosing(self._receive_chunks()))
         self.answer = Answer(head.status, head.content_type, chunks)
@@ -220,6 +222,7 @@ class OffloadAttempt:
             raise AttemptFailed(f"declined: {reply.reason}", reply.retry_after / 1000)
         if not isinstance(reply, Accepted):
             raise NetworkError("expected an answer to the offer")
+        self._is_queued = reply.queued
 
     async def _pay(self) -> None:
         # A hold of a period that has ended may come too late for a block, and the executor would take it for a lie.
@@ -234,6 +237,7 @@ class OffloadAttempt:
             except InvalidOperation as error:
                 self._payer.set_max_capture(self.hold_id, 0)
                 raise AttemptFailed(f"the hold was refused: {error}") from error
+        self._payment_id = signed.id
 
     # The answer
 
@@ -262,6 +266,11 @@ class OffloadAttempt:
                 try:
                     with trio.fail_at(patience.deadline):
                         message = await receive_message(self.exchange, self._settings.stall_timeout_s)
+                except trio.TooSlowError:
+                    is_final = self._context.engine.is_final(self._payment_id)
+                    if patience.excuse_unpaid(trio.current_time(), is_final=is_final):
+                        continue
+                    raise
                 except NetworkError:
                     if not (patience.has_content and self.exchange.is_lost):
                         raise

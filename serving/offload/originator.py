@@ -25,7 +25,7 @@ from p2p.peers.announcement import PeerLoad
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError
-from serving.offload.attempt import AttemptFailed, AttemptTerms, OffloadAttempt
+from serving.offload.attempt import AttemptFailed, AttemptTerms, OffloadAttempt, Stalled
 from serving.offload.choice import Candidate, Reason, RequestsSent, order_candidates
 from serving.offload.context import OffloadContext
 from serving.offload.decoding_share import DecodingShare
@@ -212,15 +212,20 @@ class Originator:
         while has_ended:
             first_round, seq, has_ended = self._context.first_round, payer.take_seq(), False
             stack.callback(payer.give_back, seq)
-            for candidate, reason in self._order(request, first_round, seq, amount):
+            order = self._order(request, first_round, seq, amount)
+            for place, (candidate, reason) in enumerate(order):
                 has_ended = first_round != self._context.first_round
                 if has_ended or len(asked) == most:
                     break
-                executor = candidate.executor
+                executor, prediction = candidate.executor, candidate.prediction
                 if executor not in asked:
                     asked.add(executor)
+                    # The last one is waited for as long as the settings say: late is better than never.
+                    is_last = len(asked) == most or all(other.executor in asked for other, _ in order[place:])
+                    is_patient = is_last or not request.stream
+                    within_s = None if is_patient else self.predictor.bound_first_token(prediction)
                     yield AttemptTerms(
-                        request, amount, first_round, seq, candidate.number, executor, candidate.prediction, reason
+                        request, amount, first_round, seq, candidate.number, executor, prediction, reason, within_s
                     )
 
     def _order(
@@ -308,6 +313,8 @@ class Originator:
                 attempt.reject()
                 now = trio.current_time()
                 self.scores.note_failed(terms.executor, model, now, now - begun_at)
+                if isinstance(error, Stalled) and terms.first_token_within_s is not None:
+                    self.predictor.note_late(terms.prediction)
                 raise AttemptFailed(str(error) or "no answer in time") from error
             yield attempt
             if not attempt.is_over:

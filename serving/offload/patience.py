@@ -3,26 +3,51 @@
 Signs of life are free to send, and so are bytes that carry no content. So they break a silence, but it is content that
 renews the patience: before the first content another executor can still take over, and after it a user sees the answer
 grow. No attempt outlives its hold.
+
+Where another executor could take over, the first content is waited for until it is *expected*
+(``serving.scheduling.first_token_bound``). That does not hold while the request is queued, nor while the hold is not
+final: an executor sends nothing before.
 """
 
 from __future__ import annotations
 
 from serving.offload.settings import OriginatorSettings
 
+PAYMENT_STEP_S = 0.5
+"""How much longer the first content is waited for at a time, while the hold is not final."""
+
 
 class Patience:
-    """The patience for one answer that was paid for at ``now``; ``max_tokens``: the most that one choice may have."""
+    """The patience for one answer that was paid for at ``now``; ``max_tokens``: the most that one choice may have.
+
+    ``expected_by``: until when the first content of a stream is expected; None: not known, or nobody could take over.
+    """
 
     deadline: float
     """Until when the next content must come; of an answer that is not streamed, all of it."""
 
-    def __init__(self, settings: OriginatorSettings, now: float, *, stream: bool, max_tokens: int) -> None:
+    def __init__(
+        self,
+        settings: OriginatorSettings,
+        now: float,
+        *,
+        stream: bool,
+        max_tokens: int,
+        expected_by: float | None = None,
+    ) -> None:
         self._settings = settings
         self._end = now + settings.hold_time_ms / 1000
         writing_s = 0.0 if stream else settings.token_timeout_s * max_tokens
         self._latest = min(now + settings.queue_timeout_s + writing_s, self._end)
         """How far keep-alives may put off the deadline."""
         self.deadline = min(now + settings.first_chunk_timeout_s, self._end) if stream else self._latest
+        self._may_be_unpaid_until = now
+        """Until when a hold that is not final excuses a stream without content."""
+        self._is_unpaid = False
+        """Whether the hold was not final when content was expected."""
+        if stream and expected_by is not None:
+            self._may_be_unpaid_until = min(now + settings.stall_timeout_s, self.deadline)
+            self.deadline = min(max(now, expected_by), self.deadline)
         self.has_content = False
         """Whether content of a stream has come."""
         self._is_closed = False
@@ -31,6 +56,17 @@ class Patience:
         """The executor says that the request is queued."""
         if not self.has_content:
             self.deadline = max(self.deadline, min(now + self._settings.first_chunk_timeout_s, self._latest))
+
+    def excuse_unpaid(self, now: float, *, is_final: bool) -> bool:
+        """The deadline has passed, and the hold is final, or not. Returns whether that puts the deadline off.
+
+        A hold that has become final meanwhile does once more.
+        """
+        if self.has_content or (is_final and not self._is_unpaid):
+            return False
+        self._is_unpaid = not is_final
+        self.deadline = min(now + PAYMENT_STEP_S, self._may_be_unpaid_until)
+        return self.deadline > now
 
     def note_content(self, now: float) -> None:
         """The next content of a stream has come."""

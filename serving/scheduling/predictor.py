@@ -13,6 +13,7 @@ from chain.collections import BoundedDict
 from serving.openai.requests import Request
 from serving.scheduling.affinity import Conversations
 from serving.scheduling.correction import Corrections
+from serving.scheduling.first_token_bound import FirstTokenBounds
 from serving.scheduling.output_length import OutputLengths
 from serving.scheduling.prediction import (
     PredictedTime,
@@ -84,6 +85,7 @@ class Predictor:
         self.me = me
         self.lengths = OutputLengths()
         self.corrections = Corrections()
+        self._bounds = FirstTokenBounds()
         self._conversations = Conversations(chance)
         self._overheads: BoundedDict[bytes, float] = BoundedDict(MAX_PEERS)
         self._corrects = corrects
@@ -128,8 +130,19 @@ class Predictor:
             delay = min(MAX_OVERHEAD_S, max(0.0, first_token_s - least))
             before = self._overheads.get(node, PRIOR_OVERHEAD_S)
             self._overheads[node] = before + OVERHEAD_WEIGHT * (delay - before)
+            size, expected_s = prediction.size, prediction.time.first_token
+            self._bounds.note(node, prediction.model, size, expected_s, first_token_s)
         predicted = prediction.compute_uncorrected(tokens)
         self.corrections.note(node, prediction.model, prediction.size, predicted, now, first_token_s, total_s)
+
+    def bound_first_token(self, prediction: Prediction) -> float | None:
+        """Seconds from the offer within which the first token should come; None: too little was measured."""
+        expected_s = prediction.time.first_token
+        return self._bounds.get(prediction.node, prediction.model, prediction.size, expected_s)
+
+    def note_late(self, prediction: Prediction) -> None:
+        """The first token did not come within the bound."""
+        self._bounds.note_late(prediction.node, prediction.model, prediction.size)
 
     def note_answer(self, node: bytes, request: Request, tokens: float, *, is_cut_off: bool) -> None:
         """``node`` has answered a request with so many tokens (of each choice)."""

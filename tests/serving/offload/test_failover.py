@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from chain.types.operations import Capture, Dispute, Hold, Release, SignedOperat
 from consensus.engine import Engine
 from serving.accounting.payment_history import FIRST_ALLOWANCE
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
+from serving.scheduling.first_token_bound import MIN_SAMPLES
 from serving.scheduling.policy import PolicyParameters
 from tests.support.market_world import (
     ERROR_BODY,
@@ -115,6 +117,36 @@ def test_an_executor_that_stalls_before_the_first_token_is_replaced(stream: bool
         assert get_cancelled(first) == 1
 
     simulate(play)
+
+
+def test_one_that_was_measured_is_replaced_soon_after_its_predicted_first_token() -> None:
+    async def play(world: World) -> None:
+        served = Counter([(await ask(world.gateway)).executor for _ in range(2 * MIN_SAMPLES)])
+        first = world.drawn()[0]
+        while served[first.public_key] < MIN_SAMPLES:
+            served[(await ask(world.gateway)).executor] += 1
+            first = world.drawn()[0]
+        get_script(first).first_delay = 10_000.0
+        started = trio.current_time()
+        result = await ask(world.gateway)
+        assert result.broken is None and result.executor != first.public_key
+        assert 1 < trio.current_time() - started < 6, "two payments, a second of patience, and an answer"
+        await world.settle(700)
+        paid = [item for item in world.captured if item.delivery.amount]
+        assert len(paid) == served.total() + 1, "one answer for each request"
+
+    simulate(play)
+
+
+def test_the_last_that_can_be_asked_is_waited_for_however_well_it_was_measured() -> None:
+    async def play(world: World) -> None:
+        for _ in range(MIN_SAMPLES):
+            await ask(world.gateway)
+        (only,) = world.drawn()
+        get_script(only).first_delay = 25.0
+        assert (await ask(world.gateway)).executor == only.public_key
+
+    simulate(play, Options(executors=1))
 
 
 def test_a_slow_first_token_is_waited_for() -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.offload.patience import Patience
+from serving.offload.patience import PAYMENT_STEP_S, Patience
 from serving.offload.settings import OriginatorSettings
 
 SETTINGS = OriginatorSettings()
 END = SETTINGS.hold_time_ms / 1000
 
 
-def make_patience(stream: bool = True, max_tokens: int = 100) -> Patience:
-    return Patience(SETTINGS, 0.0, stream=stream, max_tokens=max_tokens)
+def make_patience(stream: bool = True, max_tokens: int = 100, expected_by: float | None = None) -> Patience:
+    return Patience(SETTINGS, 0.0, stream=stream, max_tokens=max_tokens, expected_by=expected_by)
 
 
 def test_a_queue_puts_the_first_content_off_within_a_limit() -> None:
@@ -31,6 +31,32 @@ def test_an_answer_that_is_not_streamed_may_take_longer_by_its_length_and_no_lon
         assert patience.deadline == expected
         patience.note_queued(expected - 1.0)
         assert patience.deadline == expected
+
+
+def test_where_another_could_take_over_it_ends_when_content_is_expected() -> None:
+    assert make_patience(expected_by=1.5).deadline == 1.5
+    assert make_patience(expected_by=1e9).deadline == SETTINGS.first_chunk_timeout_s
+    assert make_patience(stream=False, expected_by=1.5).deadline == make_patience(stream=False).deadline
+    late = make_patience(expected_by=-1.0)
+    assert late.deadline == 0.0 and not late.excuse_unpaid(0.0, is_final=True)
+    queued = make_patience(expected_by=1.5)
+    queued.note_queued(1.0)
+    assert queued.deadline == 1.0 + SETTINGS.first_chunk_timeout_s
+
+
+def test_a_hold_that_is_not_final_puts_it_off_until_a_while_after_it_is() -> None:
+    patience = make_patience(expected_by=1.5)
+    assert patience.excuse_unpaid(1.5, is_final=False) and patience.deadline == 1.5 + PAYMENT_STEP_S
+    assert patience.excuse_unpaid(2.0, is_final=True) and patience.deadline == 2.0 + PAYMENT_STEP_S
+    assert not patience.excuse_unpaid(2.5, is_final=True), "once"
+
+
+def test_a_hold_that_never_becomes_final_is_not_waited_for_longer_than_a_silence() -> None:
+    patience, steps = make_patience(expected_by=1.5), 0
+    while patience.excuse_unpaid(patience.deadline, is_final=False):
+        steps += 1
+    assert patience.deadline == SETTINGS.stall_timeout_s and steps == 2 * (SETTINGS.stall_timeout_s - 1.5)
+    assert not make_patience().excuse_unpaid(SETTINGS.first_chunk_timeout_s, is_final=False), "it has had its time"
 
 
 def test_content_renews_it_and_a_queue_no_longer_does() -> None:

@@ -1,0 +1,66 @@
+"""By when a first token is expected: it follows what was measured, and gives way to one that it was wrong about."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.scheduling.first_token_bound import (
+    MAX_BOUNDS,
+    MAX_DOUBLINGS,
+    MIN_MARGIN_S,
+    MIN_SAMPLES,
+    FirstTokenBounds,
+)
+from serving.scheduling.prediction import RequestSize
+
+ONE, TWO = b"1" * 32, b"2" * 32
+SMALL, LARGE = RequestSize(100, 100.0), RequestSize(10_000, 1000.0)
+
+
+def make(off_s: float = 0.0, samples: int = MIN_SAMPLES) -> FirstTokenBounds:
+    """Predictions of ``samples`` first tokens were off by ``off_s``, in turns above and below."""
+    bounds = FirstTokenBounds()
+    for number in range(samples):
+        bounds.note(ONE, "m", SMALL, 10.0, 10.0 + off_s * (-1) ** number)
+    return bounds
+
+
+def test_nothing_is_bounded_that_was_not_measured() -> None:
+    assert make(samples=MIN_SAMPLES - 1).get(ONE, "m", SMALL, 1.0) is None
+    bounds = make()
+    assert bounds.get(ONE, "m", SMALL, 1.0) == 1.0 + MIN_MARGIN_S
+    assert (
+        bounds.get(TWO, "m", SMALL, 1.0) is bounds.get(ONE, "x", SMALL, 1.0) is bounds.get(ONE, "m", LARGE, 1.0) is None
+    )
+
+
+def test_a_margin_that_was_too_short_is_doubled_until_a_first_token_comes() -> None:
+    bounds = make()
+    bounds.note_late(TWO, "m", SMALL)
+    assert len(bounds) == 1, "of whom nothing is known, nothing is kept"
+    for times in range(1, MAX_DOUBLINGS + 3):
+        bounds.note_late(ONE, "m", SMALL)
+        assert bounds.get(ONE, "m", SMALL, 0.0) == MIN_MARGIN_S * 2 ** min(times, MAX_DOUBLINGS)
+    bounds.note(ONE, "m", SMALL, 1.0, 9.0)
+    assert bounds.get(ONE, "m", SMALL, 0.0) == 4 * 8.0 / 4, "a quarter of the new deviation, four times"
+
+
+@given(st.floats(0.0, 3.0), st.integers(0, 1 << 32))
+def test_few_honest_first_tokens_come_later(spread_s: float, seed: int) -> None:
+    chance, bounds, late = random.Random(seed), make(), 0
+    for number in range(400):
+        measured = max(0.0, chance.gauss(5.0, spread_s))
+        within = bounds.get(ONE, "m", SMALL, 5.0)
+        late += number >= 20 and within is not None and measured > within
+        bounds.note(ONE, "m", SMALL, 5.0, measured)
+    assert late <= 0.05 * 400
+
+
+def test_memory_is_bounded() -> None:
+    bounds = FirstTokenBounds()
+    for number in range(MAX_BOUNDS + 10):
+        bounds.note(number.to_bytes(32, "big"), "m", SMALL, 1.0, 1.0)
+    assert len(bounds) == MAX_BOUNDS
