@@ -1,9 +1,9 @@
 """Time to the first token in conversations, with and without affinity: each turn where the turns before it are cached.
 
 Each turn is sent with all turns before it, as clients do. The modelled servers keep what they have computed in a prefix
-cache; a turn that comes to another server is taken up from its beginning. All users ask one of six nodes with equal
-cards, which offloads most of it. The same conversations are sent twice: to nodes as they are shipped, and to nodes that
-know nothing of conversations but are the same otherwise, the prefix caches included.
+cache; a turn that comes to another server is taken up from its beginning. All users ask a node with a small card, which
+offloads most of it to five others with large ones. The same conversations are sent twice: to nodes as they are shipped,
+and to nodes that know nothing of conversations but are the same otherwise, the prefix caches included.
 
 First messages have the lengths of Mooncake's recorded prompts, answers those of Azure's. How many turns there are, the
 time between them, and the lengths of further messages are assumed. Caches are empty at the beginning.
@@ -43,8 +43,8 @@ MAX_ANSWER = 800
 """Tokens at which an answer of the trace is cut."""
 SETTING = Setting(
     "conversations",
-    "all users at one of six equal nodes",
-    (Site("qwen3-8b", "A100 80GB", ((0.0, 3600.0, 0.6),)), *(Site("qwen3-8b", "A100 80GB", ()) for _ in range(5))),
+    "all users at a small node, five large ones beside it",
+    (Site("qwen3-8b", "RTX 3090", ((0.0, 3600.0, 0.3),)), *(Site("qwen3-8b", "A100 80GB", ()) for _ in range(5))),
     0.0,
 )
 """Rates are conversations that begin, per second."""
