@@ -47,21 +47,20 @@ from tests.support.fake_backend import MODEL, FakeOptions, serve_forked
 from tests.support.forked import ForkedServer
 
 PACES_S = (0.05, 0.1, 0.2, 0.4)
-"""Seconds between two tokens of an answer, by node."""
+"""Seconds between two tokens of an answer, by node, at a slowness of 1. At another one, all times are multiplied."""
+NODES = range(len(PACES_S))
 SLOTS = 4
 """Requests that a node has its server answer at a time."""
 TOKENS_SCALE = 100
 """The answers are those of the other workloads, so many times shorter."""
 RATE = 0.48
-"""Requests per second of each node's users: 60 % of what all nodes together can answer."""
+"""Requests per second of each node's users, at a slowness of 1: 60 % of what all nodes together can answer."""
 SPEED_UP = REPORT_INTERVAL_S / 0.5
 """Bursts of tokens come so many times more often than in the other simulations."""
 SHARE_ERROR = 0.08
 """Largest difference of a share from the predicted one, of all requests: three standard errors of 400 requests."""
-LATENCY_ERROR = 0.2
+LATENCY_ERROR = 0.25
 """Largest difference of a mean latency from the predicted one, as a share of that."""
-NAMES = tuple(f"{1 / pace:g} tokens/s" for pace in PACES_S)
-"""Of the nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +76,15 @@ class Outcome:
     missed: int
 
 
-def make_setting(seconds: float) -> Setting:
+def make_setting(seconds: float, slowness: float) -> Setting:
     """Four nodes whose users are equally busy. The card of a site stands for nothing here."""
-    site = Site(QWEN3_8B.model, QWEN3_8B.card, ((0.0, seconds, RATE),))
+    site = Site(QWEN3_8B.model, QWEN3_8B.card, ((0.0, seconds, RATE / slowness),))
     return Setting("processes", "four paces", (site,) * len(PACES_S), 0.0)
+
+
+def make_names(slowness: float) -> tuple[str, ...]:
+    """What the nodes are called."""
+    return tuple(f"{1 / (pace * slowness):g} tokens/s" for pace in PACES_S)
 
 
 def draw_scaled(setting: Setting, seed: int) -> list[Request]:
@@ -120,6 +124,10 @@ class PacedMarket(Market):
 
     model = MODEL
 
+    def __init__(self, setting: Setting, requests: Sequence[Request], seed: int, slowness: float) -> None:
+        self.slowness = slowness
+        super().__init__(setting, requests, seed, MarketKind())
+
     def make_genesis(self, keys: Sequence[KeyPair]) -> Genesis:
         """That of the processes."""
         beacon = bytes(32)
@@ -131,7 +139,7 @@ class PacedMarket(Market):
 
     def make_backend(self, number: int, runtime: SimulatedRuntime, capacity: int) -> Backend:
         return ModelledBackend(
-            make_paced_curve(PACES_S[number]),
+            make_paced_curve(PACES_S[number] * self.slowness),
             runtime,
             capacity=capacity,
             report_interval=REPORT_INTERVAL_S / SPEED_UP,
@@ -145,18 +153,19 @@ def work(task: Task) -> Sequence[Result]:
     """One run of the simulation."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     parameters = json.loads(task.parameters)
-    setting = make_setting(parameters["seconds"])
-    market = PacedMarket(setting, draw_scaled(setting, parameters["workload"]), task.seed, MarketKind())
+    setting = make_setting(parameters["seconds"], parameters["slowness"])
+    requests = draw_scaled(setting, parameters["workload"])
+    market = PacedMarket(setting, requests, task.seed, parameters["slowness"])
     return run_simulation(f"processes:{task.seed}", market.run_market).results
 
 
-def run_processes(requests: Sequence[Request]) -> list[Result]:
+def run_processes(requests: Sequence[Request], slowness: float) -> list[Result]:
     """Send all requests to real nodes, at their times."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = []
         for pace in PACES_S:
-            servers.append(ForkedServer(serve_forked, FakeOptions(token_delay=pace)))
+            servers.append(ForkedServer(serve_forked, FakeOptions(token_delay=pace * slowness)))
             stack.callback(servers[-1].kill)
 
         def configure(number: int) -> dict[str, Any]:
@@ -191,7 +200,7 @@ async def send_to(cluster: Cluster, requests: Sequence[Request]) -> list[Result]
 
 def summarize(results: Sequence[Result]) -> Outcome:
     """Shares and latencies of one run."""
-    served = [[result.latency for result in results if result.executor == node] for node in range(len(PACES_S))]
+    served = [[result.latency for result in results if result.executor == node] for node in NODES]
     return Outcome(
         tuple(len(latencies) / len(results) for latencies in served),
         tuple(statistics.mean(latencies) if latencies else None for latencies in served),
@@ -221,18 +230,18 @@ def count_inversions(values: Sequence[float | None], predicted: Sequence[float |
     return sum((a - b) * (at_a - at_b) < 0 for (a, at_a), (b, at_b) in combinations(known, 2))
 
 
-def make_figures(real: Outcome, predictions: Sequence[Outcome], is_judged: bool) -> list[Figure]:
+def make_figures(names: Sequence[str], real: Outcome, predictions: Sequence[Outcome], is_judged: bool) -> list[Figure]:
     """What the processes did, beside what was predicted; ``is_judged``: there are limits on the difference."""
     predicted = average(predictions)
     against = f"simulated, {len(predictions)} seeds"
     figures = [
         *(
             Figure(f"{name}: share served", value, "of all", expected, against)
-            for name, value, expected in zip(NAMES, real.shares, predicted.shares, strict=True)
+            for name, value, expected in zip(names, real.shares, predicted.shares, strict=True)
         ),
         *(
             Figure(f"{name}: mean latency", value, "s", expected, against)
-            for name, value, expected in zip(NAMES, real.latencies, predicted.latencies, strict=True)
+            for name, value, expected in zip(names, real.latencies, predicted.latencies, strict=True)
             if value is not None
         ),
         Figure("all: mean latency", real.mean, "s", predicted.mean, against),
@@ -261,7 +270,7 @@ def compute_latency_error(outcome: Outcome, predicted: Outcome) -> float:
     return max(abs(value / expected - 1) for value, expected in pairs if value is not None and expected is not None)
 
 
-def make_charts(real: Outcome, predicted: Outcome) -> list[Chart]:
+def make_charts(names: tuple[str, ...], real: Outcome, predicted: Outcome) -> list[Chart]:
     """Bars side by side."""
     kinds = {"processes": real, "simulated": predicted}
     shares = [Series(name, (), outcome.shares) for name, outcome in kinds.items()]
@@ -269,8 +278,8 @@ def make_charts(real: Outcome, predicted: Outcome) -> list[Chart]:
         Series(name, (), tuple(value or 0.0 for value in outcome.latencies)) for name, outcome in kinds.items()
     ]
     return [
-        Chart("Share of the requests served", "", "of all", tuple(shares), NAMES),
-        Chart("Mean latency of the requests served", "", "seconds", tuple(latencies), NAMES),
+        Chart("Share of the requests served", "", "of all", tuple(shares), names),
+        Chart("Mean latency of the requests served", "", "seconds", tuple(latencies), names),
     ]
 
 
@@ -279,17 +288,20 @@ def main() -> None:
     run = Run(
         "processes",
         __doc__,
-        Option("seconds", 240.0, 8.0, "seconds of requests"),
-        Option("seeds", 8, 2, "simulations of the same requests"),
+        Option("seconds", 480.0, 5.0, "seconds of requests"),
+        Option("slowness", 2.0, 0.5, "factor on the paces, and on the time between two requests"),
+        Option("seeds", 4, 2, "simulations of the same requests"),
         is_timed=False,
     )
-    setting = make_setting(run.values["seconds"])
-    parameters = json.dumps({"seconds": run.values["seconds"], "workload": run.seed})
+    slowness = run.values["slowness"]
+    setting = make_setting(run.values["seconds"], slowness)
+    parameters = json.dumps({"seconds": run.values["seconds"], "slowness": slowness, "workload": run.seed})
     tasks = [Task("simulated", setting.name, run.seed + number, parameters) for number in range(run.values["seeds"])]
     done = run_all(tasks, work, run.results)
     predictions = [summarize(done[task]) for task in tasks]
-    real = summarize(run_processes(draw_scaled(setting, run.seed)))
-    run.finish(make_figures(real, predictions, not run.quick), make_charts(real, average(predictions)))
+    real = summarize(run_processes(draw_scaled(setting, run.seed), slowness))
+    names = make_names(slowness)
+    run.finish(make_figures(names, real, predictions, not run.quick), make_charts(names, real, average(predictions)))
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def test_a_paced_card_makes_tokens_at_its_pace_however_many_requests_it_runs() -
 
 
 def test_processes_and_simulated_nodes_get_the_same_requests() -> None:
-    setting = processes.make_setting(100.0)
+    setting = processes.make_setting(100.0, 1.0)
     requests = processes.draw_scaled(setting, 3)
     assert requests == processes.draw_scaled(setting, 3)
     assert {request.node for request in requests} == {0, 1, 2, 3}
@@ -207,7 +207,8 @@ def test_another_order_and_another_share_than_predicted_are_misses() -> None:
         (late, 1),
         (lost, 1),
     ):
-        figures = processes.make_figures(outcome, [predicted, predicted], is_judged=True)
+        names = processes.make_names(1.0)
+        figures = processes.make_figures(names, outcome, [predicted, predicted], is_judged=True)
         assert sum(figure.is_missed for figure in figures) == missed
 
 
