@@ -199,7 +199,7 @@ def test_processes_and_simulated_nodes_get_the_same_requests() -> None:
 def test_another_order_and_another_share_than_predicted_are_misses() -> None:
     predicted = processes.Outcome((0.4, 0.3, 0.2, 0.1), (1.0, 2.0, 3.0, 4.0), 2.0, 0)
     swapped = replace(predicted, shares=(0.3, 0.4, 0.2, 0.1))
-    late = replace(predicted, latencies=(1.0, 2.0, 3.0, 5.0))
+    late = replace(predicted, latencies=(1.0, 2.0, 3.0, 5.5))
     lost = replace(predicted, missed=1)
     for outcome, missed in (
         (predicted, 0),
