@@ -18,6 +18,9 @@ BENCHMARKS = (
     "gpu_model",
     "simulation",
     "slo",
+    "dynamics",
+    "policies",
+    "mixed",
     "conversations",
     "scale",
     "ablation",
@@ -35,7 +38,7 @@ BENCHMARKS = (
     "ordering",
 )
 """In the order in which they run and are shown."""
-EVALUATION = ("slo", "conversations", "scale", "ablation", "processes")
+EVALUATION = ("slo", "dynamics", "policies", "mixed", "conversations", "scale", "ablation", "processes")
 """Those of them that are in ``benchmarks.evaluation``."""
 
 

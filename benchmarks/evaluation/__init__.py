@@ -9,5 +9,6 @@ Read in this order:
    implementation.
 5. ``market``: whole nodes of this project as the scheduler.
 6. ``harness``: all of it over seeds, on all cores, with results kept.
-7. ``slo`` and the other programs: one claim each. ``processes`` compares simulated nodes with real ones.
+7. ``attempts``: what the originators of a market did, offer by offer.
+8. ``slo`` and the other programs: one claim each. ``processes`` compares simulated nodes with real ones.
 """

@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.evaluation.replay import Result
 from benchmarks.machine import find_commit
 from benchmarks.report import write
+
+T = TypeVar("T")
 
 T_95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """Two-sided 95 % quantiles of Student's t, from one degree of freedom on."""
@@ -78,8 +80,8 @@ def run_all(
             done[task] = kept
     if done:
         print(f"{len(done)} of {len(tasks)} runs are kept from before")
-    for task, results, seconds in _work_off(open_tasks, work, workers):
-        done[task] = results
+    for task, found, seconds in _work_off(open_tasks, work, workers):
+        done[task] = results = list(found)
         if not commit.is_dirty:
             keep(folder, commit.id, task, results)
         missed = sum(not result.is_answered for result in results)
@@ -92,9 +94,20 @@ def run_all(
     return done
 
 
-def _work_off(
-    tasks: Sequence[Task], work: Callable[[Task], Sequence[Result]], workers: int | None
-) -> Iterator[tuple[Task, list[Result], float]]:
+def map_tasks(tasks: Sequence[Task], work: Callable[[Task], T], workers: int | None = None) -> dict[Task, T]:
+    """Do all tasks, whatever they find; nothing is kept. ``work`` is a function of a module.
+
+    Raises:
+        Exception: what ``work`` raised.
+    """
+    done: dict[Task, T] = {}
+    for task, found, seconds in _work_off(tasks, work, workers):
+        done[task] = found
+        print(f"{len(done):4} of {len(tasks)}: {task.setting} seed {task.seed}: {seconds:.0f} s of work", flush=True)
+    return done
+
+
+def _work_off(tasks: Sequence[Task], work: Callable[[Task], T], workers: int | None) -> Iterator[tuple[Task, T, float]]:
     if not tasks:
         return
     count = min(len(tasks), workers or len(os.sched_getaffinity(0)))
@@ -105,9 +118,9 @@ def _work_off(
             yield futures[future], results, seconds
 
 
-def _time(work: Callable[[Task], Sequence[Result]], task: Task) -> tuple[list[Result], float]:
+def _time(work: Callable[[Task], T], task: Task) -> tuple[T, float]:
     started = time.process_time()
-    return list(work(task)), time.process_time() - started
+    return work(task), time.process_time() - started
 
 
 def get_path(folder: Path, commit: str, task: Task) -> Path:

@@ -1,0 +1,296 @@
+"""A pool whose speeds differ tenfold: goodput beside an oracle's, and one executor that stalls in the middle.
+
+Goodput is the number of requests per second whose whole answer comes within :data:`DEADLINE_S`. The oracle knows all
+speeds and all lengths, pays nobody and is told nothing late. The nodes of this project know what is announced and what
+they have measured, and pay a hold before the first token.
+
+The executor that stalls is the fastest. From the middle on no token leaves it, while its announcements say that all is
+well; it accepts what is offered. A request that it has not begun to answer is given to another node: *beyond* counts
+the seconds from the predicted first token to the next offer. A request that its executor says is *queued* is waited for
+longer, as the stalled ones soon fill all slots of the node.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import structlog
+import trio
+
+from benchmarks.evaluation.attempts import AttemptLog
+from benchmarks.evaluation.baselines import Oracle, Single
+from benchmarks.evaluation.harness import Task, estimate, map_tasks
+from benchmarks.evaluation.market import Market, MarketKind
+from benchmarks.evaluation.replay import Result, replay, send_all
+from benchmarks.evaluation.workloads import Request, Setting, Site
+from benchmarks.pictures import Chart, Series, make_cumulative
+from benchmarks.report import Figure, Option, Run, get_percentile
+from chain.types.operations import Capture, CaptureItem
+from p2p.simulation.runtime import SimulatedRuntime, run_simulation
+from serving.backends.backend import Backend
+from serving.openai.answers import Answer
+from serving.simulation.gpu_curves import GpuCurve, load_curve
+from serving.simulation.modelled_backend import ModelledBackend
+
+DEADLINE_S = 60.0
+"""Time within which a whole answer counts."""
+SLOTS = 8
+"""Requests that every server runs at a time."""
+RATE = 3.0
+"""Requests per second of all users together: three quarters of what the pool can answer."""
+OUTPUT_MEDIAN, OUTPUT_SIGMA, MAX_OUTPUT = 400, 0.6, 2_000
+PROMPT_TOKENS = (60, 240)
+FASTEST = 0
+SETTLE_S = 90.0
+"""After the last answer, in which what was delivered is captured."""
+MAX_BEYOND_S = 2.0
+MIN_GOODPUT = 0.95
+"""Of the oracle's."""
+MAX_REPLACED = 0.05
+"""Of all attempts, those that were given up for another while nothing stalled."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedSite(Site):
+    """A site whose server runs :data:`SLOTS` requests at a time."""
+
+    @property
+    def curve(self) -> GpuCurve:
+        return replace(load_curve(self.model, self.card), max_running=SLOTS)
+
+
+SETTING = Setting(
+    "mixed",
+    "speeds that differ tenfold",
+    (
+        LimitedSite("qwen3-4b", "H100 SXM", ()),
+        LimitedSite("qwen3-8b", "L40S", ()),
+        LimitedSite("qwen3-8b", "RTX 4090", ()),
+        LimitedSite("qwen3-32b", "A100 80GB", ()),
+    ),
+    0.0,
+)
+"""About 220, 40, 47 and 24 tokens per second of one answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one run: results; of a market also its attempts, those replaced before the stall, the seconds beyond the
+    predicted first token until each request was taken from the stalled node (that had a slot there, and that had none),
+    and payments for answers nobody used.
+    """
+
+    results: tuple[Result, ...]
+    attempts: int = 0
+    replaced: int = 0
+    beyond: tuple[float, ...] = ()
+    queued_beyond: tuple[float, ...] = ()
+    paid_in_vain: int = 0
+
+
+class StallingBackend:
+    """A backend whose answers stop once :attr:`is_stalled`: no error, and its load is as usual."""
+
+    def __init__(self, backend: ModelledBackend) -> None:
+        self.is_stalled = False
+        self.models = backend.models
+        self.get_load = backend.get_load
+        self.get_limits = backend.get_limits
+        self.is_alive = backend.is_alive
+        self.wait_alive = backend.wait_alive
+        self.run = backend.run
+        self._backend = backend
+
+    @asynccontextmanager
+    async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
+        """See :meth:`serving.backends.backend.Backend.complete`."""
+        async with self._backend.complete(path, body, stream=stream) as answer:
+            yield replace(answer, body=_Stalling(self, answer.body))
+
+
+class _Stalling:
+    """A body that stops with its backend."""
+
+    def __init__(self, backend: StallingBackend, body: AsyncIterator[bytes]) -> None:
+        self._backend = backend
+        self._body = body
+
+    def __aiter__(self) -> _Stalling:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._body.__anext__()
+        if self._backend.is_stalled:
+            await trio.sleep_forever()
+        return piece
+
+
+class MixedMarket(Market):
+    """The pool, whose fastest node may stall at ``stalls_at`` seconds from the first request."""
+
+    def __init__(self, requests: Sequence[Request], seed: int, stalls_at: float) -> None:
+        self._stalls_at = stalls_at
+        self._stalling: StallingBackend | None = None
+        super().__init__(SETTING, requests, seed, MarketKind())
+        self.log = AttemptLog(self.nodes)
+
+    def make_backend(self, number: int, runtime: SimulatedRuntime, capacity: int) -> Backend:
+        """The GPU of a node."""
+        if number != FASTEST:
+            return super().make_backend(number, runtime, capacity)
+        self._stalling = StallingBackend(self.servers.make_backend(number, runtime, capacity))
+        return self._stalling
+
+    async def run_mixed(self) -> Outcome:
+        """Let the nodes meet, send all requests, and wait until all is paid."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.hub.run)
+            for node in self.nodes:
+                await nursery.start(node.run)
+            await trio.sleep(self.warm_up_s)
+            stalled_at = trio.current_time() + self._stalls_at
+            nursery.start_soon(self._stall, stalled_at)
+            results = await send_all(self.requests, self.handle)
+            await trio.sleep(SETTLE_S)
+            outcome = self._find(results, stalled_at)
+            nursery.cancel_scope.cancel()
+        return outcome
+
+    async def _stall(self, at: float) -> None:
+        await trio.sleep_until(at)
+        assert self._stalling is not None
+        self._stalling.is_stalled = True
+
+    def _find(self, results: Sequence[Result], stalled_at: float) -> Outcome:
+        attempts, replaced = self.log.attempts, 0
+        beyond: dict[bool, list[float]] = {False: [], True: []}
+        for place, attempt in enumerate(attempts):
+            if attempt.hold_id is not None or attempt.within_s is None:
+                continue
+            following = [each for each in attempts[place + 1 :] if each.terms.request is attempt.terms.request]
+            if not following or following[0].begun_at - attempt.begun_at < attempt.predicted_s:
+                continue  # it declined, or nobody was left
+            if attempt.executor == FASTEST and attempt.begun_at >= stalled_at:
+                beyond[attempt.is_queued].append(following[0].begun_at - attempt.begun_at - attempt.predicted_s)
+            elif following[0].begun_at < stalled_at:
+                replaced += 1
+        used = {attempt.hold_id for attempt in attempts if attempt.hold_id is not None}
+        vain = sum(item.delivery.amount > 0 and item.delivery.hold not in used for item in self._captured())
+        before = sum(attempt.begun_at < stalled_at for attempt in attempts)
+        return Outcome(tuple(results), before, replaced, tuple(beyond[False]), tuple(beyond[True]), vain)
+
+    def _captured(self) -> list[CaptureItem]:
+        store = self.nodes[1].engine._store
+        blocks = [store.block(height) for height in range(1, store.height + 1)]
+        found = [signed.operation for block in blocks if block is not None for signed in block.body.operations]
+        return [item for operation in found if isinstance(operation, Capture) for item in operation.items]
+
+
+def draw_mixed_requests(duration: float, seed: int) -> list[Request]:
+    """Poisson requests at all nodes but the fastest."""
+    chance, requests, time = random.Random(f"mixed:{seed}"), list[Request](), 0.0
+    while (time := time + chance.expovariate(RATE)) < duration:
+        output = min(MAX_OUTPUT, max(1, round(chance.lognormvariate(math.log(OUTPUT_MEDIAN), OUTPUT_SIGMA))))
+        node = chance.randrange(1, len(SETTING.sites))
+        requests.append(Request(len(requests), node, time, chance.randint(*PROMPT_TOKENS), output))
+    return requests
+
+
+RUNS = ("single", "oracle", "market", "market, one stalls")
+
+
+def work(task: Task) -> Outcome:
+    """One run; ``parameters`` is the time in which requests arrive, in seconds."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    duration = float(task.parameters)
+    requests = draw_mixed_requests(duration, task.seed)
+    if task.setting in ("single", "oracle"):
+        scheduler = Single if task.setting == "single" else Oracle
+        return Outcome(tuple(replay(SETTING, requests, task.seed, scheduler)))
+    market = MixedMarket(requests, task.seed, math.inf if task.setting == "market" else duration / 2)
+    return run_simulation(f"mixed:{task.seed}", market.run_mixed)
+
+
+def compute_goodput(outcome: Outcome, duration: float) -> float:
+    """Requests per second whose whole answer came in time."""
+    return sum(result.is_answered and result.latency <= DEADLINE_S for result in outcome.results) / duration
+
+
+def make_figures(outcomes: dict[str, list[Outcome]], duration: float) -> list[Figure]:
+    """Goodput of each row beside the oracle's, and what happened to requests of the node that stalled."""
+    figures = []
+    oracle = [compute_goodput(outcome, duration) for outcome in outcomes["oracle"]]
+    for name in RUNS:
+        goodputs = [compute_goodput(outcome, duration) for outcome in outcomes[name]]
+        goodput = estimate(goodputs)
+        ratio = estimate([mine / best for mine, best in zip(goodputs, oracle, strict=True)])
+        half = "" if math.isnan(ratio.half) else f"; ratio ± {ratio.half:.2g} at 95 %"
+        reference = sum(oracle) / len(oracle)
+        figures.append(Figure(f"{name}: goodput", goodput.mean, "requests/s", reference, f"oracle{half}"))
+        missed = sum(not result.is_answered for outcome in outcomes[name] for result in outcome.results)
+        total = sum(len(outcome.results) for outcome in outcomes[name])
+        figures.append(Figure(f"{name}: missed", missed, "requests", total, "of all"))
+        if name == "market":
+            lost = 1 - ratio.mean
+            figures.append(Figure("market: goodput lost to the oracle", lost, "", None, "", 1 - MIN_GOODPUT))
+    calm = outcomes["market"]
+    share = sum(each.replaced for each in calm) / max(1, sum(each.attempts for each in calm))
+    figures.append(Figure("market: attempts given up for another", share, "of attempts", None, "", MAX_REPLACED))
+    stalled = outcomes["market, one stalls"]
+    beyond = [seconds for each in stalled for seconds in each.beyond]
+    if beyond:
+        name = "stall: replaced beyond the predicted first token"
+        figures.append(Figure(f"{name}, p50", get_percentile(beyond, 50), "s", None, f"of {len(beyond)} requests"))
+        figures.append(Figure(f"{name}, longest", max(beyond), "s", None, "", MAX_BEYOND_S))
+    queued = [seconds for each in stalled for seconds in each.queued_beyond]
+    if queued:
+        name = "stall: the same of requests that were queued there"
+        figures.append(Figure(f"{name}, p50", get_percentile(queued, 50), "s", None, f"of {len(queued)} requests"))
+        figures.append(Figure(f"{name}, longest", max(queued), "s"))
+    vain = sum(each.paid_in_vain for each in (*calm, *stalled))
+    figures.append(Figure("answers paid that nobody used", vain, "answers", None, "", 0.0))
+    return figures
+
+
+def make_charts(outcomes: dict[str, list[Outcome]]) -> list[Chart]:
+    """Latencies of all rows, and how long the stalled node was waited for."""
+    curves = []
+    for name in RUNS:
+        latencies = [result.latency for outcome in outcomes[name] for result in outcome.results]
+        curves.append(make_cumulative(name, latencies))
+    curves.append(Series("deadline", (DEADLINE_S, DEADLINE_S), (0.0, 1.0), is_limit=True))
+    charts = [Chart("Latency in a mixed pool", "seconds", "share of requests", tuple(curves), x_scale="log")]
+    beyond = [seconds for outcome in outcomes["market, one stalls"] for seconds in outcome.beyond]
+    if beyond:
+        series = (
+            make_cumulative("replaced", beyond),
+            Series("goal", (MAX_BEYOND_S, MAX_BEYOND_S), (0.0, 1.0), is_limit=True),
+        )
+        charts.append(Chart("A stall", "seconds beyond the predicted first token", "share of requests", series))
+    return charts
+
+
+def main() -> None:
+    """Command line."""
+    run = Run(
+        "mixed",
+        __doc__,
+        Option("seeds", 10, 1, "workloads"),
+        Option("minutes", 5.0, 1.0, "minutes of requests"),
+        is_timed=False,
+    )
+    duration = run.values["minutes"] * 60
+    seeds = [run.seed + number for number in range(run.values["seeds"])]
+    tasks = [Task("mixed", name, seed, str(duration)) for name in RUNS for seed in seeds]
+    done = map_tasks(tasks, work)
+    outcomes = {name: [done[task] for task in tasks if task.setting == name] for name in RUNS}
+    run.finish(make_figures(outcomes, duration), make_charts(outcomes))
+
+
+if __name__ == "__main__":
+    main()
