@@ -30,7 +30,7 @@ ANSWERS: dict[str, Any] = {
         ]
     },
     "/status": {"chain": EVIL, "models": [MARKUP, EVIL], "block": MARKUP},
-    "/wallet": {"address": EVIL, "models": [MARKUP, EVIL], "available": 5},
+    "/wallet": {"address": EVIL, "models": [MARKUP, EVIL], "available": 5, "income_to_bond": 0},
     "/policy": {"name": EVIL},
     "/duels": {
         "benched_s": 0,

@@ -11,8 +11,16 @@ from p2p.simulation.runtime import run_simulation
 
 T = TypeVar("T")
 
+STEPS = 10
+"""Turns of trio's loop after which every task of a test waits for something."""
 SIMULATED_TIME_S = 1_000.0
 """After which a request that waits for a slot waits for ever."""
+
+
+async def wait_all_blocked() -> None:
+    """Let all other tasks run until they wait, in no simulated time."""
+    for _ in range(STEPS):
+        await trio.lowlevel.checkpoint()
 
 
 def simulate(main: Callable[[], Awaitable[T]], seed: int = 1) -> T:

@@ -8,13 +8,12 @@ from random import Random
 
 import pytest
 import trio
-import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.scheduling.admission import MIN_RETRY_AFTER_S, Admission, Demand, NotAdmitted, Origin, QueueFull, TooLate
 from serving.scheduling.policy import ModelQuota, PolicyParameters
-from tests.serving.scheduling.simulated import simulate
+from tests.serving.scheduling.simulated import simulate, wait_all_blocked
 
 OWN, DELEGATED = Origin.OWN, Origin.DELEGATED
 
@@ -31,7 +30,7 @@ class Work:
     async def add(self, name: str, demand: Demand) -> None:
         """Let a request come, and wait until it has a slot or a place in the queue."""
         self._nursery.start_soon(self._work, name, demand)
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_blocked()
 
     async def _work(self, name: str, demand: Demand) -> None:
         try:
@@ -184,10 +183,10 @@ def test_a_limit_that_is_raised_lets_those_in_that_wait() -> None:
             for number in range(4):
                 await work.add(str(number), Demand(OWN, "m", predicted_s=10))
             admission.apply(replace(parameters, models={"m": ModelQuota(max_own=2)}))
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_blocked()
             assert work.started == ["0", "1"]
             admission.apply(replace(parameters, models={}))
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_blocked()
             assert work.started == ["0", "1", "2"] and admission.running == 3
             admission.apply(parameters)  # who runs goes on
             assert admission.running == 3
@@ -234,7 +233,7 @@ def test_limits_deadlines_and_departures_lose_no_slot(seed: int, capacity: int, 
                     limit = chance.choice([None, 1, 2])
                     admission.apply(replace(parameters, models={"a": ModelQuota(max_own=limit, max_delegated=limit)}))
                 await trio.sleep(chance.choice([0.0, 0.5, 1.0]))
-                await trio.testing.wait_all_tasks_blocked()
+                await wait_all_blocked()
                 if limit is None:
                     assert admission.running == capacity or not admission.total_waiting
 
