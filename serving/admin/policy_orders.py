@@ -18,7 +18,7 @@ from serving.admin.node_view import NodeView
 from serving.admin.wallet_orders import OrderRefused
 from serving.config.file import load_config
 from serving.config.schema import ConfigError, LivePolicy
-from serving.scheduling.policy import find_foreign_parameter
+from serving.scheduling.policy import describe_policy, find_foreign_parameter
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +28,10 @@ Reload = Callable[[], dict[str, Any]]
 
 def report_policy(node: NodeView) -> dict[str, Any]:
     """The policy in force. ``stake`` is in micro-credits."""
+    return {"name": describe_policy(node.policy), **_report_numbers(node)}
+
+
+def _report_numbers(node: NodeView) -> dict[str, Any]:
     parameters = node.policy.parameters
     return {**asdict(parameters), "schedule": list(parameters.schedule), "stake": node.stake_keeper.stake}
 
@@ -40,11 +44,14 @@ def change_policy(node: NodeView, changes: dict[str, Any]) -> dict[str, Any]:
     Raises:
         HTTPException: 400; a change is not acceptable, and none is made.
     """
+    own = describe_policy(node.policy)
+    if changes.get("name", own) != own:
+        raise HTTPException(400, f"name: {own!r} runs, and another policy takes a restart: name it in config.yaml")
     if (foreign := find_foreign_parameter(node.policy, changes)) is not None:
-        key, other, own = foreign
+        key, other, _ = foreign
         raise HTTPException(400, f"{key}: is for the policy {other!r}, and this node's is {own!r}")
-    present = report_policy(node)
-    content = {**present, **changes}
+    present = _report_numbers(node)
+    content = {**present, **{key: value for key, value in changes.items() if key != "name"}}
     quotas = changes.get("models")
     if isinstance(quotas, dict):
         content["models"] = {**present["models"], **{name: _merge(present, name, quotas[name]) for name in quotas}}

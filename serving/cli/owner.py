@@ -138,6 +138,8 @@ def set_policy(
     edits: dict[KeyPath, object] = {}
     for change in changes:
         path, value = _read_change(change)
+        if ("policy", *path) in edits:
+            raise CommandError(f"{'.'.join(path)} is given twice")
         edits["policy", *path] = value
         section = content
         for key in path[:-1]:
@@ -177,7 +179,8 @@ def _read_change(change: str) -> tuple[tuple[str, ...], object]:
     value: object
     try:
         value = json.loads(text)
-    except ValueError:
+        json.dumps(value, allow_nan=False)
+    except ValueError:  # NaN and the like are no JSON
         value = text
     if path == ("schedule",) and isinstance(value, str):
         value = [entry.strip() for entry in value.split(";") if entry.strip()]

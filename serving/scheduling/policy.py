@@ -175,11 +175,16 @@ PARAMETERS_OF = {
 """The parameters that mean something to one of them alone; all others are for any policy."""
 
 
+def describe_policy(policy: Policy) -> str:
+    """The name of a policy that comes with the node; of any other, what its class is called."""
+    return next((name for name, kind in POLICIES.items() if type(policy) is kind), type(policy).__name__)
+
+
 def find_foreign_parameter(policy: Policy, names: Iterable[str]) -> tuple[str, str, str] | None:
     """The first of these parameters that only another policy reads, that policy, and the one that ``policy`` is."""
-    own = next((name for name, kind in POLICIES.items() if type(policy) is kind), None)
-    foreign = {key: other for other, keys in PARAMETERS_OF.items() if own not in (None, other) for key in keys}
-    return next(((name, foreign[name], own) for name in names if own is not None and name in foreign), None)
+    own = describe_policy(policy)
+    foreign = {key: other for other, keys in PARAMETERS_OF.items() if own in POLICIES and own != other for key in keys}
+    return next(((name, foreign[name], own) for name in names if name in foreign), None)
 
 
 def load_policy(name: str, parameters: PolicyParameters) -> Policy:

@@ -236,9 +236,9 @@ async def test_requests_limit_is_checked(node: Node, client: httpx.AsyncClient) 
 # Policy
 
 
-def report(parameters: PolicyParameters, stake: int | None = None) -> dict[str, Any]:
+def report(parameters: PolicyParameters, stake: int | None = None, name: str = "paper") -> dict[str, Any]:
     """What the listener says of a policy."""
-    return {**json.loads(json.dumps(asdict(parameters))), "stake": stake}
+    return {"name": name, **json.loads(json.dumps(asdict(parameters))), "stake": stake}
 
 
 @with_admin
@@ -248,6 +248,7 @@ async def test_policy_changes_while_the_node_runs(node: Node, client: httpx.Asyn
     answer = await expect(client, "PUT", "/policy", 200, changes)
     assert answer == report(PolicyParameters(offload_frequency=0.0, max_queue=9, prioritize_own=False))
     assert await expect(client, "GET", "/policy") == answer
+    assert await expect(client, "PUT", "/policy", 200, {"name": "paper"}) == answer
     assert report(node.policy.parameters) == answer
     (admission,) = node.backend_pool.admissions
     assert (admission.max_queue, admission.prioritize_own) == (9, False)
@@ -258,7 +259,7 @@ async def test_a_bad_policy_changes_nothing(node: Node, client: httpx.AsyncClien
     bad: list[tuple[Any, str]] = [
         ({"max_queue": 5, "accept_frequency": 1.5}, "accept_frequency: must be at most 1"),
         ({"accept_freqency": 0.5}, "accept_freqency: is unknown: did you mean 'accept_frequency'?"),
-        ({"name": "mine"}, "name: is unknown"),
+        ({"max_queue": 5, "name": "mine"}, "name: 'paper' runs, and another policy takes a restart"),
         ({"max_queue": 5.5}, "max_queue: must be a whole number"),
         (
             {"max_queue": 5, "credit_price_s": 1.0},

@@ -182,7 +182,16 @@ def test_changes_of_the_policy_are_sent_as_they_are_meant(sent: list[tuple[str, 
     for bad in ("max_queue", "=5", "models.m=3", "models..max_own=3", "policy.max_queue=3", ".x=1"):
         _, error = run("policy", "set", bad, "-d", str(tmp_path))
         assert "is not of the form name=value" in str(error), bad
+    assert "max_queue is given twice" in str(run("policy", "set", "max_queue=1", "max_queue=2", "-d", str(tmp_path))[1])
     assert len(sent) == 1
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_is_no_number_is_sent_as_it_was_written(
+    number: str, sent: list[tuple[str, str, Any]], tmp_path: Path
+) -> None:
+    assert run("policy", "set", f"credit_price_s={number}", "-d", str(tmp_path))[1] is None
+    assert sent == [("PUT", "/policy", {"credit_price_s": number})], "so that the node can say what is wrong with it"
 
 
 def test_a_change_that_is_saved_is_written_to_the_file_and_a_bad_one_not_even_sent(
