@@ -227,7 +227,7 @@ class Dispatcher:
         speed = backend.get_speed(request.model)
         expected = predictor.expect(request)
         here = predictor.predict(predictor.me, request, expected, speed, now)
-        here_s = here.score if is_able(speed, here.size, request.features) else math.inf
+        here_s = here.score if is_able(speed, expected.largest, request.features) else math.inf
         found = self.originator.preview(request)
         stays: Decision | None = None
         if expected.kept_by == predictor.me and (found is None or is_kept(here_s, found[0].score)):

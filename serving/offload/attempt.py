@@ -130,6 +130,8 @@ class OffloadAttempt:
         """When the whole answer had come."""
         self.unread_s = 0.0
         """Seconds in which the user did not take what was there."""
+        self._handed_at: float | None = None
+        """Since when the user has been free to take what is there; None: all of it is taken."""
         self._context = context
         self._dialer = dialer
         self._settings = settings
@@ -180,6 +182,10 @@ class OffloadAttempt:
         else:
             first = b"".join([chunk async for chunk in chunks])
         self.answer.body = await self._stack.enter_async_context(aclosing(_prepend(first, chunks)))
+
+    def compute_waited(self, now: float) -> float:
+        """Seconds since it began in which the user was waiting for more."""
+        return (now if self._handed_at is None else self._handed_at) - self.begun_at - self.unread_s
 
     def reject(self) -> None:
         """The executor is at fault: dispute any capture of it."""
@@ -357,7 +363,9 @@ class OffloadAttempt:
                     start = max(0, data.rfind(CLOSING))
                     data, closing = data[:start], data[start:]
                 if data:
+                    self._handed_at = now
                     yield data
+                    self._handed_at = None
                     self._patience.excuse(trio.current_time() - now)
                     self.unread_s += trio.current_time() - now
                 if self.inspector.error is not None:

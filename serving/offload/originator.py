@@ -184,6 +184,18 @@ class Originator:
             self._note_measured(attempt)
             if doubted is not None:
                 self._note_unshared(doubted.terms)
+        elif attempt.answer.status == 200:
+            self._note_left(attempt)
+
+    def _note_left(self, attempt: OffloadAttempt) -> None:
+        """The user left before the end of the answer."""
+        terms, now = attempt.terms, trio.current_time()
+        tokens = attempt.inspector.completion_bytes / BYTES_PER_TOKEN / terms.request.choices
+        if not terms.request.stream:  # of which nothing can be seen before its end
+            tokens = terms.request.max_tokens / terms.request.choices
+        self.predictor.note_unfinished(
+            terms.prediction, now, tokens, attempt.first_token_s, attempt.compute_waited(now)
+        )
 
     def _note_measured(self, attempt: OffloadAttempt) -> None:
         """Compare what a whole answer took with what was predicted, and learn from both."""
@@ -237,7 +249,7 @@ class Originator:
         candidates = []
         for number, executor in self._draw(request.model, first_round, seq, amount):
             load, speed = self._read_load(executor, request.model)
-            if is_able(speed, expected.size, request.features):
+            if is_able(speed, expected.largest, request.features):
                 unannounced = self._sent.count(executor, request.model, load)
                 prediction = self.predictor.predict(executor, request, expected, speed, now, unannounced)
                 rank = self.scores.rank(executor, request.model, now)
@@ -305,6 +317,9 @@ class Originator:
                 raise AttemptFailed(str(error) or "no connection in time") from error
             try:
                 await attempt.begin()
+            except trio.Cancelled:
+                self._note_left(attempt)
+                raise
             except AttemptFailed as failure:
                 if failure.retry_after_s:
                     self.scores.note_declined(terms.executor, model, trio.current_time(), failure.retry_after_s)

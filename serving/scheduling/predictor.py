@@ -38,6 +38,8 @@ class Expected:
     """What is expected of a request, wherever it is answered."""
 
     size: RequestSize
+    largest: RequestSize
+    """With all tokens of an answer that the request itself asks for, if it does: servers want room for them."""
     usual_output: float
     """Tokens of an answer of this model: of the requests before it."""
     kept_by: bytes | None
@@ -100,7 +102,10 @@ class Predictor:
         """What is expected of a request; it goes into each prediction."""
         found = self._conversations.find(request.prefixes) if self._has_affinity else None
         kept_by, cached = (None, 0) if found is None else (found[0], estimate_tokens(found[1]))
-        return Expected(self.measure(request), self.lengths.get_usual(request.model), kept_by, cached)
+        size = self.measure(request)
+        output = float(request.max_tokens // request.choices) if request.is_limited else size.output
+        largest = replace(size, output=output)
+        return Expected(size, largest, self.lengths.get_usual(request.model), kept_by, cached)
 
     def predict(
         self, node: bytes, request: Request, expected: Expected, speed: ServiceSpeed, now: float, unannounced: int = 0
@@ -143,6 +148,23 @@ class Predictor:
     def note_late(self, prediction: Prediction) -> None:
         """The first token did not come within the bound."""
         self._bounds.note_late(prediction.node, prediction.model, prediction.size)
+
+    def note_unfinished(
+        self, prediction: Prediction, now: float, tokens: float, first_token_s: float | None, waited_s: float
+    ) -> None:
+        """A request whose user left after ``waited_s``, in which at most ``tokens`` of the answer can have come.
+
+        That it took longer than predicted for so many tokens counts: else a node that is so slow that users give up
+        would never be measured. That it took less says nothing. ``first_token_s``: None if no content was seen; the
+        delay of a payment then excuses as much as it ever may.
+        """
+        node, model, size = prediction.node, prediction.model, prediction.size
+        predicted = prediction.compute_uncorrected(tokens)
+        latest = prediction.compute_uncorrected(tokens, MAX_OVERHEAD_S if first_token_s is None else None)
+        is_slow = waited_s > self.corrections.correct(node, model, size, latest, now).total
+        if is_slow and not tokens:
+            first_token_s = waited_s
+        self.corrections.note(node, model, size, predicted, now, first_token_s, waited_s if is_slow else None)
 
     def note_answer(self, node: bytes, request: Request, tokens: float, *, is_cut_off: bool) -> None:
         """``node`` has answered a request with so many tokens (of each choice)."""

@@ -354,6 +354,8 @@ def test_a_client_that_disconnects_cancels_the_work_down_to_the_backend(
         ({"x_envoy_expected_rq_timeout_ms": b"1500"}, 1.5),
         ({"x_stainless_read_timeout": b"None", "x_wwwserve_timeout": b"-3"}, math.inf),
         ({"x_wwwserve_timeout": b"nan", "x_stainless_timeout": b"\xff\xfe"}, math.inf),
+        ({"x_wwwserve_timeout": b"0", "x_envoy_expected_rq_timeout_ms": b"-0.0"}, math.inf),
+        ({"x_wwwserve_timeout": b"1e308", "x_stainless_timeout": b"1e999"}, 1e308),
     ],
 )
 def test_clients_say_how_long_they_wait(headers: dict[str, bytes], timeout_s: float) -> None:

@@ -8,33 +8,13 @@ from typing import Any
 
 import trio
 
-from p2p.peers.announcement import Announcement, ModelLoad, PeerLoad
 from serving.offload.choice import Reason
 from serving.offload.settings import OriginatorSettings
-from tests.support.market_world import MODEL, Options, Script, World, ask, get_script, make_request, simulate
+from tests.support.announced_loads import LIE, announce, make_load
+from tests.support.market_world import Options, Script, World, ask, get_script, make_request, simulate
 
 NUMBERS = 300
 CHOICE = OriginatorSettings(exploration=0.0, keeps_conversations=False)
-ALL = 255
-"""Every feature."""
-
-
-def announce(world: World, **loads: ModelLoad | None) -> None:
-    """Have the gateway believe that member ``m1`` and others announce these loads; None: nothing."""
-    originator = world.gateway.originator
-    find = originator._dialer.find
-    said = {world.members[int(name[1:])].public_key: load for name, load in loads.items()}
-    known = {peer: PeerLoad(() if load is None else (load,)) for peer, load in said.items()}
-
-    def find_loaded(peer: bytes) -> Announcement | None:
-        announcement = find(peer)
-        return replace(announcement, load=known[peer]) if announcement is not None and peer in known else announcement
-
-    originator._dialer = replace(originator._dialer, find=find_loaded)
-
-
-def make_load(running: int = 0, waiting: int = 0, rate: float = 30.0, **changes: Any) -> ModelLoad:
-    return ModelLoad(MODEL, running, waiting, 4, 2_000_000, round(1000 * rate), **{"features": ALL, **changes})
 
 
 def order(world: World, seq: int = 0, **fields: Any) -> list[int]:
@@ -88,8 +68,7 @@ def test_a_liar_gets_a_few_requests_more_than_an_honest_one() -> None:
 
     async def play(world: World) -> None:
         get_script(world.members[1]).token_delay = 1.6
-        lie = ModelLoad(MODEL, 0, 0, 1_000_000, 10**9, 10**9, 0, ALL)
-        announce(world, m1=lie, m2=make_load(1), m3=make_load(1), m4=make_load(1))
+        announce(world, m1=LIE, m2=make_load(1), m3=make_load(1), m4=make_load(1))
         served = Counter[int]()
         for _ in range(40):
             result = await ask(world.gateway, make_request())

@@ -70,6 +70,30 @@ def test_a_long_answer_is_no_slow_one() -> None:
     assert predict(without, request).time.total == pytest.approx(before.time.total, abs=1.0)
 
 
+def test_a_user_who_left_shows_that_a_node_is_slow_and_never_that_it_is_fast() -> None:
+    predictor, request = Predictor(ME, random.Random(0)), make()
+    before = predict(predictor, request)
+
+    def leave(tokens: float, first_token_s: float | None, waited_s: float) -> float:
+        predictor.note_unfinished(before, 0.0, tokens, first_token_s, waited_s)
+        return predict(predictor, request).time.total / before.time.total
+
+    assert leave(0.0, None, 2.9) == 1.0, "a payment may take so long"
+    assert leave(100.0, before.time.first_token, 2.0) == pytest.approx(1.0)
+    assert leave(0.0, None, 30.0) > 5.0
+    found = predict(predictor, request).time
+    assert leave(0.0, None, 6.0) == found.total / before.time.total, "it had been expected to take longer"
+    assert leave(100.0, None, 6.0) == found.total / before.time.total
+    assert leave(100.0, None, 600.0) > 2 * found.total / before.time.total
+
+
+def test_all_that_a_request_asks_for_must_fit() -> None:
+    predictor = Predictor(ME, random.Random(0))
+    for fields, output in (({}, PRIOR_OUTPUT_TOKENS), ({"max_tokens": 9}, 9.0), ({"max_tokens": 4000, "n": 2}, 4000.0)):
+        expected = predictor.expect(make(**fields))
+        assert expected.largest == RequestSize(expected.size.prompt, output)
+
+
 def test_the_delay_of_the_payment_is_no_slowness_up_to_a_bound() -> None:
     predictor, request = Predictor(ME, random.Random(0)), make(max_tokens=100)
     for _ in range(40):
