@@ -189,8 +189,8 @@ class Executor:
         decision = self._policy.decide_offer(load, self._context.runtime.random)
         if decision is Decision.DECLINE:
             raise _decline_busy(backend.admission.predict_drained())
-        demand = self._make_demand(offer, request, backend.get_speed(model))
-        if backend.admission.predict_wait(demand) > demand.max_wait_s:
+        demand = self._make_demand(exchange.peer, offer, request, backend.get_speed(model))
+        if not backend.admission.has_room(demand) or backend.admission.predict_wait(demand) > demand.max_wait_s:
             raise _decline_busy(backend.admission.predict_drained())
         has_credit, may_start = False, True
         try:
@@ -204,7 +204,7 @@ class Executor:
         job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, demand, tap)
         return job, decision is Decision.QUEUE or not may_start
 
-    def _make_demand(self, offer: Offer, request: Request, speed: ServiceSpeed) -> Demand:
+    def _make_demand(self, payer: bytes, offer: Offer, request: Request, speed: ServiceSpeed) -> Demand:
         """What the request of an offer asks of admission: a slot while its originator waits and its hold is good."""
         settings = self._settings
         rest = (offer.hold.deadline - self._context.engine.chain_time()) / 1000 - settings.capture_time_s
@@ -212,7 +212,7 @@ class Executor:
         prompt, limit = estimate_tokens(len(request.body)), request.max_tokens // request.choices
         output = self._lengths.expect(request.model, prompt, limit, is_limited=request.is_limited)
         service_s = predict_time(replace(speed, running=0, waiting=0), RequestSize(prompt, output)).total
-        return Demand(Origin.DELEGATED, offer.hold.model, service_s, max_wait_s)
+        return Demand(Origin.DELEGATED, offer.hold.model, service_s, max_wait_s, payer)
 
     async def _execute(self, session: OffloadSession, hold_id: bytes, reservation: ExitStack) -> None:
         """Carry out a session; ``reservation`` ends with it."""

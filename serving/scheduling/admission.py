@@ -63,12 +63,14 @@ class Demand:
     """What a request asks of admission.
 
     ``predicted_s`` is its predicted service time (0: unknown), ``max_wait_s`` how long it can wait for its slot.
+    ``payer`` is the node that pays for a delegated request.
     """
 
     origin: Origin
     model: str = ""
     predicted_s: float = 0.0
     max_wait_s: float = math.inf
+    payer: bytes = b""
 
 
 @dataclass(slots=True, eq=False)
@@ -164,6 +166,17 @@ class Admission:
             yield False
         finally:
             self.unpaid_waiting -= 1
+
+    def has_room(self, demand: Demand) -> bool:
+        """Whether a delegated request may wait if it has to: no payer has more places of the queue than are left free.
+
+        That is the dynamic threshold of Choudhury and Hahne (1998). A payer that is alone gets half of the queue, two
+        get a third each, and none keeps the others out.
+        """
+        if self._taken < self.capacity and self._is_within_limit(self._make_ticket(demand)):
+            return True
+        taken = sum(ticket.demand.payer == demand.payer for ticket in self._queues[Origin.DELEGATED])
+        return taken < self.max_queue - self.waiting(Origin.DELEGATED)
 
     @property
     def utilization(self) -> float:

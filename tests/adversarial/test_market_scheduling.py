@@ -1,14 +1,19 @@
-"""Liars about load and speed. What they gain is a request or two."""
+"""Liars about load and speed, and payers that want the queue for themselves: what they gain is a request or two."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import pytest
 import trio
 
 from serving.offload.settings import OriginatorSettings
+from serving.scheduling.admission import Origin
+from serving.scheduling.policy import PolicyParameters
 from tests.support.announced_loads import LIE, announce, make_load
 from tests.support.market_world import (
     Options,
+    Result,
     Script,
     World,
     ask,
@@ -77,3 +82,27 @@ def test_one_that_claims_an_endless_context_is_found_out() -> None:
         assert world.members[LIAR].node.payments.payee.earned == 0
 
     simulate(play, Options(executors=4, originator=CHOICE))
+
+
+def test_a_payer_with_many_requests_leaves_room_in_the_queue_for_others() -> None:
+    async def play(world: World) -> None:
+        world.introduce(paid=10**9)
+        executor = world.members[2]
+        get_script(executor).first_delay = 3.0
+        (admission,) = executor.node.backend_pool.admissions
+        results = Counter[int]()
+
+        async def flood() -> None:
+            result: Result = await ask(world.members[0].node)
+            results[result.status if result.error is None else result.error.status] += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(flood)
+            await trio.sleep(2)
+            assert (admission.running, admission.waiting(Origin.DELEGATED)) == (1, 4), "half of the queue"
+            assert (await ask(world.members[1].node)).status == 200
+        assert results == {200: 5, 503: 15}
+
+    policy = PolicyParameters(accept_frequency=1.0, queue_frequency=1.0, max_queue=8)
+    simulate(play, Options(executors=1, gateways=(0, 1), capacity=1, policy=policy))

@@ -154,6 +154,28 @@ def test_a_full_queue_says_when_it_will_have_drained() -> None:
     simulate(main)
 
 
+def test_a_payer_has_no_more_places_of_the_queue_than_it_leaves_free() -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            admission = Admission(1, 12, prioritize_own=True)
+            work = Work(admission, nursery)
+
+            async def fill(payer: bytes) -> int:
+                demand, before = Demand(DELEGATED, predicted_s=1, payer=payer), admission.waiting(DELEGATED)
+                while admission.has_room(demand):
+                    await work.add("", demand)
+                return admission.waiting(DELEGATED) - before
+
+            assert await fill(b"1") == 6 and admission.running == 1, "besides the slot, half of the queue"
+            assert [await fill(payer) for payer in (b"2", b"1", b"3", b"4")] == [3, 0, 2, 1]
+            assert admission.waiting(DELEGATED) == 12
+            nursery.cancel_scope.cancel()
+        assert admission.has_room(Demand(DELEGATED, payer=b"4"))
+        assert Admission(1, 0, prioritize_own=True).has_room(Demand(DELEGATED, payer=b"4")), "a free slot"
+
+    simulate(main)
+
+
 def test_a_model_at_its_limit_lets_others_pass() -> None:
     async def main() -> list[str]:
         async with trio.open_nursery() as nursery:
