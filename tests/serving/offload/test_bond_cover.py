@@ -59,7 +59,7 @@ def test_requests_at_once_need_a_bond_for_each(times: int) -> None:
             assert isinstance(declined, Declined) and declined.retry_after == BUSY_RETRY_MS
             assert f"needs a bond of {times * PRICE} micro-credits, {times * PRICE - 1} are free" in declined.reason
         assert [type(answer) for answer in answers] == [Completed] * 2
-        await eventually(lambda: world.members[1].node.payments.payee.compute_free_bond() == bonded, 60)
+        await eventually(lambda: world.members[1].node.payments.payee.compute_free_bond() >= bonded, 60)
         assert isinstance(await offer(payer, 2), Accepted)
 
     bonded = times * 3 * PRICE - 1
