@@ -19,6 +19,9 @@ AGEING_INVERSE = 1.0
 """Seconds of waiting that outweigh one second of predicted service."""
 MAX_EXPECTED_S = 600.0
 """Longest service time that is believed; so this bounds for how long a request can be passed over, too."""
+OFFSET_S = 1.0
+"""Added to measured and predicted times before they are compared: what a request costs beside its tokens says nothing
+of longer ones. Else a payer could have them all look ten times as long, by some requests for one token."""
 SMOOTHING = 1 / 8
 """Weight of the last service time in what is learned from all."""
 
@@ -99,7 +102,7 @@ class ServiceTimes:
         if predicted_s <= 0:
             return min(self._mean_s or 0.0, MAX_EXPECTED_S)
         factor = self._measured_s / self._predicted_s if self._predicted_s else 1.0
-        return min(predicted_s * factor, MAX_EXPECTED_S)
+        return min(max(0.0, (predicted_s + OFFSET_S) * factor - OFFSET_S), MAX_EXPECTED_S)
 
     def note(self, predicted_s: float, measured_s: float) -> None:
         """A request was served to its end in ``measured_s``."""
@@ -107,5 +110,5 @@ class ServiceTimes:
             self._mean_s = measured_s
         self._mean_s += SMOOTHING * (measured_s - self._mean_s)
         if predicted_s > 0:
-            self._measured_s += SMOOTHING * (measured_s - self._measured_s)
-            self._predicted_s += SMOOTHING * (predicted_s - self._predicted_s)
+            self._measured_s += SMOOTHING * (measured_s + OFFSET_S - self._measured_s)
+            self._predicted_s += SMOOTHING * (predicted_s + OFFSET_S - self._predicted_s)

@@ -92,6 +92,15 @@ def test_a_prediction_is_corrected_by_what_was_measured() -> None:
     assert times.correct(0) == 0 and times.correct(4.0) == 4.0
     for _ in range(50):
         times.note(4.0, 12.0)
-    assert times.correct(4.0) == pytest.approx(12.0) and times.correct(1.0) == pytest.approx(3.0)
+    assert times.correct(4.0) == pytest.approx(12.0) and times.correct(1.0) == pytest.approx(4.2)
     assert times.correct(0) == pytest.approx(12.0)
     assert times.correct(1e9) == MAX_EXPECTED_S
+
+
+def test_requests_for_one_token_make_no_long_ones_look_longer() -> None:
+    """Each takes ten times as long as its token should: a request has a cost of its own."""
+    times = ServiceTimes()
+    for _ in range(50):
+        times.note(0.03, 0.3)
+    assert times.correct(0.03) == pytest.approx(0.3)
+    assert times.correct(30.0) < 40.0
