@@ -316,7 +316,13 @@ class PolicyConfig(LivePolicy):
         for other in PARAMETERS_OF:
             if self.get_name() in PARAMETERS_OF and other != self.get_name():
                 for key in self._find_changed(other):
-                    yield key, f"is for the policy {other!r}, and name is {self.name!r}"
+                    yield key, f"is for the policy {other!r}, and {self._explain_name()}"
+
+    def _explain_name(self) -> str:
+        """Why the policy is the one that :meth:`get_name` says."""
+        if self.name != "default":
+            return f"name is {self.name!r}"
+        return f"{next(self._find_changed('paper'))} makes this one 'paper'; set name to say which is meant"
 
     def _find_changed(self, name: str) -> Iterator[str]:
         """The numbers that only the policy ``name`` reads and that are not the default."""

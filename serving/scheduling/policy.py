@@ -101,6 +101,10 @@ class PolicyParameters:
         quota = self.models.get(model)
         return quota is None or quota.accept
 
+    def is_full(self, waiting: int) -> bool:
+        """Whether no request may join a queue of so many. A node without one still serves what finds a free slot."""
+        return waiting >= max(1, self.max_queue)
+
     def get_max_tokens(self, model: str) -> int:
         """Most completion tokens of an answer of ``model``."""
         quota = self.models.get(model)
@@ -137,7 +141,7 @@ class AdaptivePolicy:
         return Decision.OFFLOAD if is_worth_it else Decision.SERVE
 
     def decide_offer(self, load: LoadSnapshot, chance: random.Random) -> Decision:
-        if load.delegated_queue >= self.parameters.max_queue or load.wait_s > self.parameters.max_offer_wait_s:
+        if self.parameters.is_full(load.delegated_queue) or load.wait_s > self.parameters.max_offer_wait_s:
             return Decision.DECLINE
         return Decision.QUEUE if load.wait_s > 0 else Decision.SERVE
 
@@ -154,7 +158,7 @@ class ProbabilisticPolicy:
         return Decision.OFFLOAD if chance.random() < self.parameters.offload_frequency else Decision.SERVE
 
     def decide_offer(self, load: LoadSnapshot, chance: random.Random) -> Decision:
-        if load.delegated_queue >= self.parameters.max_queue:
+        if self.parameters.is_full(load.delegated_queue):
             return Decision.DECLINE
         if load.utilization < self.parameters.target_utilization:
             return Decision.SERVE if chance.random() < self.parameters.accept_frequency else Decision.DECLINE

@@ -62,7 +62,10 @@ def test_numbers_of_another_policy_than_the_named_one_are_an_error() -> None:
         parse_config("policy: {name: adaptive,\n  target_utilization: 0.5}")
     with pytest.raises(ConfigError, match=r"policy\.credit_price_s: is for the policy 'adaptive', .* 'paper'"):
         parse_config("policy: {name: paper, credit_price_s: 1.0}")
-    with pytest.raises(ConfigError, match=r"policy\.max_offer_wait_s: is for the policy 'adaptive', .* 'default'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"policy\.max_offer_wait_s: is for the policy 'adaptive', and .* makes this one 'paper'; set name",
+    ):
         parse_config("policy: {accept_frequency: 1.0, max_offer_wait_s: 1.0}")
 
 

@@ -66,6 +66,13 @@ def test_a_full_queue_declines(utilization: float) -> None:
     assert Decision.DECLINE not in decide("decide_offer", load(utilization, own=9), parameters)
 
 
+def test_a_node_without_a_queue_serves_what_finds_a_slot() -> None:
+    parameters = PolicyParameters(accept_frequency=1.0, max_queue=0)
+    for kind in (AdaptivePolicy, ProbabilisticPolicy):
+        assert kind(parameters).decide_offer(load(0.0), random.Random(0)) is Decision.SERVE
+        assert kind(parameters).decide_offer(load(0.0, delegated=1), random.Random(0)) is Decision.DECLINE
+
+
 def decide_once(there_s: float | None, conversation: Decision | None = None, price: float = 0.0) -> Decision:
     snapshot = LoadSnapshot("m", 0.0, 0, 0, here_s=10.0, there_s=there_s, price=price, conversation=conversation)
     return AdaptivePolicy(PolicyParameters(credit_price_s=5.0)).decide_request(snapshot, random.Random(0))
