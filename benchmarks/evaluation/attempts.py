@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import trio
 
 from node import Node
-from serving.offload.attempt import AttemptTerms, OffloadAttempt
+from serving.offload.attempt import AttemptFailed, AttemptTerms, OffloadAttempt
 
 
 @dataclass(slots=True)
 class Attempt:
     """One offer: by which node (index), to which executor (index), and when it was begun.
 
-    ``within_s`` is after how long another was to be asked instead. ``is_queued``: the executor had no slot free then.
+    ``within_s`` is after how long another was to be asked instead. ``is_queued``: the executor put it into its
+    queue, and it failed.
     ``hold_id`` is there once an answer began.
     """
 
@@ -25,8 +26,8 @@ class Attempt:
     begun_at: float
     predicted_s: float
     within_s: float | None
-    is_queued: bool
     terms: AttemptTerms
+    is_queued: bool = False
     hold_id: bytes | None = None
     ended_at: float | None = None
 
@@ -36,7 +37,6 @@ class AttemptLog:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.attempts: list[Attempt] = []
-        self._nodes = nodes
         self._numbers = {node.key.public_key: number for number, node in enumerate(nodes)}
         for number, node in enumerate(nodes):
             self._watch(number, node)
@@ -47,15 +47,15 @@ class AttemptLog:
         @asynccontextmanager
         async def watched(terms: AttemptTerms) -> AsyncIterator[OffloadAttempt]:
             executor, predicted_s = self._numbers[terms.executor], terms.prediction.time.first_token
-            now, admissions = trio.current_time(), self._nodes[executor].backend_pool.admissions
-            under_way = sum(each.executor == executor and each.ended_at is None for each in self.attempts)
-            is_queued = any(max(under_way, each.running) >= each.capacity for each in admissions)
-            attempt = Attempt(number, executor, now, predicted_s, terms.first_token_within_s, is_queued, terms)
+            attempt = Attempt(number, executor, trio.current_time(), predicted_s, terms.first_token_within_s, terms)
             self.attempts.append(attempt)
             try:
                 async with make(terms) as made:
                     attempt.hold_id = made.hold_id
                     yield made
+            except AttemptFailed as failure:
+                attempt.is_queued = failure.is_queued
+                raise
             finally:
                 attempt.ended_at = trio.current_time()
 

@@ -71,11 +71,14 @@ class Stalled(BackendError):
 
 
 class AttemptFailed(Exception):
-    """One candidate did not deliver. ``retry_after_s``: when it expects to take requests again (0: unknown)."""
+    """One candidate did not deliver. ``retry_after_s``: when it expects to take requests again (0: unknown).
+    ``is_queued``: it had put the request into its queue.
+    """
 
-    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+    def __init__(self, message: str, retry_after_s: float = 0.0, is_queued: bool = False) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.is_queued = is_queued
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,8 @@ class OffloadAttempt:
         """Has seen as much of the answer as was received."""
         self.is_over = False
         """Whether the whole answer came, and was found right."""
+        self.is_queued = False
+        """Whether the executor accepted it into its queue."""
         self.has_failed = False
         """Whether it did not, by the executor's fault."""
         self.begun_at = trio.current_time()
@@ -163,7 +168,7 @@ class OffloadAttempt:
         await self._offer()
         await self._pay()
         now, tokens = trio.current_time(), request.max_tokens // request.choices
-        within_s = None if self._is_queued else self.terms.first_token_within_s
+        within_s = None if self.is_queued else self.terms.first_token_within_s
         expected_by = None if within_s is None else self.begun_at + within_s
         self._patience = Patience(settings, now, stream=request.stream, max_tokens=tokens, expected_by=expected_by)
         head = await self._receive_head()
@@ -228,7 +233,7 @@ class OffloadAttempt:
             raise AttemptFailed(f"declined: {reply.reason}", reply.retry_after / 1000)
         if not isinstance(reply, Accepted):
             raise NetworkError("expected an answer to the offer")
-        self._is_queued = reply.queued
+        self.is_queued = reply.queued
 
     async def _pay(self) -> None:
         # A hold of a period that has ended may come too late for a block, and the executor would take it for a lie.

@@ -330,7 +330,7 @@ class Originator:
                 self.scores.note_failed(terms.executor, model, now, now - begun_at)
                 if isinstance(error, Stalled) and terms.first_token_within_s is not None:
                     self.predictor.note_late(terms.prediction)
-                raise AttemptFailed(str(error) or "no answer in time") from error
+                raise AttemptFailed(str(error) or "no answer in time", is_queued=attempt.is_queued) from error
             yield attempt
             if not attempt.is_over:
                 await attempt.exchange.abort("the answer is no longer wanted")
