@@ -245,8 +245,9 @@ def make_figures(outcomes: dict[str, list[Outcome]], duration: float) -> list[Fi
     beyond = [seconds for each in stalled for seconds in each.beyond]
     if beyond:
         name = "stall: replaced beyond the predicted first token"
-        figures.append(Figure(f"{name}, p50", get_percentile(beyond, 50), "s", None, f"of {len(beyond)} requests"))
-        figures.append(Figure(f"{name}, longest", max(beyond), "s", None, "", MAX_BEYOND_S))
+        median = get_percentile(beyond, 50)
+        figures.append(Figure(f"{name}, p50", median, "s", None, f"of {len(beyond)} requests", MAX_BEYOND_S))
+        figures.append(Figure(f"{name}, longest", max(beyond), "s"))
     queued = [seconds for each in stalled for seconds in each.queued_beyond]
     if queued:
         name = "stall: the same of requests that were queued there"
