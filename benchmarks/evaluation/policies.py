@@ -29,7 +29,7 @@ from chain.genesis import Genesis, make_genesis, make_validator
 from chain.parameters import CREDIT, Parameters
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.offload.settings import OriginatorSettings
-from serving.scheduling.policy import Policy, PolicyParameters, ProbabilisticPolicy
+from serving.scheduling.policy import Decision, LoadSnapshot, Policy, PolicyParameters, ProbabilisticPolicy
 
 RATE = 2.0
 """Requests per second of a node with users."""
@@ -90,6 +90,20 @@ class Count:
         return self.hits / self.trials if self.trials else math.nan
 
 
+class CountingPolicy(ProbabilisticPolicy):
+    """Counts what it decides on offers: a node also declines for other reasons, as a payer with too much unpaid."""
+
+    def __init__(self, parameters: PolicyParameters) -> None:
+        super().__init__(parameters)
+        self.asked = self.accepted = 0
+
+    def decide_offer(self, load: LoadSnapshot, chance: random.Random) -> Decision:
+        decision = super().decide_offer(load, chance)
+        self.asked += 1
+        self.accepted += decision is not Decision.DECLINE
+        return decision
+
+
 class OwnersMarket(Market):
     """Equal nodes whose owners differ."""
 
@@ -97,6 +111,7 @@ class OwnersMarket(Market):
         self, name: str, owners: Sequence[Owner], requests: Sequence[Request], seed: int, originator: OriginatorSettings
     ) -> None:
         self.owners = owners
+        self.policies: list[CountingPolicy] = []
         setting = Setting(name, "equal nodes", (SITE,) * len(owners), 0.0)
         super().__init__(setting, requests, seed, MarketKind("paper", originator))
 
@@ -111,7 +126,8 @@ class OwnersMarket(Market):
 
     def make_policy(self, number: int) -> Policy:
         """The one that its owner chose, for answers as long as the workload's."""
-        return ProbabilisticPolicy(self.owners[number].parameters)
+        self.policies.append(CountingPolicy(self.owners[number].parameters))
+        return self.policies[number]
 
 
 def draw_short_requests(owners: Sequence[Owner], count: int, seed: int) -> list[Request]:
@@ -135,8 +151,7 @@ def work(task: Task) -> list[Count]:
     results = run_simulation(f"{task.setting}:{task.seed}", market.run_market).results
     numbers = range(1, len(owners))
     if task.setting == "acceptance":
-        executors = [market.nodes[number].executor for number in numbers]
-        return [Count(each.served, each.served + each.declined) for each in executors]
+        return [Count(market.policies[number].accepted, market.policies[number].asked) for number in numbers]
     if task.setting == "offload":
         counters = [market.nodes[number].dispatcher.counters for number in numbers]
         return [Count(each.offloaded, each.offloaded + each.local) for each in counters]
