@@ -18,6 +18,8 @@ from enum import Enum
 from p2p.peers.announcement import PeerLoad
 from serving.scheduling.predictor import Prediction
 
+EXPLORED_FACTOR = 2.0
+"""Predicted time over that of the best up to which a candidate is explored: a newcomer is idle, a full node is known."""
 AFFINITY_FACTOR = 1.5
 """How many times the best predicted time a conversation stays with its node for."""
 
@@ -58,7 +60,7 @@ def order_candidates(
     """The candidates (in the order of the draw) in the order in which to ask them.
 
     Of ``choices`` the first is chosen. ``kept_by`` is the node that has answered the conversation. With the probability
-    ``exploration`` the first is drawn by ``chance``.
+    ``exploration`` the first is drawn by ``chance``, of those that are not predicted to take far longer than the best.
     """
     ranked = sorted(candidates, key=lambda each: each.rank)
     if not ranked:
@@ -73,7 +75,8 @@ def order_candidates(
     if kept is not None and is_kept(kept.prediction.score, best):
         first, reason = kept, Reason.CONVERSATION
     elif chance is not None and len(chosen) > 1 and chance.random() < exploration:
-        first, reason = chosen[chance.randrange(len(chosen))], Reason.EXPLORED
+        explored = [each for each in chosen if each.prediction.score <= EXPLORED_FACTOR * best + EQUAL_S]
+        first, reason = explored[chance.randrange(len(explored))], Reason.EXPLORED
     others = [each for each in (*chosen, *rest) if each is not first]
     return [(first, reason), *((each, Reason.NEXT) for each in others)]
 

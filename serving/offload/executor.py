@@ -59,9 +59,9 @@ class _Declined(Exception):
         self.retry_after_ms = retry_after_ms
 
 
-def _decline_busy(drained_s: float) -> _Declined:
-    """The backend is busy, and its queue has drained in ``drained_s``."""
-    return _Declined("busy", max(BUSY_RETRY_MS, math.ceil(1000 * drained_s)))
+def _decline_busy(retry_after_s: float) -> _Declined:
+    """The backend is busy, and expects to have time for the request in ``retry_after_s``."""
+    return _Declined("busy", max(BUSY_RETRY_MS, math.ceil(1000 * retry_after_s)))
 
 
 class Executor:
@@ -184,14 +184,17 @@ class Executor:
         if backend is None:
             raise _Declined("the model is not served here at the moment")
         body, request, tap = await self._receive_request(exchange, offer)
-        wait_s = predict_wait(backend.get_speed(model), self._lengths.get_usual(model))
+        speed = backend.get_speed(model)
+        demand = self._make_demand(exchange.peer, offer, request, speed)
+        # A slot may be free here while the backend is busy with others.
+        wait_s = backend.admission.predict_wait(demand) or predict_wait(speed, self._lengths.get_usual(model))
         load = replace(backend.get_load_snapshot(model), wait_s=wait_s)
         decision = self._policy.decide_offer(load, self._context.runtime.random)
-        if decision is Decision.DECLINE:
+        longest_s = min(demand.max_wait_s, self._policy.parameters.max_offer_wait_s)
+        if not backend.admission.has_room(demand):
             raise _decline_busy(backend.admission.predict_drained())
-        demand = self._make_demand(exchange.peer, offer, request, backend.get_speed(model))
-        if not backend.admission.has_room(demand) or backend.admission.predict_wait(demand) > demand.max_wait_s:
-            raise _decline_busy(backend.admission.predict_drained())
+        if decision is Decision.DECLINE or wait_s > demand.max_wait_s:
+            raise _decline_busy(wait_s - longest_s)
         has_credit, may_start = False, True
         try:
             unpaid.enter_context(self._credit_line.lend(exchange.peer, offer.hold.amount))
@@ -207,11 +210,11 @@ class Executor:
     def _make_demand(self, payer: bytes, offer: Offer, request: Request, speed: ServiceSpeed) -> Demand:
         """What the request of an offer asks of admission: a slot while its originator waits and its hold is good."""
         settings = self._settings
-        rest = (offer.hold.deadline - self._context.engine.chain_time()) / 1000 - settings.capture_time_s
-        max_wait_s = max(0.0, min(self._policy.parameters.max_wait_s, settings.max_queue_wait_s, rest))
         prompt, limit = estimate_tokens(len(request.body)), request.max_tokens // request.choices
         output = self._lengths.expect(request.model, prompt, limit, is_limited=request.is_limited)
         service_s = predict_time(replace(speed, running=0, waiting=0), RequestSize(prompt, output)).total
+        rest = (offer.hold.deadline - self._context.engine.chain_time()) / 1000 - settings.capture_time_s
+        max_wait_s = max(0.0, min(self._policy.parameters.max_wait_s, settings.max_queue_wait_s, rest - service_s))
         return Demand(Origin.DELEGATED, offer.hold.model, service_s, max_wait_s, payer)
 
     async def _execute(self, session: OffloadSession, hold_id: bytes, reservation: ExitStack) -> None:

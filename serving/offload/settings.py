@@ -13,13 +13,13 @@ class OriginatorSettings:
     """For the answer to an offer."""
     first_chunk_timeout_s: float = 30.0
     """For the first content of a stream."""
-    queue_timeout_s: float = 120.0
+    queue_timeout_s: float = 330.0
     """The same while keep-alives say that the request is queued."""
     token_timeout_s: float = 0.05
     """As much longer for an answer that is not streamed, per token that it may have."""
     stall_timeout_s: float = 15.0
     """For each next message."""
-    pause_timeout_s: float = 60.0
+    pause_timeout_s: float = 180.0
     """For the next content of a stream while keep-alives come."""
     resume_s: float = 45.0
     """For finding an executor again that was lost in the middle of a stream."""
@@ -63,7 +63,7 @@ class ExecutorSettings:
     """Time within which pieces of an answer are joined into one chunk."""
     keep_alive_interval_s: float = 5.0
     """Between two keep-alives."""
-    max_queue_wait_s: float = 100.0
+    max_queue_wait_s: float = 300.0
     """For a slot of the backend: less than the patience of an originator whose request is queued."""
     halt_after_s: float = 10.0
     """Time without a final block after which the chain counts as halted. A hold then needs credit, not finality."""

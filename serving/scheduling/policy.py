@@ -85,7 +85,7 @@ class PolicyParameters:
     queue_frequency: float = 0.2
     target_utilization: float = 0.7
     credit_price_s: float = 10.0
-    max_offer_wait_s: float = 10.0
+    max_offer_wait_s: float = 300.0
     max_queue: int = 64
     prioritize_own: bool = True
     max_tokens: int = 4096
