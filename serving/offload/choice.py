@@ -19,7 +19,7 @@ from p2p.peers.announcement import PeerLoad
 from serving.scheduling.predictor import Prediction
 
 EXPLORED_FACTOR = 2.0
-"""Predicted time over that of the best up to which a candidate is explored: a newcomer is idle, a full node is known."""
+"""Predicted time over that of the best up to which a candidate is explored: a newcomer is idle."""
 AFFINITY_FACTOR = 1.5
 """How many times the best predicted time a conversation stays with its node for."""
 

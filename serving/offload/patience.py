@@ -37,10 +37,14 @@ class Patience:
     ) -> None:
         self._settings = settings
         self._end = now + settings.hold_time_ms / 1000
-        writing_s = 0.0 if stream else settings.token_timeout_s * max_tokens
-        self._latest = min(now + settings.queue_timeout_s + writing_s, self._end)
+        self._first_s = settings.first_chunk_timeout_s
+        """Patience from the moment that the request is queued no longer."""
+        writing_s = settings.token_timeout_s * max_tokens
+        if not stream:
+            self._first_s += writing_s
+        self._latest = min(now + settings.queue_timeout_s + (0.0 if stream else writing_s), self._end)
         """How far keep-alives may put off the deadline."""
-        self.deadline = min(now + settings.first_chunk_timeout_s, self._end) if stream else self._latest
+        self.deadline = min(now + (self._first_s if stream else settings.answer_timeout_s + writing_s), self._end)
         self._may_be_unpaid_until = now
         """Until when a hold that is not final excuses a stream without content."""
         self._is_unpaid = False
@@ -55,7 +59,7 @@ class Patience:
     def note_queued(self, now: float) -> None:
         """The executor says that the request is queued."""
         if not self.has_content:
-            self.deadline = max(self.deadline, min(now + self._settings.first_chunk_timeout_s, self._latest))
+            self.deadline = max(self.deadline, min(now + self._first_s, self._latest))
 
     def excuse_unpaid(self, now: float, *, is_final: bool) -> bool:
         """The deadline has passed, and the hold is final, or not. Returns whether that puts the deadline off.

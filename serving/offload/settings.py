@@ -15,11 +15,13 @@ class OriginatorSettings:
     """For the first content of a stream."""
     queue_timeout_s: float = 330.0
     """The same while keep-alives say that the request is queued."""
+    answer_timeout_s: float = 120.0
+    """For an answer that is not streamed."""
     token_timeout_s: float = 0.05
     """As much longer for an answer that is not streamed, per token that it may have."""
     stall_timeout_s: float = 15.0
     """For each next message."""
-    pause_timeout_s: float = 180.0
+    pause_timeout_s: float = 60.0
     """For the next content of a stream while keep-alives come."""
     resume_s: float = 45.0
     """For finding an executor again that was lost in the middle of a stream."""
@@ -30,7 +32,7 @@ class OriginatorSettings:
     attempts: int = 8
     """Executors that are asked for one request at most, as far as the chain allows; 1: none takes another's place."""
     exploration: float = 0.05
-    """Probability of asking another of them, drawn evenly."""
+    """Probability of asking another of them, drawn evenly from those that are not predicted to be far slower."""
     corrects: bool = True
     """Whether predictions are corrected by what was measured."""
     keeps_conversations: bool = True

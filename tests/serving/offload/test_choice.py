@@ -58,7 +58,7 @@ def test_a_conversation_stays_within_a_factor_of_the_best_wherever_its_node_was_
 
 
 def test_exploration_is_even_and_as_frequent_as_set() -> None:
-    candidates = [make(number, float(number + 1)) for number in range(6)]
+    candidates = [make(number, 10.0 + 3 * number) for number in range(6)]
     firsts, chance = Counter[int](), random.Random("exploration")
     for _ in range(4000):
         firsts[order_candidates(candidates, 4, None, 0.2, chance)[0][0].number] += 1
@@ -66,6 +66,12 @@ def test_exploration_is_even_and_as_frequent_as_set() -> None:
     assert firsts[0] / 4000 == pytest.approx(0.85, abs=0.03)
     assert all(firsts[number] / 4000 == pytest.approx(0.05, abs=0.02) for number in (1, 2, 3))
     assert order_candidates(candidates, 1, None, 1.0, chance)[0][0].number == 0
+
+
+def test_no_node_is_explored_that_is_known_to_be_far_slower() -> None:
+    candidates, chance = [make(0, 10.0), make(1, 19.0), make(2, 21.0), make(3, 90.0)], random.Random("exploration")
+    firsts = Counter(order_candidates(candidates, 4, None, 1.0, chance)[0][0].number for _ in range(400))
+    assert set(firsts) == {0, 1} and min(firsts.values()) > 150
 
 
 CANDIDATES = st.lists(st.tuples(st.floats(0, 100), st.sampled_from(list(Rank))), max_size=8)
