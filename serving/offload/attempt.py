@@ -170,7 +170,14 @@ class OffloadAttempt:
         now, tokens = trio.current_time(), request.max_tokens // request.choices
         within_s = None if self.is_queued else self.terms.first_token_within_s
         expected_by = None if within_s is None else self.begun_at + within_s
-        self._patience = Patience(settings, now, stream=request.stream, max_tokens=tokens, expected_by=expected_by)
+        self._patience = Patience(
+            settings,
+            now,
+            stream=request.stream,
+            max_tokens=tokens,
+            expected_by=expected_by,
+            predicted_s=self.terms.prediction.time.first_token,
+        )
         head = await self._receive_head()
         chunks = await self._stack.enter_async_context(aclosing(self._receive_chunks()))
         self.answer = Answer(head.status, head.content_type, chunks)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from serving.offload.settings import OriginatorSettings
 
+QUEUE_FACTOR = 2.0
+"""How many times the predicted time to its first token a request may be queued for."""
 PAYMENT_STEP_S = 0.5
 """How much longer the first content is waited for at a time, while the hold is not final."""
 
@@ -21,6 +23,7 @@ class Patience:
     """The patience for one answer that was paid for at ``now``; ``max_tokens``: the most that one choice may have.
 
     ``expected_by``: until when the first content of a stream is expected; None: not known, or nobody could take over.
+    ``predicted_s``: how long the first token was predicted to take when the executor was chosen.
     """
 
     deadline: float
@@ -34,17 +37,15 @@ class Patience:
         stream: bool,
         max_tokens: int,
         expected_by: float | None = None,
+        predicted_s: float = 0.0,
     ) -> None:
         self._settings = settings
         self._end = now + settings.hold_time_ms / 1000
-        self._first_s = settings.first_chunk_timeout_s
-        """Patience from the moment that the request is queued no longer."""
-        writing_s = settings.token_timeout_s * max_tokens
-        if not stream:
-            self._first_s += writing_s
-        self._latest = min(now + settings.queue_timeout_s + (0.0 if stream else writing_s), self._end)
+        queue_s = min(max(settings.queue_timeout_s, QUEUE_FACTOR * predicted_s), settings.max_queue_timeout_s)
+        writing_s = 0.0 if stream else settings.token_timeout_s * max_tokens
+        self._latest = min(now + queue_s + writing_s, self._end)
         """How far keep-alives may put off the deadline."""
-        self.deadline = min(now + (self._first_s if stream else settings.answer_timeout_s + writing_s), self._end)
+        self.deadline = min(now + settings.first_chunk_timeout_s, self._end) if stream else self._latest
         self._may_be_unpaid_until = now
         """Until when a hold that is not final excuses a stream without content."""
         self._is_unpaid = False
@@ -59,7 +60,7 @@ class Patience:
     def note_queued(self, now: float) -> None:
         """The executor says that the request is queued."""
         if not self.has_content:
-            self.deadline = max(self.deadline, min(now + self._first_s, self._latest))
+            self.deadline = max(self.deadline, min(now + self._settings.first_chunk_timeout_s, self._latest))
 
     def excuse_unpaid(self, now: float, *, is_final: bool) -> bool:
         """The deadline has passed, and the hold is final, or not. Returns whether that puts the deadline off.

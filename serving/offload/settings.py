@@ -13,10 +13,10 @@ class OriginatorSettings:
     """For the answer to an offer."""
     first_chunk_timeout_s: float = 30.0
     """For the first content of a stream."""
-    queue_timeout_s: float = 330.0
-    """The same while keep-alives say that the request is queued."""
-    answer_timeout_s: float = 120.0
-    """For an answer that is not streamed."""
+    queue_timeout_s: float = 120.0
+    """The same while keep-alives say that the request is queued, and for an answer that is not streamed."""
+    max_queue_timeout_s: float = 330.0
+    """The same at most, where twice the predicted time to the first token is longer."""
     token_timeout_s: float = 0.05
     """As much longer for an answer that is not streamed, per token that it may have."""
     stall_timeout_s: float = 15.0

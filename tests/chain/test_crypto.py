@@ -149,6 +149,8 @@ def test_no_module_but_one_verifies_signatures() -> None:
     assert imported == {
         # The key file of an owner who gave a passphrase.
         "chain/keyfile.py": {"nacl.exceptions.CryptoError", "nacl.pwhash.argon2id", "nacl.secret.SecretBox"},
+        # Nodes of one simulation share what chain.crypto has found of signatures.
+        "p2p/simulation/runtime.py": {"nacl.bindings"},
         # Texts of duels on the disk.
         "serving/quality/duels/table.py": {"nacl.exceptions.CryptoError", "nacl.secret.SecretBox"},
     }

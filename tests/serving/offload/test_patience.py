@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,11 +28,18 @@ def test_a_queue_puts_the_first_content_off_within_a_limit() -> None:
 def test_an_answer_that_is_not_streamed_may_take_longer_by_its_length_and_no_longer_than_its_hold() -> None:
     for tokens in (1, 1_000, 1_000_000):
         patience = make_patience(stream=False, max_tokens=tokens)
-        writing_s = SETTINGS.token_timeout_s * tokens
-        assert patience.deadline == min(SETTINGS.answer_timeout_s + writing_s, END)
-        for now in range(0, 330, 5):
-            patience.note_queued(float(now))
-        assert patience.deadline == min(SETTINGS.queue_timeout_s + writing_s, END)
+        expected = min(SETTINGS.queue_timeout_s + SETTINGS.token_timeout_s * tokens, END)
+        assert patience.deadline == expected
+        patience.note_queued(expected - 1.0)
+        assert patience.deadline == expected
+
+
+@pytest.mark.parametrize(("predicted_s", "limit_s"), [(1.0, 120.0), (100.0, 200.0), (1e9, 330.0)])
+def test_a_queue_may_take_twice_as_long_as_was_predicted(predicted_s: float, limit_s: float) -> None:
+    patience = Patience(SETTINGS, 0.0, stream=True, max_tokens=1, predicted_s=predicted_s)
+    for now in range(0, 330, 5):
+        patience.note_queued(float(now))
+    assert patience.deadline == limit_s
 
 
 def test_where_another_could_take_over_it_ends_when_content_is_expected() -> None:
