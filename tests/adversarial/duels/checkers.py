@@ -159,12 +159,18 @@ def owns(market: CheckMarket, case: CheckCase, owner: str) -> bool:
 ALONE = replace(HONEST_SCENE, duels=OFTEN)
 HONEST_CHECKER = Strategy("checks honestly, over not checking", ALONE, None, Per.CHECK, stays_away=True)
 """Scoring must pay: this gains."""
-OFTEN_ENOUGH, FEW = Size(2_000, 4), Size(100, 2)
-"""For the table, and for a short test."""
+OFTEN_ENOUGH, CLOSE, FEW = Size(2_000, 4), Size(2_000, 16), Size(100, 2)
+"""For the table, for what loses little, and for a short test."""
 
 
 def make_checker(
-    title: str, agent: type[CheckedAgent], *, is_quick: bool = False, accepted: str = "", limit: float = 0.0
+    title: str,
+    agent: type[CheckedAgent],
+    *,
+    size: Size = OFTEN_ENOUGH,
+    is_quick: bool = False,
+    accepted: str = "",
+    limit: float = 0.0,
 ) -> Strategy:
     """A strategy of a third of the stake in one account, which has one seat of three at most."""
     return Strategy(
@@ -172,7 +178,7 @@ def make_checker(
         replace(ALONE, agent=agent),
         None,
         Per.CHECK,
-        size=OFTEN_ENOUGH,
+        size=size,
         quick=FEW if is_quick else None,
         accepted=accepted,
         limit=limit,
@@ -186,10 +192,12 @@ def make_coalition(
     accounts: int = 8,
     *,
     size: Size = LONG,
+    accepted: str = "",
+    limit: float = 0.0,
 ) -> Strategy:
     """A strategy of executors that check each other."""
     scene = replace(HONEST_SCENE, agent=agent, accounts=accounts, share=share, others=OneVictim)
-    return Strategy(title, scene, None, Per.SHARE, size=size)
+    return Strategy(title, scene, None, Per.SHARE, size=size, accepted=accepted, limit=limit)
 
 
 FIFTH, THIRD = 0.2, 1 / 3
@@ -204,7 +212,7 @@ STRATEGIES = [
         accepted="honest answers have the same numbers there; only where executors cheat does it pay a fine",
         limit=35.0,
     ),
-    make_checker("computes its numbers from the transcript alone", Believing),
+    make_checker("computes its numbers from the transcript alone", Believing, size=CLOSE),
     make_checker("accuses everyone", Accusing, is_quick=True),
     make_checker("says that there is no transcript", SayingMissing),
     make_checker("says that the answer cannot be checked", SayingNotCheckable),
@@ -212,7 +220,13 @@ STRATEGIES = [
     make_checker("scores, and does not reveal", Unrevealed),
     make_checker("does nothing", Away),
     make_checker("copies commitments", Copying),
-    make_coalition("a fifth of the stake, honest, passes its own unscored", Vouching, FIFTH),
+    make_coalition(
+        "a fifth of the stake, honest, passes its own unscored",
+        Vouching,
+        FIFTH,
+        accepted="it loses about as much as the scoring that it saves",
+        limit=10.0,
+    ),
     make_coalition("a third of the stake, honest, passes its own unscored", Vouching, THIRD),
     make_coalition(
         "executor with one other account, a fifth: saves 27 %, passes its own", VouchingSubstitute, FIFTH, 2
@@ -230,6 +244,12 @@ STRATEGIES = [
         size=UNTIL_FOUND,
     ),
     make_coalition("a fifth of the stake accuses a victim", Hostile, FIFTH),
-    make_coalition("a third of the stake accuses a victim", Hostile, THIRD),
+    make_coalition(
+        "a third of the stake accuses a victim",
+        Hostile,
+        THIRD,
+        accepted="its fines are little more than what it takes from the victim",
+        limit=10.0,
+    ),
     make_coalition("a third of the stake accuses all others", HostileToAll, THIRD),
 ]

@@ -212,10 +212,14 @@ STRATEGIES = [
     ),
     make_strategy("rubbish, which the declared model scores", Substitute, RUBBISH_SCORED),
     make_strategy(
-        "saves 27 %, declared one scores, at temperature 1 only", HotOnly, FORGED_MIDDLE, accepted=BY_CHANCE, limit=80.0
+        "saves 27 %, declared one scores, at temperature 1 only",
+        HotOnly,
+        FORGED_MIDDLE,
+        accepted=BY_CHANCE,
+        limit=120.0,
     ),
     make_strategy(
-        "saves 66 %, declared one scores, at temperature 1 only", HotOnly, FORGED_SMALL, accepted=BY_CHANCE, limit=160.0
+        "saves 66 %, declared one scores, at temperature 1 only", HotOnly, FORGED_SMALL, accepted=BY_CHANCE, limit=220.0
     ),
     make_strategy("rubbish, declared one scores, at temperature 1 only", HotOnly, RUBBISH_SCORED),
     make_strategy(
