@@ -24,7 +24,7 @@ from tests.support.market_world import (
 
 STRANGERS, OFFERS_AT_ONCE = 4, 16
 REQUESTS = 60
-"""Of the honest payer, one a second."""
+"""Of the honest payer, one each second and a half: so few that its share of the queue holds them."""
 BODY = make_body(max_tokens=1, stream=True)
 AMOUNT = 1_000 + 3 * len(BODY) + 5 * 8
 
@@ -64,7 +64,7 @@ def run() -> Outcome:
             async with trio.open_nursery() as users:
                 for _ in range(REQUESTS):
                     users.start_soon(send)
-                    await trio.sleep(1.0)
+                    await trio.sleep(1.5)
             nursery.cancel_scope.cancel()
         spent = STRANGERS * AMOUNT - sum(stranger.balance for stranger in strangers)
 
