@@ -41,7 +41,14 @@ from serving.backends.backend import Backend
 from serving.cli.app import build_wwwserve_app
 from serving.cli.chain import build_chain_app
 from serving.cli.errors import run_app
-from serving.config.build import build_backends, build_identities, build_judge, build_network, build_policy
+from serving.config.build import (
+    build_backends,
+    build_identities,
+    build_judge,
+    build_network,
+    build_originator_settings,
+    build_policy,
+)
 from serving.config.data_directory import (
     ADMIN_ADDRESS_FILE,
     ADMIN_TOKEN_FILE,
@@ -268,6 +275,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             blocks=opened.blocks,
             runtime=runtime,
             policy=build_policy(config),
+            originator_settings=build_originator_settings(config),
             backends=build_backends(config, runtime),
             vote_store=opened.vote_store,
             bootstrap=config.get_bootstrap(),

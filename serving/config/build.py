@@ -14,6 +14,7 @@ from p2p.network import PeerDirectory
 from p2p.runtime import Runtime
 from serving.backends.backend import Backend, BackendError, ModelLimits
 from serving.config.schema import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel
+from serving.offload.settings import OriginatorSettings
 from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.quality.judging.ballot import ReplyForm
 from serving.quality.same_model.identity import ModelIdentity
@@ -102,6 +103,11 @@ def build_policy(config: NodeConfig) -> Policy:
         return load_policy(config.policy.get_name(), config.policy.get_parameters())
     except ValueError as error:
         raise ConfigError(f"policy.name: {error}") from None
+
+
+def build_originator_settings(config: NodeConfig) -> OriginatorSettings:
+    """How the node offloads."""
+    return OriginatorSettings(choices=config.offload.choices)
 
 
 def build_judge(config: NodeConfig, directory: Path) -> DuelJudgeSettings | None:

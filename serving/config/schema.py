@@ -22,6 +22,7 @@ from p2p.addresses import check_dialable_address, check_listen_address, is_ip_ad
 from serving.backends.load_metrics import LoadReader
 from serving.http.access import is_loopback
 from serving.http.client import BaseUrl
+from serving.offload.settings import OriginatorSettings
 from serving.openai.keys import ApiKey
 from serving.quality.judging.prompt import MAX_PROMPT_BYTES, JudgePrompt, PromptError, load_default_prompt
 from serving.quality.same_model.weights import hash_weights
@@ -560,6 +561,18 @@ class LimitsConfig(Section):
     )
 
 
+class OffloadConfig(Section):
+    """Whom this node asks to answer the requests that it offloads."""
+
+    choices: int = Field(
+        default=OriginatorSettings().choices,
+        ge=1,
+        le=8,
+        description="Of so many executors, in the order in which stake draws them, the one predicted to be the fastest "
+        "is asked; 1 leaves it to the draw.",
+    )
+
+
 class NodeConfig(Section):
     """Everything that a node's owner decides."""
 
@@ -606,6 +619,7 @@ class NodeConfig(Section):
     policy: PolicyConfig = Field(
         default=PolicyConfig(), description="Which requests this node serves, offloads, accepts, queues or declines."
     )
+    offload: OffloadConfig = Field(default=OffloadConfig(), description="Whom this node asks to answer its requests.")
     models: Annotated[tuple[Model, ...], Strict(False)] = Field(
         default=(EmbeddedModel(),), description="Backends; [] makes a gateway, which offloads every request."
     )

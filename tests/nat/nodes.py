@@ -37,6 +37,8 @@ PEER_PORT, API_PORT, ADMIN_PORT, BACKEND_PORT = 4001, 8000, 8001, 9000
 
 OFFLOADS = {"target_utilization": 0.0, "offload_frequency": 1.0, "accept_frequency": 1.0, "queue_frequency": 1.0}
 """A policy that has others answer the own users, and answers others'."""
+AS_DRAWN = {"choices": 1}
+"""Whom the draw names is asked, not the fastest: so that each path is used."""
 
 Settings = dict[str, Any]
 
@@ -268,9 +270,9 @@ def _settings(network: Network, node: PlacedNode) -> Settings:
     if node is network.relay:
         return {**listen, **bootstrap, "announce": [node.listen_address], "models": []}
     if node is network.entry:  # the one relay is the other: tests take it away
-        return {**listen, **bootstrap, "models": [], "policy": OFFLOADS, "relay": {"serve": False}}
+        return {**listen, **bootstrap, "models": [], "policy": OFFLOADS, "offload": AS_DRAWN, "relay": {"serve": False}}
     backend = {"kind": "openai", "base_url": f"http://127.0.0.1:{BACKEND_PORT}", "load": "none"}
-    return {**listen, **bootstrap, "models": [backend], "policy": OFFLOADS}
+    return {**listen, **bootstrap, "models": [backend], "policy": OFFLOADS, "offload": AS_DRAWN}
 
 
 @contextmanager
