@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ PEER_PORT, API_PORT, ADMIN_PORT, BACKEND_PORT = 4001, 8000, 8001, 9000
 
 OFFLOADS = {"target_utilization": 0.0, "offload_frequency": 1.0, "accept_frequency": 1.0, "queue_frequency": 1.0}
 """A policy that has others answer the own users, and answers others'."""
+QUESTIONS = count()
+"""Numbers of all questions."""
 AS_DRAWN = {"choices": 1}
 """Whom the draw names is asked, not the fastest: so that each path is used."""
 
@@ -147,8 +150,9 @@ class Network:
         """Have users of one node ask until each of ``executors`` has answered. Returns the ids of the requests."""
         missing = {node.address for node in executors}
         ids = []
-        for number in range(tries):
-            answer = user.request(f"request {number} to {user.directory.name}")
+        for _ in range(tries):
+            # A question that was asked before would go to where it was answered.
+            answer = user.request(f"request {next(QUESTIONS)} to {user.directory.name}")
             answer.check(8)
             ids.append(answer.id)
             missing.discard(answer.executor)
