@@ -188,7 +188,7 @@ class Load:
 
         def run() -> None:
             try:
-                user.fill(answer, "a long one", tokens)
+                user.fill(answer, f"long answer {next(QUESTIONS)}", tokens)
             except httpx.HTTPError as error:
                 answer.error = f"lost: {error!r}"
 
