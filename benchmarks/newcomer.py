@@ -14,6 +14,7 @@ run.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import random
@@ -65,6 +66,7 @@ class Scenario:
     def __init__(self, name: str, seed: int) -> None:
         self.name = name
         self.random = random.Random(f"newcomer:{name}:{seed}")
+        self.questions = itertools.count()  # one that was asked before would go to where it was answered
         self.hub = SimulatedInternet(seed)
         count = VALIDATORS[name]
         secrets = [hashlib.sha256(f"{name}/{seed}/{number}".encode()).digest() for number in range(count + 1)]
@@ -146,7 +148,11 @@ class Scenario:
             await trio.sleep(self.random.expovariate(1 / REQUEST_INTERVAL_S))
 
     async def _send(self) -> None:
-        body = {"model": QWEN3_8B.model, "max_tokens": 64, "messages": [{"role": "user", "content": "x" * 200}]}
+        body = {
+            "model": QWEN3_8B.model,
+            "max_tokens": 64,
+            "messages": [{"role": "user", "content": f"{next(self.questions):0200}"}],
+        }
         request = parse_request(CHAT_COMPLETIONS, json.dumps({**body, "stream": True}).encode(), 4_096)
         try:
             async with self.nodes[0].dispatcher.complete(request) as (answer, _):

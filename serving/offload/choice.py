@@ -59,8 +59,9 @@ def order_candidates(
 ) -> list[tuple[Candidate, Reason]]:
     """The candidates (in the order of the draw) in the order in which to ask them.
 
-    Of ``choices`` the first is chosen. ``kept_by`` is the node that has answered the conversation. With the probability
-    ``exploration`` the first is drawn by ``chance``, of those that are not predicted to take far longer than the best.
+    Of ``choices`` the first is chosen, or one of which nothing is known that was drawn before it: it is tried.
+    ``kept_by`` is the node that has answered the conversation. With the probability ``exploration`` the first is drawn
+    by ``chance``, of those that are not predicted to take far longer than the best.
     """
     ranked = sorted(candidates, key=lambda each: each.rank)
     if not ranked:
@@ -68,7 +69,8 @@ def order_candidates(
     chosen = [each for each in ranked[: max(1, choices)] if each.rank == ranked[0].rank]
     rest = ranked[len(chosen) :]
     best = min(each.prediction.score for each in chosen)
-    first = next(each for each in chosen if each.prediction.score <= EQUAL_FACTOR * best + EQUAL_S)
+    good_s = EQUAL_FACTOR * best + EQUAL_S
+    first = next(each for each in chosen if each.prediction.is_new or each.prediction.score <= good_s)
     chosen.sort(key=lambda each: each.prediction.score)
     reason = Reason.PREDICTED
     kept = next((each for each in ranked if each.executor == kept_by and each.rank == first.rank), None)

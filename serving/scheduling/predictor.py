@@ -63,6 +63,8 @@ class Prediction:
     """Corrected."""
     score: float
     """Of that, in seconds: less is better."""
+    is_new: bool = False
+    """Whether nobody knows its speed, and no request of ours is under way there."""
 
     @property
     def service_s(self) -> float:
@@ -120,7 +122,8 @@ class Predictor:
         if self._corrects:
             time = self.corrections.correct(node, request.model, size, time, now)
         score = time.score(request.stream)
-        return Prediction(node, request.model, size, speed, cached, overhead_s, usual, time, score)
+        is_new = not (speed.decode_rate or unannounced or node in self._overheads)
+        return Prediction(node, request.model, size, speed, cached, overhead_s, usual, time, score, is_new)
 
     def note(
         self, prediction: Prediction, now: float, tokens: float, first_token_s: float | None, total_s: float | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -66,6 +67,12 @@ def test_exploration_is_even_and_as_frequent_as_set() -> None:
     assert firsts[0] / 4000 == pytest.approx(0.85, abs=0.03)
     assert all(firsts[number] / 4000 == pytest.approx(0.05, abs=0.02) for number in (1, 2, 3))
     assert order_candidates(candidates, 1, None, 1.0, chance)[0][0].number == 0
+
+
+def test_one_of_which_nothing_is_known_is_tried_if_it_was_drawn_before_the_best() -> None:
+    new = [replace(each, prediction=replace(each.prediction, is_new=True)) for each in (make(1, 90.0), make(3, 90.0))]
+    assert order([make(0, 20.0), new[0], make(2, 10.0), new[1]])[0] == 1
+    assert order([make(0, 20.0), make(2, 10.0), new[1]])[0] == 2
 
 
 def test_no_node_is_explored_that_is_known_to_be_far_slower() -> None:
