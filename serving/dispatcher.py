@@ -228,7 +228,7 @@ class Dispatcher:
         expected = predictor.expect(request)
         here = predictor.predict(predictor.me, request, expected, speed, now)
         here_s = here.score if is_able(speed, expected.largest, request.features) else math.inf
-        found = self.originator.preview(request)
+        found = self.originator.preview(request, expected)
         stays: Decision | None = None
         if expected.kept_by == predictor.me and (found is None or is_kept(here_s, found[0].score)):
             stays = Decision.SERVE
@@ -239,7 +239,7 @@ class Dispatcher:
             wait_s=predict_wait(speed, here.usual_output),
             here_s=here_s,
             there_s=None if found is None else found[0].score,
-            price=self.originator.compute_expected_price(request),
+            price=self.originator.compute_expected_price(request, expected),
             conversation=stays,
         )
         record.reason = (Reason.CONVERSATION if stays is Decision.SERVE else Reason.POLICY).value
@@ -267,8 +267,7 @@ class Dispatcher:
         predictor, now = self.originator.predictor, trio.current_time()
         speed, expected = backend.get_speed(request.model), predictor.expect(request)
         record.prediction = predictor.predict(predictor.me, request, expected, speed, now)
-        record.predicted_at = now
-        slot_at = trio.current_time()
+        record.predicted_at = slot_at = now
 
         def note_slot() -> None:
             nonlocal slot_at
@@ -292,7 +291,7 @@ class Dispatcher:
         answer.body = await stack.enter_async_context(aclosing(_inspect(answer.body, inspector, timer)))
         return answer, inspector
 
-    def _make_demand(self, request: Request, record: RequestRecord, predicted_s: float = 0.0) -> Demand:
+    def _make_demand(self, request: Request, record: RequestRecord, predicted_s: float) -> Demand:
         """What a request asks of admission: it must get its slot so early that its answer begins in time."""
         rest = record.started + request.timeout_s - trio.current_time()
         if not request.stream:

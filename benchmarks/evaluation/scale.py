@@ -163,7 +163,7 @@ class ScaledMarket(Market):
         node = self.nodes[request.node]
         parsed = parse_request(CHAT_COMPLETIONS, self.make_body(request), node.policy.parameters.max_tokens)
         started = time.thread_time()
-        node.originator.preview(parsed)
+        node.originator.preview(parsed, node.originator.predictor.expect(parsed))
         self.scaled.choices.append(time.thread_time() - started)
         return await super().handle(request)
 

@@ -1,10 +1,10 @@
 """Which of the candidates of a draw are asked, in which order. Pure, but for the chance that is given.
 
 The first few that are present, able and of the best rank are the *choice*. A conversation stays with the one that
-answered it so far while that is not much slower than the best; a small part of choices explores, so that newcomers and
-those that were slow are measured; else the one with the least predicted time is asked first, where the draw decides
-between those that are as good as equal. The others of the choice follow by prediction, and all other candidates as they
-were drawn, by rank.
+answered it so far while that is not much slower than the best; a small part of choices explores, so that those that
+were slow are measured again; else the one with the least predicted time is asked first, where the draw decides between
+those that are as good as equal. One of which nothing is known is as good as any, so that newcomers are measured. The
+others of the choice follow by prediction, and all other candidates as they were drawn, by rank.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from enum import Enum
 from p2p.peers.announcement import PeerLoad
 from serving.scheduling.predictor import Prediction
 
-EXPLORED_FACTOR = 2.0
-"""Predicted time over that of the best up to which a candidate is explored: a newcomer is idle."""
 AFFINITY_FACTOR = 1.5
 """How many times the best predicted time a conversation stays with its node for."""
-
-
+EXPLORED_FACTOR = 2.0
+"""How many times the best predicted time a node is explored up to: users pay for it with their time."""
 EQUAL_FACTOR, EQUAL_S = 1.1, 0.25
 """Predicted times are as good as equal up to this factor and so many seconds more: no prediction is better than that,
 and whoever is a little ahead by chance would be asked for ever."""

@@ -37,12 +37,11 @@ from serving.scheduling.output_length import OutputLengths
 from serving.scheduling.policy import Decision, Policy
 from serving.scheduling.prediction import (
     BYTES_PER_TOKEN,
-    RequestSize,
     ServiceSpeed,
-    estimate_tokens,
-    predict_time,
+    predict_service,
     predict_wait,
 )
+from serving.scheduling.predictor import expect_size, note_length
 
 BUSY_RETRY_MS = 1000
 """Least time after which a busy node may be asked again, as it tells originators."""
@@ -210,9 +209,7 @@ class Executor:
     def _make_demand(self, payer: bytes, offer: Offer, request: Request, speed: ServiceSpeed) -> Demand:
         """What the request of an offer asks of admission: a slot while its originator waits and its hold is good."""
         settings = self._settings
-        prompt, limit = estimate_tokens(len(request.body)), request.max_tokens // request.choices
-        output = self._lengths.expect(request.model, prompt, limit, is_limited=request.is_limited)
-        service_s = predict_time(replace(speed, running=0, waiting=0), RequestSize(prompt, output)).total
+        service_s = predict_service(speed, expect_size(self._lengths, request))
         rest = (offer.hold.deadline - self._context.engine.chain_time()) / 1000 - settings.capture_time_s
         max_wait_s = max(0.0, min(self._policy.parameters.max_wait_s, settings.max_queue_wait_s, rest - service_s))
         return Demand(Origin.DELEGATED, offer.hold.model, service_s, max_wait_s, payer)
@@ -231,13 +228,7 @@ class Executor:
 
     def _note_length(self, session: OffloadSession) -> None:
         request, tokens = session.request, session.completion_bytes / BYTES_PER_TOKEN
-        self._lengths.note(
-            request.model,
-            estimate_tokens(len(request.body)),
-            tokens / request.choices,
-            is_limited=request.is_limited,
-            is_cut_off=session.is_cut_off,
-        )
+        note_length(self._lengths, request, tokens / request.choices, is_cut_off=session.is_cut_off)
 
     async def _receive_request(self, exchange: Exchange, offer: Offer) -> tuple[bytes, Request, AnswerTap | None]:
         """The body that was offered, the request in it, which is read in a thread (one at a time), and the tap on its

@@ -36,7 +36,7 @@ from serving.offload.settings import OriginatorSettings
 from serving.openai.requests import Request
 from serving.scheduling.announced_load import read_model_load
 from serving.scheduling.prediction import BYTES_PER_TOKEN, UNKNOWN_SPEED, ServiceSpeed
-from serving.scheduling.predictor import Prediction, Predictor, is_able
+from serving.scheduling.predictor import Expected, Prediction, Predictor, is_able
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ class Originator:
         table = self._context.engine.state.serving_table(self._context.first_round)
         return {model for entry in table.entries for model in entry.models} if table is not None else set()
 
-    def preview(self, request: Request) -> tuple[Prediction, Reason] | None:
+    def preview(self, request: Request, expected: Expected) -> tuple[Prediction, Reason] | None:
         """Whom :meth:`complete` would ask first now, if it did not explore; None if nobody."""
         payer = self._context.payments.payer
         try:
@@ -108,13 +108,13 @@ class Originator:
         except TooManyPayments:
             return None
         amount = payer.compute_price(request.model, len(request.body), request.max_completion_bytes)
-        order = self._order(request, self._context.first_round, seq, amount, explores=False)
+        order = self._order(request, expected, self._context.first_round, seq, amount, explores=False)
         return (order[0][0].prediction, order[0][1]) if order else None
 
-    def compute_expected_price(self, request: Request) -> float:
+    def compute_expected_price(self, request: Request, expected: Expected) -> float:
         """What an offloaded answer is likely to cost, in credits."""
-        expected = self.predictor.measure(request).output * request.choices * BYTES_PER_TOKEN
-        price = self._context.payments.payer.compute_price(request.model, len(request.body), round(expected))
+        size = round(expected.size.output * request.choices * BYTES_PER_TOKEN)
+        price = self._context.payments.payer.compute_price(request.model, len(request.body), size)
         return price / CREDIT
 
     @asynccontextmanager
@@ -224,7 +224,7 @@ class Originator:
         while has_ended:
             first_round, seq, has_ended = self._context.first_round, payer.take_seq(), False
             stack.callback(payer.give_back, seq)
-            order = self._order(request, first_round, seq, amount)
+            order = self._order(request, self.predictor.expect(request), first_round, seq, amount)
             for place, (candidate, reason) in enumerate(order):
                 has_ended = first_round != self._context.first_round
                 if has_ended or len(asked) == most:
@@ -241,11 +241,10 @@ class Originator:
                     )
 
     def _order(
-        self, request: Request, first_round: int, seq: int, amount: int, *, explores: bool = True
+        self, request: Request, expected: Expected, first_round: int, seq: int, amount: int, *, explores: bool = True
     ) -> list[tuple[Candidate, Reason]]:
         """The candidates for a hold of ``amount`` that can take a request, in the order in which to ask them."""
         settings, now = self._settings, trio.current_time()
-        expected = self.predictor.expect(request)
         candidates = []
         for number, executor in self._draw(request.model, first_round, seq, amount):
             load, speed = self._read_load(executor, request.model)

@@ -7,7 +7,7 @@ measured (``serving.offload``), and the expected output is learned (``output_len
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BYTES_PER_TOKEN = 4
 """Bytes of text that count as one token where no tokenizer has counted."""
@@ -85,6 +85,11 @@ def predict_wait(speed: ServiceSpeed, output: float) -> float:
     if answers_before <= 0 or (not speed.slots and not speed.waiting):
         return 0.0
     return answers_before * output / (slots * (speed.decode_rate or PRIOR_DECODE_RATE))
+
+
+def predict_service(speed: ServiceSpeed, size: RequestSize, cached_tokens: int = 0) -> float:
+    """Seconds for which a request of ``size`` will have its slot."""
+    return predict_time(replace(speed, running=0, waiting=0), size, cached_tokens).total
 
 
 def predict_time(

@@ -20,6 +20,7 @@ from serving.scheduling.prediction import (
     RequestSize,
     ServiceSpeed,
     estimate_tokens,
+    predict_service,
     predict_time,
 )
 
@@ -69,8 +70,7 @@ class Prediction:
     @property
     def service_s(self) -> float:
         """Seconds for which the request will have a slot."""
-        alone = replace(self.speed, running=0, waiting=0)
-        return predict_time(alone, self.size, self.cached_tokens).total
+        return predict_service(self.speed, self.size, self.cached_tokens)
 
     def compute_uncorrected(self, output: float, overhead_s: float | None = None) -> PredictedTime:
         """What would have been predicted without correction, had the output been known."""
@@ -95,16 +95,11 @@ class Predictor:
         self._corrects = corrects
         self._has_affinity = has_affinity
 
-    def measure(self, request: Request) -> RequestSize:
-        """The expected size of a request. Answers to it (``n``) are written side by side."""
-        prompt, limit = estimate_tokens(len(request.body)), request.max_tokens // request.choices
-        return RequestSize(prompt, self.lengths.expect(request.model, prompt, limit, is_limited=request.is_limited))
-
     def expect(self, request: Request) -> Expected:
         """What is expected of a request; it goes into each prediction."""
         found = self._conversations.find(request.prefixes) if self._has_affinity else None
         kept_by, cached = (None, 0) if found is None else (found[0], estimate_tokens(found[1]))
-        size = self.measure(request)
+        size = expect_size(self.lengths, request)
         output = float(request.max_tokens // request.choices) if request.is_limited else size.output
         largest = replace(size, output=output)
         return Expected(size, largest, self.lengths.get_usual(request.model), kept_by, cached)
@@ -171,10 +166,21 @@ class Predictor:
 
     def note_answer(self, node: bytes, request: Request, tokens: float, *, is_cut_off: bool) -> None:
         """``node`` has answered a request with so many tokens (of each choice)."""
-        prompt = estimate_tokens(len(request.body))
-        self.lengths.note(request.model, prompt, tokens, is_limited=request.is_limited, is_cut_off=is_cut_off)
+        note_length(self.lengths, request, tokens, is_cut_off=is_cut_off)
         if self._has_affinity:
             self._conversations.note(request.prefixes, node)
+
+
+def expect_size(lengths: OutputLengths, request: Request) -> RequestSize:
+    """The expected size of a request. Answers to it (``n``) are written side by side."""
+    prompt, limit = estimate_tokens(len(request.body)), request.max_tokens // request.choices
+    return RequestSize(prompt, lengths.expect(request.model, prompt, limit, is_limited=request.is_limited))
+
+
+def note_length(lengths: OutputLengths, request: Request, tokens: float, *, is_cut_off: bool) -> None:
+    """The answer to a request had so many tokens (of each choice)."""
+    prompt = estimate_tokens(len(request.body))
+    lengths.note(request.model, prompt, tokens, is_limited=request.is_limited, is_cut_off=is_cut_off)
 
 
 def is_able(speed: ServiceSpeed, size: RequestSize, features: frozenset[str]) -> bool:

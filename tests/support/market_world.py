@@ -429,7 +429,9 @@ class World:
         """The executors in the order in which the next request of a gateway will ask them."""
         node = self.members[number].node
         first_round, seq = node.originator._context.first_round, node.payments.payer.next_seq
-        order = node.originator._order(make_request(), first_round, seq, 0, explores=False)
+        request = make_request()
+        expected = node.originator.predictor.expect(request)
+        order = node.originator._order(request, expected, first_round, seq, 0, explores=False)
         by_key = {member.public_key: member for member in self.members}
         return [by_key[candidate.executor] for candidate, _ in order]
 

@@ -20,7 +20,8 @@ CHOICE = OriginatorSettings(exploration=0.0, keeps_conversations=False)
 def order(world: World, seq: int = 0, **fields: Any) -> list[int]:
     """The numbers of the members in the order in which they are asked."""
     originator, request = world.gateway.originator, make_request(**fields)
-    found = originator._order(request, originator._context.first_round, seq, 0)
+    expected = originator.predictor.expect(request)
+    found = originator._order(request, expected, originator._context.first_round, seq, 0)
     return [world.find(candidate.executor) for candidate, _ in found]
 
 
