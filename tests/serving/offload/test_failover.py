@@ -18,6 +18,7 @@ from serving.scheduling.first_token_bound import MIN_SAMPLES
 from serving.scheduling.policy import PolicyParameters
 from tests.support.market_world import (
     ERROR_BODY,
+    Member,
     Options,
     Result,
     World,
@@ -43,16 +44,22 @@ async def ask_into(world: World, result: Result, stream: bool = True) -> None:
         setattr(result, name, getattr(got, name))
 
 
+async def ask_and_kill(world: World, executor: Member, stream: bool = True) -> Result:
+    """Ask, and end an executor two seconds later."""
+    result = Result()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask_into, world, result, stream)
+        await trio.sleep(2.0)
+        await world.kill(executor.number)
+    return result
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_executor_that_dies_before_the_first_token_is_replaced(stream: bool) -> None:
     async def play(world: World) -> None:
         first, second = world.drawn()
         get_script(first).first_delay = 5.0
-        result = Result()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask_into, world, result, stream)
-            await trio.sleep(2.0)
-            await world.kill(first.number)
+        result = await ask_and_kill(world, first, stream)
         script = get_script(second)
         name = get_name(second)
         assert result.body == (compute_stream(name, script) if stream else compute_whole(name, script))
@@ -69,11 +76,7 @@ def test_an_owner_may_have_one_executor_asked_for_a_request_and_no_other() -> No
     async def play(world: World) -> None:
         first = world.drawn()[0]
         get_script(first).first_delay = 5.0
-        result = Result()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask_into, world, result)
-            await trio.sleep(2.0)
-            await world.kill(first.number)
+        result = await ask_and_kill(world, first)
         assert result.error is not None and result.body == b""
         await trio.sleep(3.0)
         assert len(world.operations(Hold)) == 1
@@ -85,11 +88,7 @@ def test_an_executor_that_dies_in_mid_stream_ends_the_answer_with_an_error_and_g
     async def play(world: World) -> None:
         first = world.drawn()[0]
         get_script(first).tokens = 1000
-        result = Result()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask_into, world, result)
-            await trio.sleep(2.0)
-            await world.kill(first.number)
+        result = await ask_and_kill(world, first)
         assert result.broken is not None and result.body.startswith(make_token(get_name(first), 0))
         assert result.record is not None and result.record.executor == first.public_key
         await world.settle(700)
