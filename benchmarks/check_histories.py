@@ -61,7 +61,7 @@ def play(limits: Calibration, measurements: Sequence[Measurement], runs: int, mo
 
 
 def bound_false_alarm(test: SequentialTest, failing: float, checks: int) -> float:
-    """Bound on the probability that one statistic finds an account within ``checks``, each of which fails with a
+    """Bound on the probability that one statistic finds an account within ``checks``. Each check fails with a
     probability of at most ``failing``, whatever happened before.
 
     The distribution of the e-value is followed on a grid. E-values are rounded up to it, which can only raise the

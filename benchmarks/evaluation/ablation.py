@@ -43,7 +43,7 @@ def users(rate: float) -> tuple[tuple[float, float, float], ...]:
 
 SETTING = Setting(
     "ablation",
-    "most users at the slowest of six nodes, one of which fails",
+    "six nodes, most users at the slowest, one node fails",
     (
         Site("qwen3-4b", "RTX 4090", users(0.16)),
         Site("qwen3-8b", "L40S", users(0.04)),

@@ -4,8 +4,8 @@ Users are at two nodes that stay, so that the same requests can be sent with and
 
 - **join**: a network of two, and two more later, each of them with credits and without stake: it bonds, declares its
   model, and is drawn from the next serving period on.
-- **leave**, **crash**, **silence**: a network of four, one of which says goodbye and ends; or its process dies, so that
-  its connections are refused; or its host is off, and dials to it time out.
+- **leave**, **crash**, **silence**: a network of four. One node says goodbye and ends, or its process dies and
+  connections to it are refused, or its host is off and dials to it time out.
 
 Mean latency is by the time of arrival, in windows; a miss counts with 600 s. An answer that was under way on a node
 that ends is a miss: another node's text would contradict what its user has seen.
@@ -69,7 +69,7 @@ class Outcome:
 
 
 class ChangingMarket(Market):
-    """Four nodes, some of which join later or end before the others."""
+    """Four nodes. Some join later, some end before the others."""
 
     def __init__(self, scenario: str, requests: Sequence[Request], seed: int, duration: float) -> None:
         self.scenario = scenario

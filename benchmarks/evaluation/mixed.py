@@ -1,8 +1,8 @@
 """A pool whose speeds differ tenfold: goodput beside an oracle's, and one executor that stalls in the middle.
 
 Goodput is the number of requests per second whose whole answer comes within :data:`DEADLINE_S`. The oracle knows all
-speeds and all lengths, pays nobody and is told nothing late. The nodes of this project know what is announced and what
-they have measured, and pay a hold before the first token.
+speeds and all lengths, makes no payments, and learns everything at once. The nodes of this project know what is
+announced and what they have measured, and pay a hold before the first token.
 
 The executor that stalls is the fastest. From the middle on no token leaves it, while its announcements say that all is
 well; it accepts what is offered. A request that it has not begun to answer is given to another node: *beyond* counts
@@ -82,7 +82,7 @@ SETTING = Setting(
 class Outcome:
     """Of one run: results; of a market also its attempts, those replaced before the stall, the seconds beyond the
     predicted first token until each request was taken from the stalled node (that had a slot there, and that had none),
-    and payments for answers nobody used.
+    and payments for unused answers.
     """
 
     results: tuple[Result, ...]
@@ -174,7 +174,7 @@ class MixedMarket(Market):
                 continue
             following = [each for each in attempts[place + 1 :] if each.terms.request is attempt.terms.request]
             if not following or following[0].begun_at - attempt.begun_at < attempt.predicted_s:
-                continue  # it declined, or nobody was left
+                continue  # it declined, or no candidate was left
             if attempt.executor == FASTEST and attempt.begun_at >= stalled_at:
                 beyond[attempt.is_queued].append(following[0].begun_at - attempt.begun_at - attempt.predicted_s)
             elif following[0].begun_at < stalled_at:
@@ -254,7 +254,7 @@ def make_figures(outcomes: dict[str, list[Outcome]], duration: float) -> list[Fi
         figures.append(Figure(f"{name}, p50", get_percentile(queued, 50), "s", None, f"of {len(queued)} requests"))
         figures.append(Figure(f"{name}, longest", max(queued), "s"))
     vain = sum(each.paid_in_vain for each in (*calm, *stalled))
-    figures.append(Figure("answers paid that nobody used", vain, "answers", None, "", 0.0))
+    figures.append(Figure("answers paid and not used", vain, "answers", None, "", 0.0))
     return figures
 
 
