@@ -8,9 +8,10 @@ alone. A score decides who is asked last; it never replaces the order of the exe
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from enum import IntEnum
+
+from chain.collections import BoundedDict
 
 HALF_LIFE_S = 120.0
 """Time after which an outcome has half of its weight."""
@@ -77,8 +78,7 @@ class ExecutorScores:
     """The scores of all executors that this node has asked."""
 
     def __init__(self, max_scores: int = MAX_SCORES) -> None:
-        self._max_scores = max_scores
-        self._scores: OrderedDict[tuple[bytes, str], ExecutorScore] = OrderedDict()
+        self._scores: BoundedDict[tuple[bytes, str], ExecutorScore] = BoundedDict(max_scores)
 
     def __len__(self) -> int:
         """Scores that are kept."""
@@ -136,9 +136,7 @@ class ExecutorScores:
         return score
 
     def _touch(self, executor: bytes, model: str, now: float) -> ExecutorScore:
-        score = self._scores.setdefault((executor, model), ExecutorScore(now))
-        self._scores.move_to_end((executor, model))
-        while len(self._scores) > self._max_scores:
-            self._scores.popitem(last=False)
+        score = self._scores.get((executor, model)) or ExecutorScore(now)
+        self._scores[executor, model] = score
         score.decay(now)
         return score
