@@ -7,10 +7,12 @@ import functools
 import gc
 import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import nacl.bindings
 import pytest
+import structlog
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.internal.conjecture import providers
 
@@ -36,6 +38,13 @@ settings.register_profile(
 # For mutants: whether there is a failing example, not which is the smallest.
 settings.register_profile("find", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True)
+def _default_logs() -> Iterator[None]:
+    """Leave no level of logs behind: a test that counts warnings may follow one that silenced them."""
+    yield
+    structlog.reset_defaults()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
