@@ -101,6 +101,8 @@ MAX_OPEN = 16
 END_TIMEOUT_S = 180.0
 """Seconds without a duel being settled after which those that are left count as without an end."""
 POLL_S = 0.25
+REQUEST_TIMEOUT_S = 600.0
+"""Seconds that an answer may take: all servers of models share the machine with the judges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ def send_requests(entry: ClusterNode, count: int, seed: int) -> int:
             "temperature": TEMPERATURE,  # and no seed, or two nodes of one class would write the same
             "messages": [{"role": "user", "content": prompt}],
         }
-        response = HTTP.post(entry.completions_url, json=body)
+        response = HTTP.post(entry.completions_url, json=body, timeout=REQUEST_TIMEOUT_S)
         if response.status_code != httpx.codes.OK:
             raise SystemExit(f"a request was refused: {response.status_code} {response.text}")
         is_of_other = response.headers["x-wwwserve-executor"] != "local"
