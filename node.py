@@ -90,6 +90,10 @@ BACKENDS_TIMEOUT_S = 10.0
 """How long a node waits for its backends before it joins without them."""
 DAMAGE_CHECK_INTERVAL_S = 1.0
 """How often a node looks whether damage to its database was found."""
+INDEX_PAUSE_S = 0.02
+"""Pause between two parts of the index of accounts, so that agreement comes first."""
+INDEX_INTERVAL_S = 5.0
+"""How often a node looks whether its index of accounts is complete."""
 
 
 def make_peer_table(key: KeyPair, runtime: Runtime, bootstrap: Sequence[tuple[bytes, str]]) -> PeerTable:
@@ -265,7 +269,14 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     network = build_network(config, key, runtime, peer_table)
     disk = DataDisk(data_dir, runtime.now)
     opened = open_storage(
-        disk, genesis, key, runtime.random, votes=config.votes, kept=(PAYMENTS_PREFIX,), keep_epochs=config.keep_epochs
+        disk,
+        genesis,
+        key,
+        runtime.random,
+        votes=config.votes,
+        kept=(PAYMENTS_PREFIX,),
+        keep_epochs=config.keep_epochs,
+        index_accounts=config.index_accounts,
     )
     with closing(opened), closing(_open_duel_table(data_dir, key, genesis, runtime)) as table, _noting_damage(disk):
         node = Node(
@@ -295,6 +306,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         admin = await _open_admin(node, config, data_dir, reload, network.partition)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, disk)
+            nursery.start_soon(_keep_index, opened.blocks)
             await _serve(node, network, front, admin, data_dir, reload)
             nursery.cancel_scope.cancel()
 
@@ -360,6 +372,13 @@ async def _watch(disk: DataDisk) -> None:
     while disk.fault is None:
         await trio.sleep(DAMAGE_CHECK_INTERVAL_S)
     raise disk.fault
+
+
+async def _keep_index(blocks: ChainStore) -> None:
+    """Index the accounts of blocks from before there was an index, and what came in meanwhile."""
+    while True:
+        is_behind = await trio.to_thread.run_sync(blocks.extend_index)
+        await trio.sleep(INDEX_PAUSE_S if is_behind else INDEX_INTERVAL_S)
 
 
 async def _serve(

@@ -180,6 +180,11 @@ class Engine:
         """The state after the last final block."""
         return self._driver.head[1]
 
+    @property
+    def chain(self) -> ChainStore:
+        """The final chain on disk; others only read it, through its views."""
+        return self._store
+
     def chain_time(self) -> int:
         """Chain time of the last final block in ms. The next block's is later, by at most the idle beat."""
         return self.header.chain_time

@@ -31,8 +31,6 @@ from chain.cli.format import (
     account_to_rows,
     describe_proof,
     format_rows,
-    header_to_plain,
-    operation_to_plain,
     print_line,
     print_lines,
     proof_to_plain,
@@ -40,14 +38,15 @@ from chain.cli.format import (
 from chain.cli.report_text import describe_report, report_to_plain
 from chain.crypto import format_address, parse_address
 from chain.exceptions import GenesisError, LedgerError, ProofError, StoreDamaged, StoreError, StoreInUse
+from chain.explorer import blocks
+from chain.explorer.accounts import show_account
+from chain.explorer.plain import header_to_plain
 from chain.genesis import load_genesis
-from chain.json_form import to_plain
 from chain.light.client import Checkpoint
 from chain.light.proofs import MAX_PROOF_BYTES, Proof, VerifiedProof, check_proof, format_proof, parse_proof
 from chain.store.kv import CHAIN_DIRECTORY, LevelStore
 from chain.store.reader import ChainReader, load_stored_genesis
 from chain.store.writer import ChainStore
-from chain.types.blocks import Block
 
 OpenRemote = Callable[[str, Path | None, str | None], ChainSource]
 """Opens the chain of a running node by its multiaddress, the trusted genesis file (None: the usual one) and the SOCKS5
@@ -160,7 +159,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
                 text = "\n\n".join(map(describe_duel, found)) or "no duels"
                 print_lines(json.dumps([duel_to_plain(each) for each in found]) if as_json else text)
                 return
-            content = _find(ChainReader(store), what)
+            content = blocks.show(ChainReader(store), what)
         print_lines(json.dumps(content, indent=None if as_json else 2, ensure_ascii=False))
 
     @app.command()
@@ -173,12 +172,12 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
         with _errors():
             key = parse_address(address)
             with _open_store(data_dir or get_default_data_dir()) as store:
-                blocks = ChainStore(store, load_stored_genesis(store))
-            held = blocks.state.account(key)
+                chain = ChainStore(store, load_stored_genesis(store))
         if as_json:
-            print_line(json.dumps({"address": format_address(key), "height": blocks.height, **to_plain(held)}))
+            print_line(json.dumps(show_account(chain, key)))
         else:
-            rows = {"address": format_address(key), "height": f"{blocks.height:,}", **account_to_rows(held)}
+            held = account_to_rows(chain.state.account(key))
+            rows = {"address": format_address(key), "height": f"{chain.height:,}", **held}
             print_lines(format_rows(rows))
 
     @app.command()
@@ -199,10 +198,10 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
     def checkpoint(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         """Print the last final block as a checkpoint, to hand to readers of proofs."""
         with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
-            blocks = ChainReader(store)
-            header = blocks.find_header(blocks.height)
+            chain = ChainReader(store)
+            header = chain.find_header(chain.height)
             if header is None:
-                raise StoreDamaged(f"block {blocks.height} is missing")
+                raise StoreDamaged(f"block {chain.height} is missing")
             if not header.height:
                 raise StoreError("no block is final yet, and genesis needs no checkpoint")
         last = Checkpoint(header.height, header.id)
@@ -412,56 +411,6 @@ def _with_progress(label: str, total: int, work: Callable[[Callable[[int], None]
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)
         return work(lambda height: progress.update(task, completed=height))
-
-
-def _find(blocks: ChainReader, what: str) -> dict[str, Any]:
-    if what == "head":
-        height: int | None = blocks.height
-    elif what.isascii() and what.isdigit() and len(what) < 20:
-        height = int(what)
-    else:
-        try:
-            wanted = bytes.fromhex(what)
-        except ValueError:
-            raise StoreError(f"{what!r} is neither a height nor a block or operation id") from None
-        found = blocks.find_operation(wanted)
-        if found is not None:
-            return _operation_json(blocks, _get_block(blocks, found[0]), found[1])
-        height = blocks.height_of_block(wanted)
-    if height is None or height > blocks.height:
-        raise StoreError(f"no final block or operation {what} (the last final block is {blocks.height})")
-    if height == 0:
-        header = blocks.genesis.header
-        return {"id": header.id.hex(), "header": to_plain(header), "final_by": None, "operations": []}
-    block = _get_block(blocks, height)
-    nearest = blocks.nearest_certificate(block.height)
-    return {
-        "id": block.id.hex(),
-        "header": to_plain(block.header),
-        "final_by": None if nearest is None else {"height": nearest[0], "signers": len(nearest[1].signers)},
-        "operations": [_operation_json(blocks, block, index) for index in range(len(block.body.operations))],
-    }
-
-
-def _get_block(blocks: ChainReader, height: int) -> Block:
-    block = blocks.block(height)
-    if block is None and height <= blocks.base.height:
-        raise StoreError(f"block {height} is not here any more: this node keeps those after {blocks.base.height}")
-    if block is None:
-        raise StoreDamaged(f"block {height} is missing")
-    return block
-
-
-def _operation_json(blocks: ChainReader, block: Block, index: int) -> dict[str, Any]:
-    failures = blocks.failures(block.height) or [None] * len(block.body.operations)
-    if not index < len(block.body.operations) == len(failures):
-        raise StoreDamaged(f"what is said about the operations of block {block.height} does not fit them")
-    return {
-        **operation_to_plain(block.body.operations[index]),
-        "height": block.height,
-        "index": index,
-        "failure": failures[index],
-    }
 
 
 def main() -> None:

@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chain.crypto import format_address
+from chain.explorer.plain import header_to_plain, operation_to_plain
 from chain.genesis import Genesis
 from chain.json_form import to_plain
 from chain.light.proofs import ProvenAccount, VerifiedProof
 from chain.parameters import CREDIT
 from chain.printable import escape_unprintable
 from chain.state.records import Account
-from chain.types.blocks import Header
-from chain.types.operations import SignedOperation
 
 
 def print_line(line: str, *, to_stderr: bool = False) -> None:
@@ -58,26 +57,6 @@ def format_duration(ms: int) -> str:
     parts = [(seconds // 86_400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
     first = next((index for index, (number, _) in enumerate(parts) if number), len(parts) - 1)
     return " ".join(f"{number:,} {unit}" for number, unit in parts[first : first + 2] if number or unit == "s")
-
-
-def operation_to_plain(signed: SignedOperation) -> dict[str, Any]:
-    """A signed operation as JSON."""
-    return {
-        "id": signed.id.hex(),
-        "kind": type(signed.operation).__name__.lower(),
-        "signer": format_address(signed.signer),
-        **to_plain(signed.operation),
-    }
-
-
-def header_to_plain(header: Header) -> dict[str, Any]:
-    """Which block a header is of, as JSON."""
-    return {
-        "height": header.height,
-        "block_id": header.id.hex(),
-        "epoch": header.epoch,
-        "timestamp": header.timestamp,
-    }
 
 
 def account_to_rows(account: Account) -> dict[str, str]:

@@ -43,6 +43,7 @@ DESCRIPTIONS = {
     "serving/accounting": "payments, receipts, wallet",
     "serving/openai": "requests, answers, errors, keys",
     "chain/cli": "chain verify, show, export, prove",
+    "chain/explorer": "blocks, accounts, validators as JSON",
     "chain/audit": "re-checks a whole chain; exports",
     "chain/store": "blocks and state in LevelDB",
     "chain/light": "proofs for those who keep no chain",

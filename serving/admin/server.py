@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
 from serving.admin.bodies import make_answer, read_object, read_section
+from serving.admin.ledger import QUERIES, Ledger, Query
 from serving.admin.metrics import CONTENT_TYPE, Metrics
 from serving.admin.node_view import NodeView
 from serving.admin.policy_orders import Reload, change_policy, report_policy
@@ -115,6 +116,7 @@ class Admin:
         self._token = token
         self._listener = listener
         self._metrics = Metrics(node)
+        self._ledger = Ledger(node.engine.chain)
         host, port, *_ = listener.socket.getsockname()
         self.address: tuple[str, int] = (host, port)
         """Host and port that are listened on."""
@@ -168,6 +170,8 @@ class Admin:
         """Method, path and endpoint of every route that needs the token."""
         for path, report in REPORTS.items():
             yield "GET", path, partial(self._get_report, report)
+        for path, query in QUERIES.items():
+            yield "GET", path, partial(self._ask_ledger, query)
         yield "GET", "/requests", self._get_requests
         for name, kind in WALLET_ORDERS.items():
             yield "POST", f"/wallet/{name}", partial(self._carry_out, kind)
@@ -205,6 +209,9 @@ class Admin:
     async def _get_report(self, report: MakeReport, request: Request) -> Response:
         content = report(self._node)
         return make_answer(await content if inspect.isawaitable(content) else content)
+
+    async def _ask_ledger(self, query: Query, request: Request) -> Response:
+        return make_answer(await self._ledger.answer(query, request))
 
     async def _get_requests(self, request: Request) -> Response:
         return make_answer(report_requests(self._node, _parse_limit(request)))

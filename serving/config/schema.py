@@ -646,6 +646,10 @@ class NodeConfig(Section):
         le=10**9,
         description="Past epochs whose blocks to keep; 0 keeps everything, for others to audit and catch up from.",
     )
+    index_accounts: bool = Field(
+        default=True,
+        description="Keep an index of the operations of each account, for 'chain history' and the admin listener.",
+    )
     log: LogConfig = Field(default=LogConfig(), description="What the node writes about itself.")
 
     def get_checkpoint(self) -> Checkpoint | None:
