@@ -48,19 +48,22 @@ from serving.config.build import (
     build_network,
     build_originator_settings,
     build_policy,
+    check_api_keys,
 )
 from serving.config.data_directory import (
     ADMIN_ADDRESS_FILE,
     ADMIN_TOKEN_FILE,
     CONFIG_FILE,
     DUELS_DIRECTORY,
+    KEYS_DIRECTORY,
     PEERS_FILE,
 )
 from serving.config.schema import NodeConfig
 from serving.dispatcher import Dispatcher
-from serving.http.access import AccessRules
+from serving.http.access import AccessRules, is_loopback
 from serving.http.limits import HttpLimits
 from serving.http.server import HttpServer, ListenError
+from serving.keys.keyring import Keyring, open_keyring
 from serving.offload.context import OffloadContext
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.executor import Executor
@@ -109,7 +112,7 @@ class Node:
     keeps what payments must know after a restart, and ``peers`` remembers where other peers were. ``peer_table`` is the
     one that ``network`` reads. ``dht_servers`` are servers of a DHT to ask first; with None the node takes no part in
     it. ``judge`` is how it judges duels, None if it does not, and ``duel_table`` what it remembers of them.
-    ``identities`` are those of its models.
+    ``identities`` are those of its models. ``keys`` say who may use its API (default: everybody).
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class Node:
         judge: DuelJudgeSettings | None = None,
         duel_table: DuelTable | None = None,
         identities: Sequence[ModelIdentity] = (),
+        keys: Keyring | None = None,
     ) -> None:
         self.key = key
         self.runtime = runtime
@@ -188,7 +192,8 @@ class Node:
             lambda peer: network.report_misbehaviour(peer, Misbehaviour.RATE),
             self.originator.predictor.lengths,
         )
-        self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime, self.availability)
+        self.keys = keys if keys is not None else Keyring(MemoryStore(), runtime)
+        self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime, self.availability, self.keys)
         self.model_reports = ModelReports(self.engine)
         self.validator_tasks = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
         self.advertiser = Advertiser(self.discovery, self.backend_pool, self.availability)
@@ -223,6 +228,7 @@ class Node:
             await nursery.start(self.executor.run)
             self.streams.handle(OFFLOAD_PROTOCOL, self.executor.handle, MAX_OFFERS_PER_PEER)
             nursery.start_soon(self.payments.run)
+            nursery.start_soon(self.keys.run)
             if self.duels is not None:
                 self.streams.handle(DUEL_PROTOCOL, self.duels.server.handle, MAX_REQUESTS_PER_PEER)
                 nursery.start_soon(self.duels.run)
@@ -278,7 +284,13 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         keep_epochs=config.keep_epochs,
         index_accounts=config.index_accounts,
     )
-    with closing(opened), closing(_open_duel_table(data_dir, key, genesis, runtime)) as table, _noting_damage(disk):
+    required = not is_loopback(config.api.host)
+    with (
+        closing(opened),
+        closing(_open_duel_table(data_dir, key, genesis, runtime)) as table,
+        closing(open_keyring(data_dir / KEYS_DIRECTORY, runtime, config.api.get_keys(), required=required)) as keys,
+        _noting_damage(disk),
+    ):
         node = Node(
             genesis=genesis,
             key=key,
@@ -298,6 +310,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             judge=judge,
             duel_table=table,
             identities=identities,
+            keys=keys,
             settings=Settings(block_spacing_s=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.
@@ -321,7 +334,8 @@ def _open_duel_table(data_dir: Path, key: KeyPair, genesis: Genesis, runtime: Ru
 async def _open_front(node: Node, config: NodeConfig) -> HttpServer:
     api = config.api
     access = AccessRules(api.host, api.allowed_hosts, api.allowed_origins)
-    front = Api(node.dispatcher, api.get_keys(), access, node.model_reports)
+    check_api_keys(config, bool(node.keys.get_records()))
+    front = Api(node.dispatcher, node.keys, access, node.model_reports)
     limits = HttpLimits(connections_per_address=api.max_per_address)
     with name_setting("api.host and api.port"):
         return await HttpServer.open(front.handle, api.host, api.port, node.runtime, limits, front.admit)

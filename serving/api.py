@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
-import trio
 
 from chain.crypto import format_address
 from serving.backends.backend import BackendError, ErrorEventSent
@@ -22,6 +21,7 @@ from serving.http.access import AccessRules, describe_preflight, describe_respon
 from serving.http.messages import HttpRequest, RequestHead, is_json
 from serving.http.responder import Responder
 from serving.http.server import Handler
+from serving.keys.keyring import Keyring
 from serving.openai.answers import MAX_UNSTREAMED_BYTES, Answer
 from serving.openai.errors import (
     bad_gateway,
@@ -30,7 +30,6 @@ from serving.openai.errors import (
     not_found,
     unsupported_media_type,
 )
-from serving.openai.keys import ApiKey, ApiKeys
 from serving.openai.requests import PATHS, parse_request
 from serving.quality.model_reports import ModelReports
 
@@ -54,20 +53,20 @@ MODELS = "/v1/models"
 class Api:
     """Handles every request under ``/v1``.
 
-    ``access`` says from which hosts and web pages (default: none but local). ``reports`` has what the ledger says of
-    the executors of a model, for the list of models.
+    ``keys`` say who may use it (default: everybody), and ``access`` from which hosts and web pages (default: none but
+    local). ``reports`` has what the ledger says of the executors of a model, for the list of models.
     """
 
     def __init__(
         self,
         dispatcher: Dispatcher,
-        keys: Sequence[ApiKey] = (),
+        keys: Keyring | None = None,
         access: AccessRules | None = None,
         reports: ModelReports | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._reports = reports
-        self._keys = ApiKeys(keys)
+        self._keys = keys
         self._access = access or AccessRules("localhost")
 
     def admit(self, head: RequestHead, respond: Responder) -> None:
@@ -83,7 +82,8 @@ class Api:
                 return
         if not head.path.startswith("/v1/"):
             raise not_found(f"Unknown path {head.path}. The API is under /v1.")
-        self._keys.admit(head.header(b"authorization"), trio.current_time())
+        if self._keys is not None:
+            self._keys.admit(head.headers)
         self._find_route(head)
         if head.method == "POST" and not is_json(head.headers):
             raise unsupported_media_type(
@@ -121,7 +121,11 @@ class Api:
 
     async def _list_models(self, http: HttpRequest, respond: Responder) -> None:
         name = http.path.removeprefix(MODELS).strip("/")
-        entries = [self._describe_model(model) for model in self._dispatcher.get_models()]
+        key = self._identify(http)
+        models = [
+            model for model in self._dispatcher.get_models() if self._keys is None or self._keys.may_use(key, model)
+        ]
+        entries = [self._describe_model(model) for model in models]
         if not name:
             await respond.reply(200, json.dumps({"object": "list", "data": entries}).encode())
             return
@@ -143,11 +147,20 @@ class Api:
         request = parse_request(
             http.path.rstrip("/"), http.body, cap, local_only, model_caps=model_caps, timeout_s=read_timeout(http)
         )
+        request = replace(request, key=self._identify(http))
         async with self._dispatcher.complete(request) as (answer, record):
             if request.stream and answer.is_stream:
                 await self._relay_stream(answer, record, respond)
             else:
                 await self._relay_whole(answer, record, respond)
+
+    def _identify(self, head: RequestHead) -> str:
+        """The name of the API key that a request carries; empty where none is needed.
+
+        Raises:
+            ApiError: 401, it has been revoked since the request was admitted.
+        """
+        return "" if self._keys is None else self._keys.identify(head.headers)
 
     async def _relay_stream(self, answer: Answer, record: RequestRecord, respond: Responder) -> None:
         content_type = (b"content-type", answer.content_type.encode("latin-1"))

@@ -19,6 +19,8 @@ from p2p.runtime import Runtime
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError, ErrorEventSent
+from serving.keys.keyring import Charge, Keyring
+from serving.keys.usage import Usage
 from serving.offload.attempt import AttemptTerms
 from serving.offload.choice import Reason, is_kept
 from serving.offload.originator import NoExecutor, Originator
@@ -105,6 +107,7 @@ class Dispatcher:
     originator: Originator
     runtime: Runtime
     availability: AvailabilityGate
+    keys: Keyring | None = None
     counters: Counters = field(default_factory=Counters)
     records: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=MAX_LISTED_REQUESTS))
 
@@ -133,7 +136,9 @@ class Dispatcher:
         answer: Answer | None = None
         inspector: AnswerInspector | None = None
         failure: BaseException | None = None
+        charge: Charge | None = None
         try:
+            charge = await self._reserve(request)
             async with AsyncExitStack() as stack:
                 stack.enter_context(self.availability.own_use())
                 answer, inspector = await self._begin(stack, request, record)
@@ -152,6 +157,34 @@ class Dispatcher:
                 record.is_estimated = inspector.is_estimated
                 self._note_measured(request, record, inspector)
             self._count(record)
+            self._settle(charge, request, inspector)
+
+    async def _reserve(self, request: Request) -> Charge | None:
+        """Reserve what a request can cost its API key at most.
+
+        Raises:
+            ApiError: the key may not make it.
+        """
+        if self.keys is None or not request.key:
+            return None
+        amount = self.originator.compute_price(request, request.max_completion_bytes)
+        tokens = estimate_tokens(len(request.body)) + request.max_tokens
+        return await self.keys.reserve(request.key, request.model, amount, tokens)
+
+    def _settle(self, charge: Charge | None, request: Request, inspector: AnswerInspector | None) -> None:
+        """Charge an API key for what its user got of an answer; nothing if none began.
+
+        It costs the same wherever it was served. What failed attempts cost this node is not passed on.
+        """
+        if charge is None:
+            return
+        assert self.keys is not None
+        if inspector is None:
+            self.keys.settle(charge, Usage(requests=1), 0)
+            return
+        prompt, completion, tokens = len(request.body), inspector.completion_bytes, inspector.completion_tokens
+        price = self.originator.compute_price(request, completion)
+        self.keys.settle(charge, Usage(1, 0, prompt, completion, tokens, price), estimate_tokens(prompt) + tokens)
 
     def _count(self, record: RequestRecord) -> None:
         self.counters.completed += record.outcome == "completed"
@@ -297,7 +330,7 @@ class Dispatcher:
         if not request.stream:
             rest -= predicted_s
         max_wait_s = max(0.0, min(self.policy.parameters.max_wait_s, rest))
-        return Demand(Origin.OWN, request.model, predicted_s, max_wait_s)
+        return Demand(Origin.OWN, request.model, predicted_s, max_wait_s, request.key.encode())
 
 
 def _describe_busy(error: NotAdmitted) -> ApiError:

@@ -13,6 +13,7 @@ from serving.accounting.payments import Payments
 from serving.accounting.stake_keeper import StakeKeeper
 from serving.accounting.wallet import Wallet
 from serving.dispatcher import Dispatcher
+from serving.keys.keyring import Keyring
 from serving.offload.executor import Executor
 from serving.quality.duels.runner import DuelRunner
 from serving.quality.model_reports import ModelReports
@@ -48,6 +49,8 @@ class NodeView(Protocol):
     def payments(self) -> Payments: ...
     @property
     def executor(self) -> Executor: ...
+    @property
+    def keys(self) -> Keyring: ...
     @property
     def dispatcher(self) -> Dispatcher: ...
     @property

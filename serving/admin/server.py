@@ -30,6 +30,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
 from serving.admin.bodies import make_answer, read_object, read_section
+from serving.admin.key_orders import (
+    CreateOrder,
+    RevokeOrder,
+    create_key,
+    report_key_usage,
+    report_keys,
+    revoke_key,
+)
 from serving.admin.ledger import QUERIES, Ledger, Query
 from serving.admin.metrics import CONTENT_TYPE, Metrics
 from serving.admin.node_view import NodeView
@@ -85,6 +93,8 @@ REPORTS: Mapping[str, MakeReport] = {
     "/wallet": report_wallet,
     "/policy": report_policy,
     "/duels": report_duels,
+    "/keys": report_keys,
+    "/keys/usage": report_key_usage,
 }
 """What is answered to ``GET`` of a path."""
 
@@ -176,6 +186,8 @@ class Admin:
         for name, kind in WALLET_ORDERS.items():
             yield "POST", f"/wallet/{name}", partial(self._carry_out, kind)
         yield "POST", "/wallet/register", self._register
+        yield "POST", "/keys", self._create_key
+        yield "POST", "/keys/revoke", self._revoke_key
         yield "PUT", "/policy", self._change_policy
         yield "POST", "/policy/reload", self._reload_policy
         if self._partition is not None:
@@ -221,6 +233,12 @@ class Admin:
 
     async def _register(self, request: Request) -> Response:
         return _answer_order(await carry_out_registration(self._node, await read_section(request, Order)))
+
+    async def _create_key(self, request: Request) -> Response:
+        return make_answer(await create_key(self._node.keys, await read_section(request, CreateOrder)))
+
+    async def _revoke_key(self, request: Request) -> Response:
+        return make_answer(await revoke_key(self._node.keys, await read_section(request, RevokeOrder)))
 
     async def _change_policy(self, request: Request) -> Response:
         """Change what is given, until the node stops; the rest stays."""

@@ -31,6 +31,7 @@ from serving.cli.calibrate import calibrate_check
 from serving.cli.chain import build_chain_app
 from serving.cli.errors import CommandError
 from serving.cli.judge import build_judge_app
+from serving.cli.keys import build_keys_app
 from serving.cli.owner import add_owner_commands
 from serving.cli.stopped_node import get_passphrase, load_key, load_own_genesis
 from serving.config.data_directory import (
@@ -43,13 +44,9 @@ from serving.config.data_directory import (
 )
 from serving.config.file import load_config, write_default_config
 from serving.config.schema import ApiConfig, ApiKeyConfig, NodeConfig
+from serving.keys.records import make_secret
 
 log = structlog.get_logger(__name__)
-
-API_KEY_PREFIX = "sk-"
-"""Beginning of the keys that ``init`` makes, by which programs that look for leaked secrets know them."""
-API_KEY_BYTES = 32
-"""Random bytes of such a key."""
 
 RunNode = Callable[[Path, NodeConfig, KeyPair, Genesis], Awaitable[None]]
 """Runs the node in a data directory until it is told to stop."""
@@ -98,6 +95,7 @@ def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
     app.command()(demo)
     app.command("calibrate")(calibrate_check)
     add_owner_commands(app)
+    app.add_typer(build_keys_app(), name="keys")
     app.add_typer(build_judge_app(), name="judge")
     app.add_typer(build_chain_app(), name="chain")
     return app
@@ -146,7 +144,7 @@ def init(
     try:
         make_data_dir(directory)
         with create_private():
-            secret = API_KEY_PREFIX + secrets.token_urlsafe(API_KEY_BYTES) if api_key else None
+            secret = make_secret() if api_key else None
             key, joined = _make_files(directory, joined, new_chain or "", parameters, checkpoint, secret)
     except OSError as error:
         raise CommandError(f"cannot write {directory}: {error.strerror}; choose another directory with -d") from error

@@ -13,7 +13,9 @@ from p2p.addresses import get_endpoint
 from p2p.network import PeerDirectory
 from p2p.runtime import Runtime
 from serving.backends.backend import Backend, BackendError, ModelLimits
+from serving.config.data_directory import CONFIG_FILE
 from serving.config.schema import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel
+from serving.http.access import is_loopback
 from serving.offload.settings import OriginatorSettings
 from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.quality.judging.ballot import ReplyForm
@@ -103,6 +105,20 @@ def build_policy(config: NodeConfig) -> Policy:
         return load_policy(config.policy.get_name(), config.policy.get_parameters())
     except ValueError as error:
         raise ConfigError(f"policy.name: {error}") from None
+
+
+def check_api_keys(config: NodeConfig, has_keys: bool) -> None:
+    """Refuse an API that lets other machines in without a key.
+
+    Raises:
+        ConfigError: it does.
+    """
+    host = config.api.host
+    if not has_keys and not is_loopback(host):
+        raise ConfigError(
+            f"{CONFIG_FILE}: api.host: {host!r} lets other machines in, which takes keys: make one with "
+            "'wwwserve keys create NAME', or listen on 127.0.0.1"
+        )
 
 
 def build_originator_settings(config: NodeConfig) -> OriginatorSettings:

@@ -22,8 +22,8 @@ from p2p.addresses import check_dialable_address, check_listen_address, is_ip_ad
 from serving.backends.load_metrics import LoadReader
 from serving.http.access import is_loopback
 from serving.http.client import BaseUrl
+from serving.keys.records import ConfiguredKey
 from serving.offload.settings import OriginatorSettings
-from serving.openai.keys import ApiKey
 from serving.quality.judging.prompt import MAX_PROMPT_BYTES, JudgePrompt, PromptError, load_default_prompt
 from serving.quality.same_model.weights import hash_weights
 from serving.scheduling.policy import DEFAULT_POLICY, PARAMETERS_OF, ModelQuota, PolicyParameters
@@ -144,10 +144,12 @@ class ApiKeyConfig(Section):
 class ApiConfig(Section):
     """The OpenAI API, for users."""
 
-    host: Text = Field(default="127.0.0.1", description="0.0.0.0 lets other machines in; that takes keys.")
+    host: Text = Field(default="127.0.0.1", description="0.0.0.0 lets other machines in; everybody needs a key then.")
     port: Port = Field(default=8000, description="0: any free port. (The default of vLLM is 8000 too.)")
     keys: Annotated[tuple[ApiKeyConfig, ...], Strict(False)] = Field(
-        default=(), description="Without any, all programs of this machine may use the API, and no other machine."
+        default=(),
+        description="Keys with a rate; 'wwwserve keys create' makes others, with more limits, and keeps no more than "
+        "their hash. As long as there is no key, all programs of this machine may use the API, and no other machine.",
     )
     allowed_hosts: Annotated[tuple[HostName, ...], Strict(False)] = Field(
         default=(),
@@ -165,9 +167,9 @@ class ApiConfig(Section):
         description="Connections from one IPv4 address, or from one IPv6 subnet (/64). Loopback has no such limit.",
     )
 
-    def get_keys(self) -> tuple[ApiKey, ...]:
-        """The keys, as the API takes them."""
-        return tuple(ApiKey(entry.key, entry.requests_per_minute) for entry in self.keys)
+    def get_keys(self) -> tuple[ConfiguredKey, ...]:
+        """The keys, as a keyring takes them."""
+        return tuple(ConfiguredKey(entry.key, entry.requests_per_minute) for entry in self.keys)
 
 
 class AdminConfig(Section):
@@ -734,12 +736,6 @@ class NodeConfig(Section):
         yield from self._find_anonymity_conflicts()
         for key, reason in self.policy.find_conflicts():
             yield ("policy", key), reason
-        if not self.api.keys and not is_loopback(self.api.host):
-            reason = (
-                f"{self.api.host!r} lets other machines in, which takes keys: put one into api.keys "
-                "('wwwserve init --api-key' makes one), or listen on 127.0.0.1"
-            )
-            yield ("api", "host"), reason
         keys = [entry.key for entry in self.api.keys]
         for index, key in enumerate(keys):
             if key in keys[:index]:

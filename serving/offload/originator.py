@@ -111,6 +111,10 @@ class Originator:
         order = self._order(request, expected, self._context.first_round, seq, amount, explores=False)
         return (order[0][0].prediction, order[0][1]) if order else None
 
+    def compute_price(self, request: Request, completion_bytes: int) -> int:
+        """Price of an answer of ``completion_bytes``, in micro-credits."""
+        return self._context.payments.payer.compute_price(request.model, len(request.body), completion_bytes)
+
     def compute_expected_price(self, request: Request, expected: Expected) -> float:
         """What an offloaded answer is likely to cost, in credits."""
         size = round(expected.size.output * request.choices * BYTES_PER_TOKEN)

@@ -6,7 +6,6 @@ Read in this order:
 2. ``content``: the bytes of an answer that are paid for.
 3. ``answers``: an answer, and its inspector, which reads usage, finish reason and errors in passing.
 4. ``errors``: errors in OpenAI's shape.
-5. ``keys``: API keys and their rates.
 
 Every other package of ``serving`` may import this one, which imports none of them.
 """

@@ -25,7 +25,8 @@ UNAVAILABLE = "service_unavailable_error"
 class ApiError(Exception):
     """An answer that is an error: status, and the four fields of OpenAI's error object.
 
-    ``retry_after_s`` hints at when the client may try again (0: no hint).
+    ``retry_after_s`` hints at when the client may try again (0: no hint). ``is_final``: it need not try again, which
+    OpenAI's clients read in a header of theirs.
 
     Raise it in an HTTP handler before the response has started and the server answers with it.
     """
@@ -38,6 +39,7 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after_s: float = 0.0,
+        is_final: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -46,9 +48,12 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.retry_after_s = retry_after_s
+        self.is_final = is_final
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Headers of the response, beside those of any other (RFC 9110, section 10.2.3)."""
+        if self.is_final:
+            return [(b"x-should-retry", b"false")]
         return [(b"retry-after", b"%d" % ceil(self.retry_after_s))] if self.retry_after_s else []
 
     def body(self) -> bytes:
@@ -91,6 +96,12 @@ def forbidden(message: str, code: str) -> ApiError:
     return ApiError(403, message, INVALID_REQUEST, code)
 
 
+def key_forbids_model(model: str) -> ApiError:
+    """403: the API key is not good for the model."""
+    message = f"This API key may not use the model '{model}'."
+    return ApiError(403, message, INVALID_REQUEST, "model_not_allowed", "model")
+
+
 def not_found(message: str) -> ApiError:
     """404: no such path."""
     return ApiError(404, message, INVALID_REQUEST, "unknown_url")
@@ -125,6 +136,12 @@ def unsupported_media_type(message: str) -> ApiError:
 def too_many_requests(message: str, retry_after_s: float = 0.0) -> ApiError:
     """429: queues are full or a rate limit is reached; the client may retry."""
     return ApiError(429, message, RATE_LIMIT, "rate_limit_exceeded", retry_after_s=retry_after_s)
+
+
+def quota_exceeded(message: str, retry_after_s: float = 0.0) -> ApiError:
+    """429: the budget of the API key does not cover the request; without a hint it never will."""
+    quota = "insufficient_quota"
+    return ApiError(429, message, quota, quota, retry_after_s=retry_after_s, is_final=not retry_after_s)
 
 
 def headers_too_large(limit: int) -> ApiError:

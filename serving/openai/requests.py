@@ -56,7 +56,8 @@ class Request:
     (``n``); ``max_tokens`` is the most completion tokens that they can have together; ``wants_usage``: the user asked
     for the usage event of a stream; ``has_tools``: the answer may be calls; ``is_limited``: the user set a token limit.
     ``timeout_s``: how long the client waits for the answer to begin. ``features`` are what it asks of the model beyond
-    text. ``prefixes`` are those of the conversation, on the node that the user asked.
+    text. ``prefixes`` are those of the conversation, and ``key`` is the name of the API key that came with it, on the
+    node that the user asked.
     """
 
     path: str
@@ -72,6 +73,7 @@ class Request:
     is_limited: bool = False
     features: frozenset[str] = frozenset()
     prefixes: tuple[Prefix, ...] = ()
+    key: str = ""
 
     @property
     def max_completion_bytes(self) -> int:

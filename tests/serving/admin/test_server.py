@@ -46,6 +46,10 @@ GUARDED = [
     ("GET", "/policy"),
     ("PUT", "/policy"),
     ("POST", "/policy/reload"),
+    ("GET", "/keys"),
+    ("POST", "/keys"),
+    ("POST", "/keys/revoke"),
+    ("GET", "/keys/usage"),
 ]
 
 
@@ -329,6 +333,26 @@ def test_the_policy_is_read_from_the_file_again(tmp_path: Path) -> None:
             assert node.policy.parameters == changed and node.stake_keeper.stake == 4
 
     trio.run(main)
+
+
+# API keys
+
+
+@with_admin
+async def test_keys_are_made_listed_and_revoked(node: Node, client: httpx.AsyncClient) -> None:
+    made = await expect(client, "POST", "/keys", 200, {"name": "alice", "budget": 500, "models": [MODEL]})
+    assert made["name"] == "alice" and made["left"] == 500 and made["models"] == [MODEL]
+    assert node.keys.identify([(b"authorization", f"Bearer {made['key']}".encode())]) == "alice"
+    (listed,) = (await expect(client, "GET", "/keys"))["keys"]
+    assert {**listed, "key": made["key"]} == made
+    assert "alice" in (await expect(client, "POST", "/keys", 409, {"name": "alice"}))["error"]
+    for wrong in ({"name": 5}, {"name": "bob", "budget": -1}, {"name": "bob", "expires": "soon"}, {"nonsense": 1}):
+        await expect(client, "POST", "/keys", 400, wrong)
+    assert (await expect(client, "POST", "/keys/revoke", 200, {"name": "alice"}))["revoked"] is not None
+    await expect(client, "POST", "/keys/revoke", 409, {"name": "bob"})
+    assert await expect(client, "GET", "/keys/usage") == {"usage": []}
+    page = (await client.get("/metrics")).text
+    assert 'wwwserve_key_budget_left_microcredits{key="alice"} 500.0' in page
 
 
 # Listener

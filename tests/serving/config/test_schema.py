@@ -27,7 +27,7 @@ from serving.config.schema import (
     PolicyConfig,
 )
 from serving.config.yaml_marks import parse_yaml
-from serving.openai.keys import ApiKey
+from serving.keys.records import ConfiguredKey
 from serving.scheduling.policy import ModelQuota, PolicyParameters
 
 PEER = KeyPair(bytes(range(32)))
@@ -130,7 +130,7 @@ def test_the_mode_can_be_switched_on_for_a_node_that_listens() -> None:
 def test_converts_to_what_the_node_takes() -> None:
     config = parse_config(FULL)
     assert config.get_bootstrap() == [(PEER.public_key, "/ip4/192.0.2.7/tcp/4001")]
-    assert config.api.get_keys() == (ApiKey("sk-one", 60), ApiKey("sk-two", 0))
+    assert config.api.get_keys() == (ConfiguredKey("sk-one", 60), ConfiguredKey("sk-two", 0))
     assert config.policy.get_parameters() == PolicyParameters(offload_frequency=1.0, prioritize_own=False)
     assert config.votes is False
 
@@ -175,9 +175,6 @@ BAD = [
     ("api:\n  port: true", 2, "api.port", "must be a whole number, got true"),
     ("api:\n  host: 127", 2, "api.host", "must be text"),
     ("api:\n  host: ''", 2, "api.host", "must not be empty"),
-    ("api:\n  host: 0.0.0.0", 2, "api.host", "lets other machines in, which takes keys: put one into api.keys"),
-    ("api: {host: '::', keys: []}", 1, "api.host", "lets other machines in, which takes keys"),
-    ("api:\n  host: gpu.example.org", 2, "api.host", "lets other machines in, which takes keys"),
     ("api:\n  allowed_hosts: ['a.example:80']", 2, "api.allowed_hosts[0]", "a host name or address without a port"),
     ("api:\n  allowed_hosts: ['https://a.example']", 2, "api.allowed_hosts[0]", "a host name or address"),
     ("api:\n  allowed_origins: [a.example]", 2, "api.allowed_origins[0]", "an origin such as https://"),
