@@ -185,7 +185,9 @@ class Api:
         except BackendError as error:
             raise bad_gateway(f"The answer broke off: {error}.") from error
         content_type = answer.content_type.encode("latin-1")
-        await respond.reply(answer.status, bytes(body), content_type, headers=_describe(record))
+        await respond.reply(
+            answer.status, bytes(body), content_type, headers=[*_describe(record), *_describe_retry(answer)]
+        )
 
 
 def read_timeout(head: RequestHead) -> float:
@@ -204,3 +206,8 @@ def _read_seconds(value: bytes | None) -> float:
 def _describe(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     executor = "local" if record.executor is None else format_address(record.executor)
     return [(b"x-request-id", record.id.encode()), (b"x-wwwserve-executor", executor.encode())]
+
+
+def _describe_retry(answer: Answer) -> list[tuple[bytes, bytes]]:
+    """When to ask again, as whoever answered says."""
+    return [(b"retry-after", b"%d" % math.ceil(answer.retry_after_s))] if answer.retry_after_s else []

@@ -24,6 +24,7 @@ from serving.backends.load_metrics import (
     detect_reader,
 )
 from serving.http.client import HttpClientError, HttpPool, HttpResponse, HttpTimeouts
+from serving.http.messages import read_retry_after
 from serving.openai.answers import Answer
 
 log = structlog.get_logger(__name__)
@@ -119,7 +120,8 @@ class OpenAICompatibleBackend:
                     self._probe_now.set()
                     raise BackendError(str(error)) from error
                 content_type = response.header(b"content-type") or b"application/json"
-                yield Answer(response.status, content_type.decode("latin-1"), _Body(response))
+                retry_after_s = read_retry_after(response.headers) if response.status != 200 else 0.0
+                yield Answer(response.status, content_type.decode("latin-1"), _Body(response), retry_after_s)
         finally:
             self._in_flight -= 1
 

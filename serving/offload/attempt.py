@@ -21,6 +21,7 @@ from chain.types.operations import Hold, Usage, compute_digest, compute_hold_id,
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
+from serving.failover.rules import CLIENT_ERRORS
 from serving.offload.choice import Reason
 from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
 from serving.offload.decoding_share import DecodingShare
@@ -29,7 +30,6 @@ from serving.offload.patience import Patience
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_ANSWER_BYTES,
-    RELAYED_STATUSES,
     Accepted,
     Completed,
     Declined,
@@ -122,6 +122,8 @@ class OffloadAttempt:
         """Empty until the hold is offered."""
         self.inspector = AnswerInspector(stream=False)
         """Has seen as much of the answer as was received."""
+        self.error_body = b""
+        """Of an answer that is a client error."""
         self.is_over = False
         """Whether the whole answer came, and was found right."""
         self.is_queued = False
@@ -193,6 +195,7 @@ class OffloadAttempt:
             self.first_token_s = trio.current_time() - self.begun_at
         else:
             first = b"".join([chunk async for chunk in chunks])
+            self.error_body = b"" if head.status == 200 else first
         self.answer.body = await self._stack.enter_async_context(aclosing(_prepend(first, chunks)))
 
     def compute_waited(self, now: float) -> float:
@@ -263,7 +266,7 @@ class OffloadAttempt:
         head = await self._receive_next()
         if not isinstance(head, ResponseHead):
             raise _unexpected(head)
-        if head.status != 200 and head.status not in RELAYED_STATUSES:
+        if head.status != 200 and head.status not in CLIENT_ERRORS:
             raise BackendError(f"the executor answered {head.status}")
         kind = head.content_type
         is_clean = len(kind) <= MAX_CONTENT_TYPE_CHARS and kind.isascii() and kind.isprintable()

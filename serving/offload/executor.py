@@ -32,7 +32,7 @@ from serving.openai.errors import ApiError
 from serving.openai.requests import PATHS, Request, read_request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin
 from serving.scheduling.availability import AvailabilityGate
-from serving.scheduling.backend_pool import BackendPool
+from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 from serving.scheduling.output_length import OutputLengths
 from serving.scheduling.policy import Decision, Policy
 from serving.scheduling.prediction import (
@@ -179,9 +179,7 @@ class Executor:
             _Declined: nothing.
         """
         model = offer.hold.model
-        backend = self._backend_pool.find(model)
-        if backend is None:
-            raise _Declined("the model is not served here at the moment")
+        backend, *others = self._find_backends(model)
         body, request, tap = await self._receive_request(exchange, offer)
         speed = backend.get_speed(model)
         demand = self._make_demand(exchange.peer, offer, request, speed)
@@ -203,8 +201,21 @@ class Executor:
                 may_start = unpaid.enter_context(backend.admission.unpaid())
             except NotAdmitted as error:
                 raise _decline_busy(error.retry_after_s) from None
-        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, demand, tap)
+        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, demand, tap, others)
         return job, decision is Decision.QUEUE or not may_start
+
+    def _find_backends(self, model: str) -> list[ScheduledBackend]:
+        """The backends of ``model`` in the order in which to ask them. What is broken is not offered to others.
+
+        Raises:
+            _Declined: none works.
+        """
+        now, found = trio.current_time(), self._backend_pool.order(model)
+        if not found:
+            raise _Declined("the model is not served here at the moment")
+        if found[0].breaker.is_open(now):
+            raise _decline_busy(min(each.breaker.get_rest(now) for each in found))
+        return found
 
     def _make_demand(self, payer: bytes, offer: Offer, request: Request, speed: ServiceSpeed) -> Demand:
         """What the request of an offer asks of admission: a slot while its originator waits and its hold is good."""

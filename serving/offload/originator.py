@@ -25,13 +25,13 @@ from p2p.peers.announcement import PeerLoad
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError
+from serving.failover.rules import CLIENT_ERRORS, Outcome, judge_status
 from serving.offload.attempt import AttemptFailed, AttemptTerms, OffloadAttempt, Stalled
 from serving.offload.choice import Candidate, Reason, RequestsSent, order_candidates
 from serving.offload.context import OffloadContext
 from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.executor_scores import MAX_RETRY_AFTER_S, ExecutorScores
-from serving.offload.protocol import RELAYED_STATUSES
 from serving.offload.settings import OriginatorSettings
 from serving.openai.requests import Request
 from serving.scheduling.announced_load import read_model_load
@@ -152,7 +152,11 @@ class Originator:
                     if doubted is None:
                         raise
                     break
-                if attempt.answer.status in RELAYED_STATUSES:
+                outcome = judge_status(attempt.answer.status, attempt.error_body)
+                if outcome is Outcome.FILTERED:
+                    log.info("a content filter has the last word", executor=format_address(terms.executor))
+                    self.scores.note_filtered(terms.executor, request.model, trio.current_time())
+                elif attempt.answer.status in CLIENT_ERRORS:
                     if doubted is None:
                         doubted = attempt
                         continue
@@ -175,7 +179,7 @@ class Originator:
         """This node's backend has answered a request with ``status`` to which an executor gave a client error."""
         if status == 200:
             self._note_unshared(doubted)
-        elif status in RELAYED_STATUSES:
+        elif status in CLIENT_ERRORS:
             self.client_errors.shared += 1
 
     def _note_outcome(self, attempt: OffloadAttempt, doubted: OffloadAttempt | None) -> None:

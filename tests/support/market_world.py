@@ -91,6 +91,9 @@ class Script:
     """Bytes of log probabilities with each token; in a stream, with those after the first ``padding_after``."""
     padding_after: int = 0
     error: str = "failed on purpose"
+    error_body: bytes = b""
+    """Of a ``status`` other than 200, if not :data:`ERROR_BODY`."""
+    retry_after_s: float = 0.0
 
 
 @dataclass
@@ -121,7 +124,8 @@ class ScriptedBackend:
             if not script.head_at_once:
                 await trio.sleep(script.first_delay)
             if script.status != 200:
-                yield Answer(script.status, "application/json", _Pieces([ERROR_BODY]))
+                body = _Pieces([script.error_body or ERROR_BODY])
+                yield Answer(script.status, "application/json", body, script.retry_after_s)
             elif stream:
                 yield Answer(200, "text/event-stream", _Events(self.name, script))
             else:
@@ -260,6 +264,8 @@ class Member:
     store: MemoryStore = field(default_factory=MemoryStore)
     journal: MemoryFile = field(default_factory=MemoryFile)
     duel_store: MemoryStore = field(default_factory=MemoryStore)
+    second: ScriptedBackend | None = None
+    """Its other backend of the model, if it has two."""
     starts: int = 0
     network: SimulatedNetwork | None = None
     scope: trio.CancelScope | None = None
@@ -289,6 +295,8 @@ class Options:
     gateways: tuple[int, ...] = (0,)
     """Members without stake in serving (and without backend, unless ``own_backend``)."""
     own_backend: bool = False
+    two_backends: tuple[int, ...] = ()
+    """Members with a second backend of the model."""
     available: dict[int, int] = field(default_factory=dict)
     """Micro-credits of a member, if not 1,000 credits."""
     bonded: dict[int, int] = field(default_factory=dict)
@@ -330,7 +338,10 @@ class World:
             key = KeyPair(bytes([number + 1]) * 32)
             serves = number not in options.gateways
             backend = options.make_backend(number) if serves or options.own_backend else None
-            self.members.append(Member(number, key, backend, options.capacity))
+            member = Member(number, key, backend, options.capacity)
+            if number in options.two_backends:
+                member.second = ScriptedBackend(f"m{number}b-")
+            self.members.append(member)
             available = options.available.get(number, 1_000 * CREDIT)
             models = (MODEL,) if serves else ()
             bonded = self.options.bonded.get(number, 100 * CREDIT)
@@ -364,7 +375,7 @@ class World:
             blocks=blocks,
             runtime=runtime,
             policy=ProbabilisticPolicy(self.options.policy),
-            backends=[(member.backend, member.capacity)] if member.backend is not None else [],
+            backends=[(each, member.capacity) for each in (member.backend, member.second) if each is not None],
             vote_store=vote_store,
             bootstrap=bootstrap,
             store=member.store,
@@ -472,8 +483,9 @@ class World:
         """What is not idle, in words."""
         busy = [f"open hold of {hold.amount}" for hold in self.open_holds()]
         for member in self.members:
-            if member.backend is not None and member.backend.running:
-                busy.append(f"backend {member.number} runs {member.backend.running}")
+            for backend in (member.backend, member.second):
+                if backend is not None and backend.running:
+                    busy.append(f"backend {backend.name} runs {backend.running}")
             if member.current is None:
                 continue
             node, name = member.current, f"member {member.number}"

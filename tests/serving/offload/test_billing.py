@@ -75,7 +75,9 @@ def test_a_stream_without_end_is_ended_for_its_length_and_costs_the_hold() -> No
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("local", [True, False])
-def test_each_node_decodes_an_answer_once(local: bool, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_node_decodes_an_answer_once_but_for_what_an_executor_holds_back(
+    local: bool, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded: list[bytes] = []
 
     def watch(decode: Callable[[bytes], object], data: bytes) -> object:
@@ -89,7 +91,9 @@ def test_each_node_decodes_an_answer_once(local: bool, stream: bool, monkeypatch
         result = await ask(world.gateway, make_request(stream=stream, local_only=local))
         nodes = 1 if local else 2
         events = result.body.removesuffix(b"\n\n").split(b"\n\n") if stream else [result.body]
-        assert sorted(decoded) == sorted(nodes * [event.removeprefix(b"data: ") for event in events])
+        events = [event.removeprefix(b"data: ") for event in events]
+        held = events[:1] if stream and not local else []
+        assert sorted(decoded) == sorted(nodes * events + held)
         await world.settle()
 
     simulate(play, Options(own_backend=local))
