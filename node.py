@@ -43,6 +43,7 @@ from serving.cli.chain import build_chain_app
 from serving.cli.errors import run_app
 from serving.config.build import (
     build_backends,
+    build_certificate,
     build_identities,
     build_judge,
     build_network,
@@ -314,7 +315,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             settings=Settings(block_spacing_s=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.
-        front = await _open_front(node, config)
+        front = await _open_front(node, config, data_dir)
         reload = partial(reload_policy, node, config.policy.get_name(), data_dir / CONFIG_FILE)
         admin = await _open_admin(node, config, data_dir, reload, network.partition)
         async with trio.open_nursery() as nursery:
@@ -331,14 +332,15 @@ def _open_duel_table(data_dir: Path, key: KeyPair, genesis: Genesis, runtime: Ru
     return open_table(data_dir / DUELS_DIRECTORY, key, runtime.random)
 
 
-async def _open_front(node: Node, config: NodeConfig) -> HttpServer:
+async def _open_front(node: Node, config: NodeConfig, data_dir: Path) -> HttpServer:
     api = config.api
     access = AccessRules(api.host, api.allowed_hosts, api.allowed_origins)
     check_api_keys(config, bool(node.keys.get_records()))
     front = Api(node.dispatcher, node.keys, access, node.model_reports)
     limits = HttpLimits(connections_per_address=api.max_per_address)
+    certificate = build_certificate(config, data_dir)
     with name_setting("api.host and api.port"):
-        return await HttpServer.open(front.handle, api.host, api.port, node.runtime, limits, front.admit)
+        return await HttpServer.open(front.handle, api.host, api.port, node.runtime, limits, front.admit, certificate)
 
 
 async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, reload: Reload, partition: Partition) -> Admin:
@@ -427,7 +429,7 @@ async def _start(
     nursery.start_soon(front.run)
     nursery.start_soon(admin.run)
     (data_dir / ADMIN_ADDRESS_FILE).write_text("{}:{}".format(*admin.address))
-    print(f"api      http://{front.address[0]}:{front.address[1]}/v1")
+    print(f"api      {front.scheme}://{front.address[0]}:{front.address[1]}/v1")
     print(f"admin    http://{admin.address[0]}:{admin.address[1]}")
     for address in node.network.listen_addresses:
         print(f"peers    {address}/p2p/{node.key.address}", flush=True)

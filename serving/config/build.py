@@ -16,6 +16,7 @@ from serving.backends.backend import Backend, BackendError, ModelLimits
 from serving.config.data_directory import CONFIG_FILE
 from serving.config.schema import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel
 from serving.http.access import is_loopback
+from serving.http.tls import CertificateError, ServerCertificate
 from serving.offload.settings import OriginatorSettings
 from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.quality.judging.ballot import ReplyForm
@@ -119,6 +120,21 @@ def check_api_keys(config: NodeConfig, has_keys: bool) -> None:
             f"{CONFIG_FILE}: api.host: {host!r} lets other machines in, which takes keys: make one with "
             "'wwwserve keys create NAME', or listen on 127.0.0.1"
         )
+
+
+def build_certificate(config: NodeConfig, directory: Path) -> ServerCertificate | None:
+    """The certificate of the API of the node in ``directory``; None if it speaks no TLS.
+
+    Raises:
+        ConfigError: its files cannot be used.
+    """
+    api = config.api
+    if api.tls_certificate is None or api.tls_key is None:
+        return None
+    try:
+        return ServerCertificate(directory / api.tls_certificate, directory / api.tls_key)
+    except CertificateError as error:
+        raise ConfigError(f"api.tls_certificate: {error}") from None
 
 
 def build_originator_settings(config: NodeConfig) -> OriginatorSettings:

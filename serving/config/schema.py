@@ -166,6 +166,18 @@ class ApiConfig(Section):
         le=100_000,
         description="Connections from one IPv4 address, or from one IPv6 subnet (/64). Loopback has no such limit.",
     )
+    tls_certificate: Text | None = Field(
+        default=None,
+        description="File with the certificate and those above it (PEM), relative to this directory: the API then "
+        "speaks TLS alone.",
+    )
+    tls_key: Text | None = Field(default=None, description="File with the key of the certificate (PEM).")
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> ApiConfig:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("takes both tls_certificate and tls_key, or neither")
+        return self
 
     def get_keys(self) -> tuple[ConfiguredKey, ...]:
         """The keys, as a keyring takes them."""

@@ -156,7 +156,12 @@ BAD = [
     # text, line, key path, and a part of the reason
     ("lissten: []", 1, "lissten", "is unknown: did you mean 'listen'?"),
     ("api:\n  prot: 80", 2, "api.prot", "did you mean 'port'?"),
-    ("api:\n  zzz: 80", 2, "api.zzz", "(known: allowed_hosts, allowed_origins, host, keys, max_per_address, port)"),
+    (
+        "api:\n  zzz: 80",
+        2,
+        "api.zzz",
+        "max_per_address, port, tls_certificate, tls_key)",
+    ),
     ("votes: true", 1, "votes", "is unknown"),
     ("models:\n  - kind: openai\n    base_url: http://x:1\n    contract: 3", 4, "models[0].contract", "unknown"),
     ("models:\n  - kind: embedded\n    base_url: http://x", 3, "models[0].base_url", "is unknown"),
@@ -164,6 +169,7 @@ BAD = [
     ("models:\n  - capacity: 3", 2, "models[0]", "kind is missing"),
     ("models:\n  - kind: vllm", 2, "models[0]", "kind must be 'embedded' or 'openai', got 'vllm'"),
     ("models: embedded", 1, "models", "must be a list, got 'embedded'"),
+    ("api:\n  tls_key: k.pem", 1, "api", "takes both tls_certificate and tls_key"),
     ("api: 8000", 1, "api", "must be a section of keys and values, got 8000"),
     ("api:\n  port: 65536", 2, "api.port", "must be at most 65535, got 65536"),
     ("checkpoint: 12", 1, "checkpoint", "must be text"),
