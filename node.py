@@ -61,6 +61,7 @@ from serving.config.data_directory import (
 )
 from serving.config.schema import NodeConfig
 from serving.dispatcher import Dispatcher
+from serving.failover.resent_requests import ResentRequests
 from serving.http.access import AccessRules, is_loopback
 from serving.http.limits import HttpLimits
 from serving.http.server import HttpServer, ListenError
@@ -197,6 +198,7 @@ class Node:
         self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime, self.availability, self.keys)
         self.model_reports = ModelReports(self.engine)
         self.validator_tasks = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
+        self.resent = ResentRequests()
         self.advertiser = Advertiser(self.discovery, self.backend_pool, self.availability)
         self.stake_keeper = StakeKeeper(
             key,
@@ -229,6 +231,7 @@ class Node:
             await nursery.start(self.executor.run)
             self.streams.handle(OFFLOAD_PROTOCOL, self.executor.handle, MAX_OFFERS_PER_PEER)
             nursery.start_soon(self.payments.run)
+            await nursery.start(self.resent.run)
             nursery.start_soon(self.keys.run)
             if self.duels is not None:
                 self.streams.handle(DUEL_PROTOCOL, self.duels.server.handle, MAX_REQUESTS_PER_PEER)
@@ -336,7 +339,7 @@ async def _open_front(node: Node, config: NodeConfig, data_dir: Path) -> HttpSer
     api = config.api
     access = AccessRules(api.host, api.allowed_hosts, api.allowed_origins)
     check_api_keys(config, bool(node.keys.get_records()))
-    front = Api(node.dispatcher, node.keys, access, node.model_reports)
+    front = Api(node.dispatcher, node.keys, access, node.model_reports, node.resent)
     limits = HttpLimits(connections_per_address=api.max_per_address)
     certificate = build_certificate(config, data_dir)
     with name_setting("api.host and api.port"):

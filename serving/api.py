@@ -17,6 +17,7 @@ import structlog
 from chain.crypto import format_address
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.dispatcher import Dispatcher, RequestRecord
+from serving.failover.resent_requests import IDEMPOTENCY_KEY, ResentRequests
 from serving.http.access import AccessRules, describe_preflight, describe_response, is_preflight
 from serving.http.messages import HttpRequest, RequestHead, is_json
 from serving.http.responder import Responder
@@ -54,7 +55,8 @@ class Api:
     """Handles every request under ``/v1``.
 
     ``keys`` say who may use it (default: everybody), and ``access`` from which hosts and web pages (default: none but
-    local). ``reports`` has what the ledger says of the executors of a model, for the list of models.
+    local). ``reports`` has what the ledger says of the executors of a model, for the list of models. ``resent`` has
+    the answers to requests with an Idempotency-Key; without it the header says nothing.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Api:
         keys: Keyring | None = None,
         access: AccessRules | None = None,
         reports: ModelReports | None = None,
+        resent: ResentRequests | None = None,
     ) -> None:
         self._dispatcher = dispatcher
+        self._resent = resent
         self._reports = reports
         self._keys = keys
         self._access = access or AccessRules("localhost")
@@ -99,8 +103,12 @@ class Api:
         if is_preflight(request):
             await respond.start(204, describe_preflight(request))
             await respond.end()
+            return
+        handle = self._find_route(request)
+        if self._resent is not None and request.method == "POST" and request.header(IDEMPOTENCY_KEY) is not None:
+            await self._resent.answer(self._identify(request), request, respond, handle)
         else:
-            await self._find_route(request)(request, respond)
+            await handle(request, respond)
 
     def _find_route(self, head: RequestHead) -> Handler:
         """What answers a request.

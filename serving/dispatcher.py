@@ -162,7 +162,8 @@ class Dispatcher:
                 record.is_estimated = inspector.is_estimated
                 self._note_measured(request, record, inspector)
             self._count(record)
-            self._settle(charge, request, inspector)
+            is_owed = answer is not None and answer.status == 200  # an error costs nothing, here as among nodes
+            self._settle(charge, request, inspector if is_owed else None)
 
     async def _reserve(self, request: Request) -> Charge | None:
         """Reserve what a request can cost its API key at most.

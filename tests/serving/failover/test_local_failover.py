@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
 
 from chain.types.operations import Hold
+from serving.keys.records import KeyLimits
 from serving.scheduling.circuit_breaker import FIRST_OPEN_S, OPEN_AFTER
 from serving.scheduling.policy import PolicyParameters
 from tests.support.market_world import (
@@ -96,6 +98,24 @@ def test_the_error_of_a_backend_reaches_the_user_as_it_is_when_nobody_delivers()
         assert [item.delivery.amount for item in world.captured] == [0]
 
     simulate(play, Options(executors=1, own_backend=True, two_backends=(0,), policy=LOCAL))
+
+
+@pytest.mark.parametrize("status", [429, 400])
+def test_an_error_costs_an_api_key_nothing(status: int) -> None:
+    async def play(world: World) -> None:
+        keys, (own, _) = world.gateway.keys, get_own(world)
+        await keys.create("alice", KeyLimits(budget=10_000_000))
+        own.script = Script(status=status)
+        if status == 429:
+            get_own(world)[1].script = Script(status=status)
+        request = replace(make_request(), key="alice")
+        assert (await ask(world.gateway, request)).status == status and keys.get_left("alice") == 10_000_000
+        own.script = Script()
+        assert (await ask(world.gateway, request)).status == 200
+        left = keys.get_left("alice")
+        assert left is not None and left < 10_000_000
+
+    simulate(play, Options(executors=0, own_backend=True, two_backends=(0,)))
 
 
 @pytest.mark.parametrize("own", [True, False])
