@@ -92,6 +92,57 @@ def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
                 log.warning("the data directory was open to other users, and is closed now", directory=str(directory))
             trio.run(run_node, directory, config, key, genesis)
 
+    @app.command()
+    def share(
+        url: Annotated[str, typer.Argument(help="Where the server answers, such as http://127.0.0.1:11434.")],
+        data_dir: DataDir = None,
+        model: Annotated[
+            list[str] | None,
+            typer.Option("--model", help="A model to share, repeatable; default: all that are loaded."),
+        ] = None,
+        genesis: Annotated[
+            Path | None, typer.Option(help="Genesis file of the chain to join, if the directory has no node yet.")
+        ] = None,
+        new_chain: Annotated[str | None, typer.Option(help="Or the name of a new chain of one's own.")] = None,
+        api_key_env: Annotated[
+            str | None, typer.Option(metavar="NAME", help="Environment variable with the API key of the server.")
+        ] = None,
+        only: Annotated[bool, typer.Option("--only", help="Share no other server any more.")] = False,
+        no_run: Annotated[
+            bool, typer.Option("--no-run", help="Write the configuration, and do not run the node.")
+        ] = False,
+    ) -> None:
+        """Share a server that runs already: vLLM, SGLang, Ollama, llama.cpp, LM Studio, LiteLLM or any like them."""
+        from serving.cli.share import (
+            change_config,
+            check_entry,
+            choose_models,
+            describe_entry,
+            find_server,
+            print_server,
+        )
+
+        directory = data_dir or get_default_data_dir()
+        is_new = not (directory / KEY_FILE).exists()
+        if is_new and (genesis is None) == (new_chain is None):
+            raise CommandError(
+                f"no node in {directory} yet: say which chain it belongs to, by --genesis FILE or --new-chain NAME"
+            )
+        server = find_server(url, api_key_env)
+        chosen = choose_models(server, model or ())
+        entry = describe_entry(url, server, chosen, api_key_env)
+        check_entry(entry)
+        print_server(url, server, chosen)
+        if is_new:
+            init(directory, genesis, new_chain)
+        for path, value in change_config(directory, entry, only=only).items():
+            if path[-1] == "port":
+                print_line(
+                    f"{'.'.join(map(str, path))} is {value} from now on, because the server has the port before it"
+                )
+        if not no_run:
+            run(directory)
+
     app.command()(demo)
     app.command("calibrate")(calibrate_check)
     add_owner_commands(app)
