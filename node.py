@@ -321,9 +321,12 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         front = await _open_front(node, config, data_dir)
         reload = partial(reload_policy, node, config.policy.get_name(), data_dir / CONFIG_FILE)
         admin = await _open_admin(node, config, data_dir, reload, network.partition)
+        public = await _open_public(node, config, admin)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, disk)
             nursery.start_soon(_keep_index, opened.blocks)
+            if public is not None:
+                nursery.start_soon(public.run)
             await _serve(node, network, front, admin, data_dir, reload)
             nursery.cancel_scope.cancel()
 
@@ -348,6 +351,7 @@ async def _open_front(node: Node, config: NodeConfig, data_dir: Path) -> HttpSer
 
 async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, reload: Reload, partition: Partition) -> Admin:
     from serving.admin.server import Admin
+    from serving.dashboard.pages import Dashboard
 
     with name_setting("admin.host and admin.port"):
         return await Admin.open(
@@ -357,7 +361,18 @@ async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, reload: Re
             data_dir / ADMIN_TOKEN_FILE,
             reload,
             partition if os.environ.get(TESTING_VARIABLE) else None,
+            Dashboard,
         )
+
+
+async def _open_public(node: Node, config: NodeConfig, admin: Admin) -> HttpServer | None:
+    """The listener for what anybody may see, if the owner wants one."""
+    if not config.dashboard.public:
+        return None
+    from serving.dashboard.public import open_public
+
+    with name_setting("dashboard.host and dashboard.port"):
+        return await open_public(admin.make_public_app(), config.dashboard, node.runtime)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ SUBTITLES = {
 DESCRIPTIONS = {
     "serving/admin": "the owner's listener, metrics",
     "serving/api": "the HTTP API for users",
+    "serving/dashboard": "the owner's page, and the public's",
     "serving/cli": "wwwserve's commands, the demo",
     "serving/dispatcher": "here, or offload?",
     "serving/advertiser": "announces models and load",

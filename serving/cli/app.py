@@ -29,6 +29,7 @@ from p2p.addresses import parse_proxy
 from p2p.runtime import RealRuntime
 from serving.cli.calibrate import calibrate_check
 from serving.cli.chain import build_chain_app
+from serving.cli.dashboard import dashboard
 from serving.cli.errors import CommandError
 from serving.cli.judge import build_judge_app
 from serving.cli.keys import build_keys_app
@@ -147,6 +148,7 @@ def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
     app.command("calibrate")(calibrate_check)
     add_owner_commands(app)
     app.add_typer(build_keys_app(), name="keys")
+    app.command()(dashboard)
     app.add_typer(build_judge_app(), name="judge")
     app.add_typer(build_chain_app(), name="chain")
     return app

@@ -191,6 +191,22 @@ class AdminConfig(Section):
     port: Port = Field(default=8001, description="0: any free port.")
 
 
+class DashboardConfig(Section):
+    """What anybody may see of this node in a browser, at an address of its own."""
+
+    public: bool = Field(
+        default=False,
+        description="Whether to show chain, network and models to anybody, but nothing of yours. (Your own is at the "
+        "admin listener: 'wwwserve dashboard' opens it.)",
+    )
+    host: Text = Field(default="0.0.0.0", description="127.0.0.1 behind a reverse proxy of this machine.")
+    port: Port = Field(default=8002, description="0: any free port.")
+    allowed_hosts: Annotated[tuple[HostName, ...], Strict(False)] = Field(
+        default=(),
+        description="Names by which it is reached: explorer.example.org. [] allows any, but not on loopback.",
+    )
+
+
 _POLICY = PolicyParameters()
 
 
@@ -630,6 +646,9 @@ class NodeConfig(Section):
     )
     api: ApiConfig = Field(default=ApiConfig(), description="The OpenAI API, for users.")
     admin: AdminConfig = Field(default=AdminConfig(), description="For the owner: status, wallet, policy, metrics.")
+    dashboard: DashboardConfig = Field(
+        default=DashboardConfig(), description="What anybody may see of this node in a browser."
+    )
     policy: PolicyConfig = Field(
         default=PolicyConfig(), description="Which requests this node serves, offloads, accepts, queues or declines."
     )
@@ -764,3 +783,5 @@ class NodeConfig(Section):
             yield ("judge", "enabled"), "there is no backend to judge with: set it to false"
         if self.api.port and self.api.port == self.admin.port:
             yield ("admin", "port"), "is the port of the API"
+        if self.dashboard.public and self.dashboard.port and self.dashboard.port in (self.api.port, self.admin.port):
+            yield ("dashboard", "port"), "is the port of another listener of this node"

@@ -141,6 +141,11 @@ class BackendPool:
         ]
 
     @property
+    def scheduled(self) -> Sequence[ScheduledBackend]:
+        """All backends, alive or not, in the order of the configuration."""
+        return self._scheduled
+
+    @property
     def admissions(self) -> list[Admission]:
         """All admissions, for reports."""
         return [scheduled.admission for scheduled in self._scheduled]

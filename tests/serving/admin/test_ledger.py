@@ -97,12 +97,12 @@ async def test_what_is_not_there_or_malformed_is_refused_with_a_reason(node: Nod
 
 
 @with_admin
-async def test_every_route_needs_the_token_and_is_read_only(node: Node, client: httpx.AsyncClient) -> None:
+async def test_every_route_is_everybodys_and_read_only(node: Node, client: httpx.AsyncClient) -> None:
     for path in QUERIES:
         filled = re.sub(r"{epoch:int}", "0", path)
         filled = re.sub(r"{address}", OTHER.address, filled)
         filled = re.sub(r"{\w+}", NOWHERE, filled)
-        assert (await client.get(filled, headers={"Authorization": "Bearer no"})).status_code == 401, path
+        assert (await client.get(filled, headers={"Authorization": "Bearer no"})).status_code in (200, 404), path
         for method in ("POST", "PUT", "DELETE"):
             assert (await client.request(method, filled)).status_code == 405, path
 
