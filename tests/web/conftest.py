@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -14,6 +16,9 @@ from tests.support.cluster import SHORT_EPOCHS, Cluster, chat, run_cluster
 from tests.support.fake_backend import FakeOptions
 from tests.web.browser import find_obstacle
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 TRAFFIC_SEED = 5
 
 
@@ -21,6 +26,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     obstacle = find_obstacle()
     if obstacle is not None:
         pytest.exit(f"the tests in a browser are skipped: {obstacle}", returncode=0)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        options = ["--no-sandbox", "--js-flags=--expose-gc", "--enable-precise-memory-info"]
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

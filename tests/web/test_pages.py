@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from tests.support.cluster import Cluster
 from tests.support.waiting import wait_until
@@ -22,14 +20,6 @@ PAGES = {
     "quality": ".card table",
 }
 """Pages, and a part of each that is there once it shows data."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def check(visitor: Visitor, name: str, *, whole: bool = True) -> None:

@@ -80,6 +80,7 @@ function Header({ current }) {
 function App() {
   const [name] = route.value;
   const page = PAGES[name] ?? PAGES.node;
+  useEffect(() => document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }), [page]);
   useEffect(() => {
     document.title = `${page.title} · ${chain.value?.name ?? "wwwserve"}`;
   }, [page, chain.value?.name]);

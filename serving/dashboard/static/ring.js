@@ -65,12 +65,12 @@ export function Ring({ nodes, flows, me }) {
     return () => observer.disconnect();
   }, []);
   const narrow = width < 620;
+  const { placed, arcs, step } = place(arrange(nodes));
   const height = narrow ? width + 40 : Math.min(620, Math.max(420, 0.5 * width));
   const cx = width / 2;
   const cy = height / 2;
-  const radius = Math.min(width, height) / 2 - (narrow ? 74 : 72);
+  const radius = Math.min(width, height) / 2 - (narrow ? (arcs.length > 1 ? 34 : 60) : 72);
   const at = (angle, r) => [cx + r * Math.cos(angle), cy + r * Math.sin(angle)];
-  const { placed, arcs, step } = place(arrange(nodes));
   const most = Math.max(1, ...nodes.map((each) => each.bonded));
   const room = Math.max(3, Math.min(26, 0.42 * step * radius));
   const size = (each) => Math.max(3, room * (0.35 + 0.65 * Math.sqrt(each.bonded / most)));
@@ -87,7 +87,7 @@ export function Ring({ nodes, flows, me }) {
     const [x1, y1] = at(to, r);
     return `M${x0},${y0}A${r},${r} 0 ${to - from > Math.PI ? 1 : 0} 1 ${x1},${y1}`;
   };
-  const named = placed.size <= 24;
+  const named = placed.size <= (narrow ? 8 : 24);
   const label = `${plural(placed.size, "node")} by model and ${plural(lines.length, "pair")} of payer and payee in the last minute; the table below has the same`;
   return html`<div ref=${box}>
     <svg class="ring" viewBox=${`0 0 ${width} ${height}`} height=${height} role="img" aria-label=${label}>
@@ -106,8 +106,8 @@ export function Ring({ nodes, flows, me }) {
         const inside = Math.min(Math.max(x, narrow ? 70 : 8), width - (narrow ? 70 : 8));
         return html`<g key=${arc.group}>
           <path class=${`arc ${arc.group === NO_MODEL ? "none" : `a${arc.index % 5}`}`} d=${arcPath(arc.from, arc.to, radius + room + 8)} />
-          <text x=${inside} y=${y} text-anchor=${anchor} font-weight="600">${short(arc.group, narrow ? 14 : 28, 6)}
-            <tspan class="sub" font-weight="400"> ${plural(arc.count, "node")}</tspan></text>
+          ${(!narrow || whole) && html`<text x=${inside} y=${y} text-anchor=${anchor} font-weight="600">${short(arc.group, narrow ? 14 : 28, 6)}
+            <tspan class="sub" font-weight="400"> ${plural(arc.count, "node")}</tspan></text>`}
         </g>`;
       })}
       ${[...placed.values()].map((each) => {
@@ -124,6 +124,7 @@ export function Ring({ nodes, flows, me }) {
         </g>`;
       })}
     </svg>
+    ${narrow && arcs.length > 1 && html`<p class="legend">${arcs.map((arc) => html`<span><i class=${arc.group === NO_MODEL ? "swatch-none" : `swatch${arc.index % 5}`}></i>${arc.group}: ${plural(arc.count, "node")}</span>`)}</p>`}
     <p class="legend">
       <span>arc: model</span><span>circle: stake</span><span>filling: load</span><span>line: holds in final blocks of the last minute</span>
       <span><i class="k--s2"></i>you pay</span><span><i class="k--s3"></i>pays you</span>

@@ -69,8 +69,8 @@ export function Table({ label, columns, rows, keyOf, empty = "Nothing yet." }) {
   </div>`;
 }
 
-/** A long list of which only what is seen is drawn. Rows are `height` px high. */
-export function VirtualList({ label, rows, keyOf, draw, height = 34, view = 420 }) {
+/** A long list of which only what is seen is drawn. Rows are `height` px high; near the last one `onEnd` is called. */
+export function VirtualList({ label, rows, keyOf, draw, onEnd, height = 36, view = 640 }) {
   const [top, setTop] = useState(0);
   const first = Math.max(0, Math.floor(top / height) - 4);
   const last = Math.min(rows.length, first + Math.ceil(view / height) + 8);
@@ -80,7 +80,10 @@ export function VirtualList({ label, rows, keyOf, draw, height = 34, view = 420 
     role="region"
     aria-label=${label}
     style=${{ maxHeight: `${view}px` }}
-    onScroll=${(event) => setTop(event.currentTarget.scrollTop)}
+    onScroll=${({ currentTarget: box }) => {
+      setTop(box.scrollTop);
+      if (box.scrollHeight - box.scrollTop - box.clientHeight < 20 * height) onEnd?.();
+    }}
   >
     <div style=${{ height: `${rows.length * height}px` }}>
       ${rows.slice(first, last).map(

@@ -1,9 +1,9 @@
 // The explorer of the chain: live blocks, validators, search, and a page for each block, operation and account.
 
-import { html, useEffect, useState } from "../vendor.js";
+import { html, useEffect, useRef, useState } from "../vendor.js";
 import { age, bytes, cost, count, credits, creditsShort, dateTime, percent, plural, short } from "../format.js";
 import { ask, chain, finalAge, finality, go, me, now, route } from "../store.js";
-import { Account, Bar, Card, Copy, Facts, Pill, Share, Table, Tiles } from "../ui.js";
+import { Account, Bar, Card, Copy, Facts, Pill, Share, Table, Tiles, VirtualList } from "../ui.js";
 import { BlocksCard } from "./blocks.js";
 
 /** The node's answer to a path: {value}, {failure}, or neither yet. Asked anew when `again` changes. */
@@ -132,6 +132,12 @@ function Operations({ rows, withHeight = true, label = "Operations" }) {
   return html`<${Table} label=${label} columns=${columns} rows=${rows} keyOf=${(row) => row.id} empty="No operation." />`;
 }
 
+/** Very many operations, of which more are read as the list is scrolled. */
+const LongList = ({ rows, onEnd }) =>
+  html`<${VirtualList} label="Operations" rows=${rows} keyOf=${(row) => row.id} onEnd=${onEnd}
+    draw=${(row) => html`<a href=${`#chain/block/${row.height}`}>${count(row.height)}</a><${Pill} kind=${row.failure ? "bad" : "plain"}>${row.kind}<//>
+      <span class="grow"><${Sentence} operation=${row} /></span><a class="mono" href=${`#chain/operation/${row.id}`}>${short(row.id, 6, 4)}</a>`} />`;
+
 const Raw = ({ content }) => html`<details><summary>As JSON</summary><pre class="raw" tabindex="0">${JSON.stringify(content, null, 2)}</pre></details>`;
 
 function BlockPage({ id }) {
@@ -216,17 +222,21 @@ function OperationPage({ id }) {
 function AccountPage({ address }) {
   const state = useAnswer(`/chain/accounts/${encodeURIComponent(address)}`, chain.value.height >> 3);
   const [pages, setPages] = useState({ rows: [], next: undefined });
-  const load = (before) =>
-    ask(`/chain/accounts/${encodeURIComponent(address)}/operations?limit=50${before ? `&before=${before}` : ""}`)
+  const loading = useRef(null);
+  const load = (before) => {
+    if (loading.current === before) return; // the same page is on its way
+    loading.current = before;
+    ask(`/chain/accounts/${encodeURIComponent(address)}/operations?limit=${before ? 200 : 50}${before ? `&before=${before}` : ""}`)
       .then((page) => setPages((old) => ({ rows: before ? [...old.rows, ...page.operations] : page.operations, next: page.next })))
       .catch((error) => setPages((old) => ({ ...old, failure: error.message })));
+  };
   useEffect(() => {
     setPages({ rows: [], next: undefined });
     load();
   }, [address]);
   const account = state.value;
-  const partners = new Map();
-  for (const row of pages.rows)
+  const partners = new Map(); // of the first page alone: the rest may be very long
+  for (const row of pages.rows.slice(0, 200))
     for (const other of [row.signer, row.recipient, row.payee]) if (other && other !== address) partners.set(other, (partners.get(other) ?? 0) + 1);
   return html`
     <${Card} title=${address === me.value ? "This node's account" : "Account"} note=${html`<${Copy} text=${address} label="Copy address" />`}>
@@ -244,8 +254,8 @@ function AccountPage({ address }) {
       ["Operations signed", count(account.nonce), "with a nonce"],
     ]} />`}
     <${Card} title="Operations" note="the latest first" span=${partners.size ? 9 : 12}>
-      ${pages.failure ? html`<p class="failure">${pages.failure}</p>` : pages.next === undefined ? html`<p class="empty">Reading the ledger …</p>` : html`<${Operations} rows=${pages.rows} />`}
-      ${pages.next && html`<p class="more"><button type="button" onClick=${() => load(pages.next)}>Earlier operations</button></p>`}
+      ${pages.failure ? html`<p class="failure">${pages.failure}</p>` : pages.next === undefined ? html`<p class="empty">Reading the ledger …</p>` : pages.rows.length > 50 ? html`<${LongList} rows=${pages.rows} onEnd=${() => pages.next && load(pages.next)} />` : html`<${Operations} rows=${pages.rows} />`}
+      ${pages.next && pages.rows.length <= 50 && html`<p class="more"><button type="button" onClick=${() => load(pages.next)}>Earlier operations</button></p>`}
     <//>
     ${partners.size > 0 &&
     html`<${Card} title="Counterparties" note="of these operations" span=${3}>
