@@ -41,6 +41,8 @@ def test_pages_of_the_owner(cluster: Cluster, browser: Browser, scheme: str, wid
             if page == "chat":
                 visitor.page.fill("#prompt", "Name **three** primary colours.")
                 visitor.page.keyboard.press("Enter")
+                visitor.page.wait_for_selector("text=word word word word word")
+                visitor.page.click("text=Stop")
                 visitor.page.wait_for_selector("text=copy as curl")
             check(visitor, f"{page}-{scheme}-{width}", whole=page != "chat")
 

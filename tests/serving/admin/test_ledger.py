@@ -102,7 +102,8 @@ async def test_every_route_is_everybodys_and_read_only(node: Node, client: httpx
         filled = re.sub(r"{epoch:int}", "0", path)
         filled = re.sub(r"{address}", OTHER.address, filled)
         filled = re.sub(r"{\w+}", NOWHERE, filled)
-        assert (await client.get(filled, headers={"Authorization": "Bearer no"})).status_code in (200, 404), path
+        status = (await client.get(filled, headers={"Authorization": "Bearer no"})).status_code
+        assert status not in (401, 403, 500), path
         for method in ("POST", "PUT", "DELETE"):
             assert (await client.request(method, filled)).status_code == 405, path
 
