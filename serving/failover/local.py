@@ -175,6 +175,8 @@ async def _hold_back_stream(answer: Answer, inspector: AnswerInspector) -> tuple
         passed += inspector.feed(chunk)
         if inspector.error is not None:
             raise BackendError(inspector.error)
+        if inspector.is_malformed:
+            raise BackendError("the answer begins with an event that is not JSON")
         if inspector.completion_bytes or len(held) > MAX_EVENT_BYTES:
             return bytes(held), bytes(passed)
     passed += inspector.finish()

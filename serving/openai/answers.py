@@ -106,6 +106,8 @@ class AnswerInspector:
         self.completion_bytes = 0
         """What the answer so far is billed by. Of one that is not streamed it is known at the end."""
         self.finish_reason = ""
+        self.is_malformed = False
+        """Whether an event of a stream was no JSON. It is passed on: what it may have said is not hidden."""
         self.error: str | None = None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -170,6 +172,7 @@ class AnswerInspector:
         content = decode_event(data)
         if content is None:
             self._done = _CLOSING.match(data) is not None
+            self.is_malformed = self.is_malformed or not (self._done or data.strip() == b"")
             if _ERROR.match(data):
                 self.error = "an error event that is not JSON"
             return event

@@ -312,6 +312,7 @@ class Options:
     identities: dict[int, ModelIdentity] = field(default_factory=dict)
     """What members are configured to declare of the model."""
     make_backend: Callable[[int], ScriptedBackend] = lambda number: ScriptedBackend(f"m{number}-")
+    make_second: Callable[[int], ScriptedBackend] = lambda number: ScriptedBackend(f"m{number}b-")
     spacing: float = 0.25
     seed: int = 1
     capacity: int = 4
@@ -340,7 +341,7 @@ class World:
             backend = options.make_backend(number) if serves or options.own_backend else None
             member = Member(number, key, backend, options.capacity)
             if number in options.two_backends:
-                member.second = ScriptedBackend(f"m{number}b-")
+                member.second = options.make_second(number)
             self.members.append(member)
             available = options.available.get(number, 1_000 * CREDIT)
             models = (MODEL,) if serves else ()
