@@ -557,7 +557,9 @@ class OffloadSession:
                 continue
             if self._is_answered:
                 return
-            queued = not self._answered and self._job.backend.admission.waiting(Origin.DELEGATED) > 0
+            queued = self._job.backend.is_backlogged
+            if not self._answered:
+                queued |= self._job.backend.admission.waiting(Origin.DELEGATED) > 0
             try:
                 await self._exchange.send(encode_message(KeepAlive(queued)))
             except NetworkError:

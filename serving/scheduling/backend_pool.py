@@ -41,6 +41,11 @@ class ScheduledBackend:
             features=limits.features,
         )
 
+    @property
+    def is_backlogged(self) -> bool:
+        """Whether requests wait in the backend itself: some that had begun too, if its cache is full."""
+        return self.backend.get_load().waiting > 0
+
     def get_load_snapshot(self, model: str) -> LoadSnapshot:
         """What the policy decides by. Utilization is the larger of the backend's own and that of the slots."""
         load = self.backend.get_load()
