@@ -26,6 +26,7 @@ BENCHMARKS = (
     "ablation",
     "processes",
     "first_token",
+    "failover",
     "floods",
     "overlay",
     "beacon",

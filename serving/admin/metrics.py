@@ -130,7 +130,12 @@ class _NodeCollector(Collector):
             capacity.add_metric([str(number)], admission.capacity)
             utilization.add_metric([str(number)], admission.utilization)
             _add_queues(queued, str(number), admission)
-        yield from (running, capacity, utilization, queued)
+        failures = GaugeMetricFamily(
+            "wwwserve_backend_failures", "Failures of a backend in a row, since its last answer.", labels=["backend"]
+        )
+        for number, breaker in enumerate(self._node.backend_pool.breakers):
+            failures.add_metric([str(number)], breaker.failures)
+        yield from (running, capacity, utilization, queued, failures)
         yield from self._collect_waits()
         is_open = self._node.availability.check().is_open
         yield _gauge("serves_others", "Whether offers of other nodes are considered now.", is_open)

@@ -151,6 +151,11 @@ class BackendPool:
         return self._scheduled
 
     @property
+    def breakers(self) -> list[CircuitBreaker]:
+        """All circuit breakers, for reports."""
+        return [scheduled.breaker for scheduled in self._scheduled]
+
+    @property
     def admissions(self) -> list[Admission]:
         """All admissions, for reports."""
         return [scheduled.admission for scheduled in self._scheduled]
