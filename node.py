@@ -165,7 +165,9 @@ class Node:
             from p2p.dht.service import DhtDiscovery
 
             self.dht = DhtDiscovery(network, self.discovery, runtime, genesis.chain_id, dht_servers)
-        self.engine = Engine(genesis, vote_store, network, self.streams, runtime, blocks, settings)
+        self.engine = Engine(
+            genesis, vote_store, network, self.streams, runtime, blocks, settings, peer_table.get_addresses
+        )
         self.backend_pool = BackendPool(backends, policy)
         self.availability = AvailabilityGate(policy, runtime)
         self.wallet = Wallet(key, self.engine)

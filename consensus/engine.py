@@ -113,7 +113,10 @@ class Status:
 
 
 class Engine:
-    """Keeps one node's ledger. ``vote_store`` makes it a validator if its key is one of the committee's."""
+    """Keeps one node's ledger. ``vote_store`` makes it a validator if its key is one of the committee's.
+
+    ``find_addresses`` says where a member of the committee can be dialled that is not connected.
+    """
 
     def __init__(
         self,
@@ -124,6 +127,7 @@ class Engine:
         runtime: Runtime,
         store: ChainStore,
         settings: Settings | None = None,
+        find_addresses: Callable[[bytes], Sequence[str]] = lambda peer: (),
     ) -> None:
         self.genesis = genesis
         self.settings = settings or Settings()
@@ -135,7 +139,9 @@ class Engine:
         self._vote_store = vote_store
         self._me = vote_store.key.public_key if vote_store is not None else b""
         self._mempool = Mempool(genesis, store.header, store.state)
-        self._committee = CommitteeStreams(streams, lambda peer, raw: self._receiver.on_committee_message(peer, raw))
+        self._committee = CommitteeStreams(
+            streams, lambda peer, raw: self._receiver.on_committee_message(peer, raw), find_addresses
+        )
         self._ingress = OperationIngress(
             genesis, self._mempool, runtime, lambda: self.state, self._wake,
             lambda sender: self._receiver.punish(sender),
