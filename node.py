@@ -1,14 +1,15 @@
-"""The composition root and the entry points: builds one node out of the four packages.
+"""The composition root: builds one node out of the four packages.
 
 :class:`Node` runs on the network, the store and the backends that it is given; a simulation runs the same class.
-:func:`run_node` gives it the real ones. :func:`main` and :func:`chain_main` are the installed commands.
+:func:`run_node` gives it the real ones, for the command ``run``, which alone imports this module.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from chain.cli.contract import print_result
 from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged
 from chain.genesis import Genesis
@@ -38,9 +40,7 @@ from serving.accounting.wallet import Wallet
 from serving.advertiser import Advertiser
 from serving.api import Api
 from serving.backends.backend import Backend
-from serving.cli.app import build_wwwserve_app
-from serving.cli.chain import build_chain_app
-from serving.cli.errors import run_app
+from serving.cli.main import chain_main, main
 from serving.config.build import (
     build_backends,
     build_certificate,
@@ -251,6 +251,8 @@ class Node:
 
 TESTING_VARIABLE = "WWWSERVE_TESTING"
 """Environment variable that, set to anything, lets tests cut the node off from peers through its admin listener."""
+Announce = Callable[[Node, HttpServer, "Admin"], None]
+"""Says that a node is ready."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a node in order."""
 RELOAD_SIGNAL = signal.SIGHUP
@@ -266,12 +268,15 @@ def name_setting(keys: str) -> Iterator[None]:
         raise type(error)(f"{error}; choose another with {keys} in {CONFIG_FILE}") from error
 
 
-async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Genesis) -> None:
+async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Genesis, as_json: bool = False) -> None:
     """Run a node on real sockets and files until it is told to stop (SIGINT, SIGTERM).
+
+    It says where it is once it is ready, with ``as_json`` for programs.
 
     Raises:
         StoreError, NetworkError, ListenError, ConfigError, IdentityRefused: it cannot start, or its disk fails.
     """
+    from serving.admin.local_sockets import lend_ledger
     from serving.admin.policy_orders import reload_policy
 
     runtime = RealRuntime()
@@ -327,9 +332,10 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, disk)
             nursery.start_soon(_keep_index, opened.blocks)
+            await nursery.start(lend_ledger, data_dir, opened.store)
             if public is not None:
                 nursery.start_soon(public.run)
-            await _serve(node, network, front, admin, data_dir, reload)
+            await _serve(node, network, front, admin, data_dir, reload, partial(_announce, as_json=as_json))
             nursery.cancel_scope.cancel()
 
 
@@ -352,6 +358,7 @@ async def _open_front(node: Node, config: NodeConfig, data_dir: Path) -> HttpSer
 
 
 async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, reload: Reload, partition: Partition) -> Admin:
+    from serving.admin.local_sockets import ADMIN_SOCKET_FILE, listen_locally
     from serving.admin.server import Admin
     from serving.dashboard.pages import Dashboard
 
@@ -364,6 +371,7 @@ async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, reload: Re
             reload,
             partition if os.environ.get(TESTING_VARIABLE) else None,
             Dashboard,
+            listen_locally(data_dir / ADMIN_SOCKET_FILE),
         )
 
 
@@ -418,30 +426,44 @@ async def _keep_index(blocks: ChainStore) -> None:
 
 
 async def _serve(
-    node: Node, network: RunnableNetwork, front: HttpServer, admin: Admin, data_dir: Path, reload: Reload
+    node: Node,
+    network: RunnableNetwork,
+    front: HttpServer,
+    admin: Admin,
+    data_dir: Path,
+    reload: Reload,
+    announce: Announce,
 ) -> None:
     """Run until a signal to stop comes, then end in order.
 
     Only the first signal counts, so that a second Ctrl-C does not interrupt the orderly end.
     """
+    from serving.admin.local_sockets import ADMIN_SOCKET_FILE
     from serving.admin.policy_orders import reload_on_signal
 
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # trio puts this handler back when the receiver is closed
     with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_start, node, network, front, admin, data_dir, nursery)
+            nursery.start_soon(_start, node, network, front, admin, data_dir, announce, nursery)
             async for received in signals:
                 if received in STOP_SIGNALS:
                     break
                 reload_on_signal(reload)
-            (data_dir / ADMIN_ADDRESS_FILE).unlink(missing_ok=True)
+            for name in (ADMIN_ADDRESS_FILE, ADMIN_SOCKET_FILE):
+                (data_dir / name).unlink(missing_ok=True)
             await node.discovery.leave()
             nursery.cancel_scope.cancel()
 
 
 async def _start(
-    node: Node, network: RunnableNetwork, front: HttpServer, admin: Admin, data_dir: Path, nursery: trio.Nursery
+    node: Node,
+    network: RunnableNetwork,
+    front: HttpServer,
+    admin: Admin,
+    data_dir: Path,
+    announce: Announce,
+    nursery: trio.Nursery,
 ) -> None:
     with name_setting("listen"):
         await nursery.start(network.run)
@@ -449,24 +471,22 @@ async def _start(
     nursery.start_soon(front.run)
     nursery.start_soon(admin.run)
     (data_dir / ADMIN_ADDRESS_FILE).write_text("{}:{}".format(*admin.address))
-    print(f"api      {front.scheme}://{front.address[0]}:{front.address[1]}/v1")
-    print(f"admin    http://{admin.address[0]}:{admin.address[1]}")
-    for address in node.network.listen_addresses:
-        print(f"peers    {address}/p2p/{node.key.address}", flush=True)
+    announce(node, front, admin)
 
 
-# The entry points.
+def _announce(node: Node, front: HttpServer, admin: Admin, *, as_json: bool) -> None:
+    """Say that the node is ready, and where it is."""
+    api = f"{front.scheme}://{front.address[0]}:{front.address[1]}/v1"
+    owner = f"http://{admin.address[0]}:{admin.address[1]}"
+    peers = [f"{address}/p2p/{node.key.address}" for address in node.network.listen_addresses]
+    content = {"address": node.key.address, "api": api, "admin": owner, "peers": peers}
+    print_result(
+        content, as_json, f"api      {api}", f"admin    {owner}", *(f"peers    {address}" for address in peers)
+    )
+    sys.stdout.flush()
 
 
-def main() -> None:
-    """Entry point of the ``wwwserve`` command."""
-    run_app(build_wwwserve_app(run_node))
-
-
-def chain_main() -> None:
-    """Entry point of the ``chain`` command."""
-    run_app(build_chain_app())
-
+__all__ = ["Node", "chain_main", "main", "make_peer_table", "name_setting", "run_node"]
 
 if __name__ == "__main__":
     main()

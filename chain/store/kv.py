@@ -40,8 +40,9 @@ class Store(Protocol):
     def get(self, key: bytes) -> bytes | None:
         """The value of ``key``, or None."""
 
-    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Every (key, value) whose key starts with ``prefix``, in the order of keys, as of the first one asked for."""
+    def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Every (key, value) whose key starts with ``prefix`` and comes after ``after``, in the order of keys, as of
+        the first one asked for."""
 
     def last_keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
         """The last ``limit`` keys from ``start`` to before ``stop``, the last first."""
@@ -66,8 +67,10 @@ class MemoryStore:
     def get(self, key: bytes) -> bytes | None:
         return self._entries.get(key)
 
-    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        yield from sorted(entry for entry in self._entries.items() if entry[0].startswith(prefix))
+    def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        yield from sorted(
+            entry for entry in self._entries.items() if entry[0].startswith(prefix) and (not after or entry[0] > after)
+        )
 
     def last_keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
         return sorted((key for key in self._entries if start <= key < stop), reverse=True)[:limit]
@@ -103,9 +106,14 @@ class _LevelReader:
             raise self._to_store_error(error) from error
         return value
 
-    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         try:
-            yield from self._db.iterator(prefix=prefix, verify_checksums=True)
+            entries = self._db.iterator(prefix=prefix, verify_checksums=True)
+            if after:
+                entries.seek(after)
+            for key, value in entries:
+                if not after or key > after:
+                    yield key, value
         except plyvel.Error as error:
             raise self._to_store_error(error) from error
 

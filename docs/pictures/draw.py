@@ -56,6 +56,7 @@ DESCRIPTIONS = {
     "chain/merkle": "the trees behind every root",
     "chain/json_form": "records as JSON",
     "chain/codec": "the one encoding",
+    "chain/amounts": "micro-credits",
     "chain/crypto": "keys, signatures, hashes",
     "chain/exceptions": "errors",
     "chain/files": "durable writes",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,8 @@ METRICS = "/metrics"
 """Path of the page for Prometheus: without token on loopback, and not for the public."""
 LISTENER_STOP_TIMEOUT_S = 1.0
 """How long requests under way may take when the listener is stopped."""
+LOCAL = "wwwserve.local"
+"""Key of the scope of a request that came through the socket that only the owner can open."""
 
 MakeReport = Callable[[NodeView], dict[str, Any] | Awaitable[dict[str, Any]]]
 Partition = Callable[[Sequence[bytes]], Awaitable[None]]
@@ -127,9 +130,11 @@ class Admin:
         reload: Reload = _refuse_reload,
         partition: Partition | None = None,
         make_pages: MakePages | None = None,
+        local: socket.socket | None = None,
     ) -> None:
         self._node = node
         self._reload = reload
+        self._local = local
         self._partition = partition
         self._token = token
         self._listener = listener
@@ -171,8 +176,11 @@ class Admin:
         reload: Reload = _refuse_reload,
         partition: Partition | None = None,
         make_pages: MakePages | None = None,
+        local: socket.socket | None = None,
     ) -> Admin:
         """Bind ``host`` and ``port`` (0: any free one) and read the token, or make it; :meth:`run` then serves.
+
+        ``local`` is a socket that listens for the owner's own processes, which need no token.
 
         Raises:
             ListenError: the address is in use or cannot be bound.
@@ -185,20 +193,23 @@ class Admin:
             raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
         for listener in others:  # a name with several addresses; one will do
             await listener.aclose()
-        return cls(node, token, first, reload, partition, make_pages)
+        return cls(node, token, first, reload, partition, make_pages, local)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
-        config = Config()
-        config.bind = [f"fd://{self._listener.socket.detach()}"]  # hypercorn owns the socket from here on
-        config.errorlog = logging.getLogger("hypercorn.error")
-        config.include_server_header = False
-        config.graceful_timeout = LISTENER_STOP_TIMEOUT_S
+        config = _make_config(self._listener.socket.detach())  # hypercorn owns the socket from here on
         app: Any = self.app  # ASGI, for which the two libraries have types of their own
         async with trio.open_nursery() as nursery:
             if self._pages is not None:
                 nursery.start_soon(self._pages.run)
-            await serve(app, config, mode="asgi", task_status=task_status)
+            if self._local is not None:
+                nursery.start_soon(self._serve_locally, self._local)
+            await nursery.start(partial(serve, app, config, mode="asgi"))
+            task_status.started()
+
+    async def _serve_locally(self, listener: socket.socket) -> None:
+        app: Any = _Local(self.app)
+        await serve(app, _make_config(listener.detach()), mode="asgi")
 
     def _get_routes(self) -> Iterator[PageRoute]:
         """Every route of the listener itself."""
@@ -222,7 +233,7 @@ class Admin:
 
     def _get_level(self, request: Request) -> Level:
         """What who sends a request may do: all with the token, else what the session says."""
-        if is_authorized(request.headers.get("authorization", ""), self._token):
+        if request.scope.get(LOCAL) or is_authorized(request.headers.get("authorization", ""), self._token):
             return Level.ACTING
         return Level.PUBLIC if self._pages is None else self._pages.get_level(request)
 
@@ -300,6 +311,26 @@ def _refuse(level: Level) -> HTTPException:
     return HTTPException(401, reason, {"www-authenticate": "Bearer"})
 
 
+def _make_config(descriptor: int) -> Config:
+    """How a socket that listens is served."""
+    config = Config()
+    config.bind = [f"fd://{descriptor}"]
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.include_server_header = False
+    config.graceful_timeout = LISTENER_STOP_TIMEOUT_S
+    return config
+
+
+class _Local:
+    """Marks requests that came through the owner's own socket."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, LOCAL: True}, receive, send)
+
+
 class _Doorkeeper:
     """Refuses a request by its head, before anything else sees it."""
 
@@ -329,7 +360,8 @@ def _parse_limit(request: Request) -> int:
 
 def _answer_order(outcome: dict[str, Any]) -> Response:
     """202 for an operation that is not final yet."""
-    return make_answer(outcome, 202 if outcome["height"] is None else 200)
+    is_pending = outcome["operation"] is not None and outcome["height"] is None
+    return make_answer(outcome, 202 if is_pending else 200)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

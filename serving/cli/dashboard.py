@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from chain.cli.app import AsJson, DataDir, get_default_data_dir
-from chain.cli.format import print_line
+from chain.cli.options import AsJson, DataDir, get_default_data_dir
+from chain.cli.text import print_line
 from serving.cli.admin_client import ask_node
 from serving.config.data_directory import ADMIN_ADDRESS_FILE
 

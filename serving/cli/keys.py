@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chain.cli.app import AsJson, DataDir, get_default_data_dir
-from chain.cli.format import format_credits, format_time, print_line
+from chain.cli.contract import CommandError, print_result
+from chain.cli.options import AsJson, DataDir, get_default_data_dir
+from chain.cli.text import format_credits, format_time, print_line
+from chain.cli.tree import Entry, build_group
 from chain.exceptions import StoreInUse
 from p2p.runtime import RealRuntime
 from serving.cli.admin_client import ask_node
-from serving.cli.errors import CommandError
 from serving.cli.wallet import parse_credits
 from serving.config.data_directory import CONFIG_FILE, KEY_FILE, KEYS_DIRECTORY, lock_data_dir
 from serving.config.file import load_config
@@ -40,12 +41,27 @@ _HOURS = {"h": 1, "d": 24, "w": 168}
 
 def build_keys_app() -> typer.Typer:
     """The commands of ``wwwserve keys``."""
-    app = typer.Typer(help="Keys of the OpenAI API.", no_args_is_help=True)
-    app.command()(create)
-    app.command("list")(list_keys)
-    app.command()(revoke)
-    app.command()(usage)
-    return app
+    entries = {
+        "create": Entry(
+            "Make a key and print it. It is shown this once: the node keeps no more than its hash.",
+            lambda: create,
+            ("wwwserve keys create laptop", "wwwserve keys create ci --budget 5 --expires 30d"),
+        ),
+        "list": Entry(
+            "All keys, what they may do, and what is left of their budgets.", lambda: list_keys, ("wwwserve keys list",)
+        ),
+        "revoke": Entry(
+            "Make a key good for nothing from now on; answers under way are finished.",
+            lambda: revoke,
+            ("wwwserve keys revoke laptop",),
+        ),
+        "usage": Entry(
+            "What each key used on each day (UTC); 'spent' is the price of its answers, in micro-credits.",
+            lambda: usage,
+            ("wwwserve keys usage", "wwwserve keys usage --csv"),
+        ),
+    }
+    return build_group(entries, "Keys of the OpenAI API.")
 
 
 def create(
@@ -98,10 +114,10 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     Console(width=1000).print(table)
 
 
-def revoke(name: KeyName, data_dir: DataDir = None) -> None:
+def revoke(name: KeyName, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Make a key good for nothing from now on; answers under way are finished."""
     _order(data_dir, "POST", "/keys/revoke", {"name": name})
-    print_line(f"{name} is revoked")
+    print_result({"name": name, "revoked": True}, as_json, f"{name} is revoked")
 
 
 def usage(

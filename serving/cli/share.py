@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chain.cli.format import format_count, print_line
+from chain.cli.contract import CommandError
+from chain.cli.text import format_count, print_line
 from chain.files import SECRET_MODE, write_atomically
 from chain.printable import escape_unprintable
 from chain.types.operations import MAX_MODELS
 from serving.backends.backend import FEATURES
 from serving.backends.detection import NAMES, Detection, DetectionFailed, FoundModel, FoundServer, Probe, Reply
-from serving.cli.errors import CommandError
 from serving.config.data_directory import CONFIG_FILE, lock_data_dir
 from serving.config.edit import edit_config
 from serving.config.file import load_config

@@ -171,9 +171,8 @@ def test_a_running_node_is_audited_from_afar(calm_cluster: Cluster) -> None:
     genesis = calm_cluster.nodes[0].directory / "genesis.json"
     audit = run_command("verify", node.multiaddress, "--genesis", genesis, command="chain")
     assert "ok, confirmed by" in audit.output
-    here = run_command("verify", node.directory, command="chain")
-    assert here.code == 1
-    assert "in use" in here.stderr and "chain verify /ip4/" in here.stderr
+    here = run_command("verify", node.directory, command="chain")  # of the node that runs there
+    assert here.code == 0 and "ok, confirmed by" in here.stdout
 
 
 def test_a_running_node_is_audited_through_a_proxy_alone(calm_cluster: Cluster, tmp_path: Path) -> None:

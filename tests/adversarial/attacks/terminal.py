@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import typer
 
 from p2p.streams.frames import ExchangeState, Frame, Kind
 from serving.cli import owner
@@ -58,10 +57,8 @@ def show() -> None:
         return json.loads(json.dumps(answers[path]))
 
     owner.ask_node = ask_node  # type: ignore[assignment]
-    app = typer.Typer(pretty_exceptions_enable=False)
-    owner.add_owner_commands(app)
-    for command in ("models", "peers"):
-        app([command], standalone_mode=False)
+    for command in (owner.models, owner.peers):
+        command()
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_no_control_character_of_a_peer_reaches_the_terminal(
     def ask_node(data_dir: Path | None, method: str, path: str, *_: Any) -> Any:
         return ANSWERS[path]
 
-    for module in ("owner", "wallet"):
+    for module in ("owner", "policy", "wallet"):
         monkeypatch.setattr(f"serving.cli.{module}.ask_node", ask_node)
     arguments = [*command.split(), "-d", str(tmp_path), *(["--json"] if as_json else [])]
     result = CliRunner().invoke(build_wwwserve_app(run_nothing), arguments)
@@ -156,7 +156,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
         requests.append((method, path, content))
         return {"max_queue": 5}
 
-    monkeypatch.setattr("serving.cli.owner.ask_node", ask_node)
+    monkeypatch.setattr("serving.cli.policy.ask_node", ask_node)
     return requests
 
 
