@@ -41,7 +41,12 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
             ("wwwserve init --new-chain home", "wwwserve init --genesis genesis.json"),
             START,
         ),
-        "run": Entry("Run the node in a data directory until it is stopped.", load_run, ("wwwserve run",), START),
+        "run": Entry(
+            "Run the node in a data directory until it is stopped.",
+            load_run,
+            ("wwwserve run", "wwwserve run --vllm Qwen/Qwen3-8B"),
+            START,
+        ),
         "share": Entry(
             "Share a server that runs already: vLLM, SGLang, Ollama, llama.cpp, LM Studio, LiteLLM or any like them.",
             load_share,

@@ -58,10 +58,18 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
         socks5: Annotated[
             str | None, typer.Option(metavar="HOST:PORT", help="Dial every peer through this proxy.")
         ] = None,
+        vllm: Annotated[
+            str | None, typer.Option("--vllm", metavar="MODEL", help="Run 'vllm serve MODEL' and share it.")
+        ] = None,
+        llama_cpp: Annotated[
+            str | None, typer.Option("--llama-cpp", metavar="MODEL", help="The same with 'llama-server'.")
+        ] = None,
+        arguments: Annotated[list[str] | None, typer.Argument(help="After --: more arguments of that server.")] = None,
         as_json: AsJson = False,
     ) -> None:
         """Run the node in a data directory until it is stopped."""
         from serving.cli.logs import configure_logs
+        from serving.cli.own_server import add_llama_cpp, add_vllm
 
         directory = data_dir or get_default_data_dir()
         if not (directory / KEY_FILE).exists():
@@ -75,6 +83,14 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
             config = config.model_copy(update={"socks5": socks5})
         if anonymous or config.anonymous:
             config = config.as_anonymous()
+        if vllm is not None and llama_cpp is not None:
+            raise CommandError("--vllm and --llama-cpp: choose one, and put other servers into config.yaml")
+        if vllm is not None:
+            config = add_vllm(config, vllm, arguments or ())
+        elif llama_cpp is not None:
+            config = add_llama_cpp(config, llama_cpp, arguments or ())
+        elif arguments:
+            raise CommandError(f"{arguments[0]!r}: arguments of a server go with --vllm or --llama-cpp")
         configure_logs(config.log.level, config.log.format)
         genesis = load_own_genesis(directory)
         key = load_key(directory / KEY_FILE)

@@ -5,6 +5,9 @@ libp2p is imported only when a network is built, because the commands that need 
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,15 +45,21 @@ def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backe
     """The backend that one entry of ``models`` describes.
 
     Raises:
-        ConfigError: its API key is missing from the environment.
+        ConfigError: its API key is missing from the environment, or its command is not installed.
     """
     from serving.backends.embedded import EmbeddedBackend
     from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
+    from serving.backends.supervised import SupervisedBackend
 
     timeouts = BackendTimeouts(first_byte_s=entry.first_token_timeout_s, stall_s=entry.stall_timeout_s)
     if isinstance(entry, EmbeddedModel):
         return EmbeddedBackend(runtime, parallel=entry.capacity, timeouts=timeouts)
-    return OpenAICompatibleBackend(
+    make: Callable[..., OpenAICompatibleBackend] = OpenAICompatibleBackend
+    if entry.command:
+        if shutil.which(entry.command[0]) is None:
+            raise ConfigError(f"command of {entry.base_url}: {entry.command[0]} is not installed")
+        make = partial(SupervisedBackend, command=entry.command)
+    return make(
         entry.base_url,
         api_key=entry.get_api_key(),
         models=entry.names,

@@ -420,6 +420,11 @@ class OpenAIModel(Section):
     base_url: Url = Field(description="URL of the server, with or without /v1.")
     api_key: Secret | None = Field(default=None, repr=False, description="API key of the server, if it needs one.")
     api_key_env: Text | None = Field(default=None, description="Or the environment variable that holds the key.")
+    command: Annotated[tuple[Text, ...], Strict(False)] = Field(
+        default=(),
+        description="Command that starts the server, word by word: the node runs it, watches it and starts it again. "
+        "[] if something else runs it.",
+    )
     names: Annotated[tuple[ModelName, ...], Strict(False)] = Field(
         default=(), max_length=MAX_MODELS, description="Models to serve; [] serves those that the server lists."
     )
