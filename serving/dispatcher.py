@@ -24,7 +24,7 @@ from serving.failover.local import BackendsFailed, Begun, Tries, ask_backends
 from serving.failover.patience import compute_patience
 from serving.keys.keyring import Charge, Keyring
 from serving.keys.usage import Usage
-from serving.offload.attempt import AttemptTerms
+from serving.offload.attempt_terms import AttemptTerms
 from serving.offload.choice import Reason, is_kept
 from serving.offload.originator import NoExecutor, Originator
 from serving.openai.answers import Answer, AnswerInspector

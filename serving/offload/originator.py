@@ -26,7 +26,8 @@ from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError
 from serving.failover.rules import CLIENT_ERRORS, Outcome, judge_status
-from serving.offload.attempt import AttemptFailed, AttemptTerms, OffloadAttempt, Stalled
+from serving.offload.attempt import OffloadAttempt
+from serving.offload.attempt_terms import AttemptFailed, AttemptTerms, Stalled
 from serving.offload.choice import Candidate, Reason, RequestsSent, order_candidates
 from serving.offload.context import OffloadContext
 from serving.offload.decoding_share import DecodingShare
