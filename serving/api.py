@@ -1,4 +1,4 @@
-"""The OpenAI API of a node: ``/v1/chat/completions`` and ``/v1/models``, as routes on the hot path.
+"""The OpenAI API of a node: chat completions, completions, embeddings and models, as routes on the hot path.
 
 :meth:`Api.admit` decides by the head of a request whether it is let in, and :meth:`Api.handle` answers it.
 The body of an answer is passed on as the bytes that the dispatcher gives. A failure in the middle of a stream becomes
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from urllib.parse import unquote
 
 import structlog
 
@@ -23,15 +24,17 @@ from serving.http.messages import HttpRequest, RequestHead, is_json
 from serving.http.responder import Responder
 from serving.http.server import Handler
 from serving.keys.keyring import Keyring
-from serving.openai.answers import MAX_UNSTREAMED_BYTES, Answer
+from serving.model_list import ModelList
+from serving.openai.answers import Answer
+from serving.openai.content import MAX_VECTORS_BYTES
+from serving.openai.endpoints import ENDPOINTS
 from serving.openai.errors import (
     bad_gateway,
     method_not_allowed,
-    model_not_found,
     not_found,
     unsupported_media_type,
 )
-from serving.openai.requests import PATHS, parse_request
+from serving.openai.requests import parse_request
 from serving.quality.model_reports import ModelReports
 
 log = structlog.get_logger(__name__)
@@ -55,8 +58,9 @@ class Api:
     """Handles every request under ``/v1``.
 
     ``keys`` say who may use it (default: everybody), and ``access`` from which hosts and web pages (default: none but
-    local). ``reports`` has what the ledger says of the executors of a model, for the list of models. ``resent`` has
-    the answers to requests with an Idempotency-Key; without it the header says nothing.
+    local). ``reports`` has what the ledger says of the executors of a model, and ``quantizations`` the number formats
+    of own models, for the list of models. ``resent`` has the answers to requests with an Idempotency-Key; without it
+    the header says nothing.
     """
 
     def __init__(
@@ -66,10 +70,11 @@ class Api:
         access: AccessRules | None = None,
         reports: ModelReports | None = None,
         resent: ResentRequests | None = None,
+        quantizations: Mapping[str, str] | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._resent = resent
-        self._reports = reports
+        self._models = ModelList(dispatcher, reports, quantizations)
         self._keys = keys
         self._access = access or AccessRules("localhost")
 
@@ -117,7 +122,7 @@ class Api:
             ApiError: 404 or 405.
         """
         path = head.path.rstrip("/")
-        if path in PATHS:
+        if path in ENDPOINTS:
             method, handler = "POST", self._complete
         elif path == MODELS or path.startswith(MODELS + "/"):
             method, handler = "GET", self._list_models
@@ -128,26 +133,13 @@ class Api:
         return handler
 
     async def _list_models(self, http: HttpRequest, respond: Responder) -> None:
-        name = http.path.removeprefix(MODELS).strip("/")
+        name = unquote(http.path.removeprefix(MODELS).strip("/"))
         key = self._identify(http)
         models = [
             model for model in self._dispatcher.get_models() if self._keys is None or self._keys.may_use(key, model)
         ]
-        entries = [self._describe_model(model) for model in models]
-        if not name:
-            await respond.reply(200, json.dumps({"object": "list", "data": entries}).encode())
-            return
-        found = next((entry for entry in entries if entry["id"] == name), None)
-        if found is None:
-            raise model_not_found(name)
-        await respond.reply(200, json.dumps(found).encode())
-
-    def _describe_model(self, model: str) -> dict[str, Any]:
-        """A model as OpenAI lists it; what the ledger says of its executors stands in a field of its own."""
-        described: dict[str, Any] = {"id": model, "object": "model", "created": 0, "owned_by": "wwwserve"}
-        if self._reports is not None:
-            described["wwwserve"] = self._reports.find(model).to_plain()
-        return described
+        described = self._models.describe(name, models) if name else self._models.describe_all(models)
+        await respond.reply(200, json.dumps(described).encode())
 
     async def _complete(self, http: HttpRequest, respond: Responder) -> None:
         local_only = (http.header(LOCAL_ONLY) or b"0").lower() not in (b"0", b"false", b"")
@@ -188,8 +180,8 @@ class Api:
         try:
             async for chunk in answer.body:
                 body += chunk
-                if len(body) > MAX_UNSTREAMED_BYTES:
-                    raise BackendError(f"the answer is longer than {MAX_UNSTREAMED_BYTES} bytes")
+                if len(body) > MAX_VECTORS_BYTES:  # its inspector allows less, if it is none of embeddings
+                    raise BackendError(f"the answer is longer than {MAX_VECTORS_BYTES} bytes")
         except BackendError as error:
             raise bad_gateway(f"The answer broke off: {error}.") from error
         content_type = answer.content_type.encode("latin-1")

@@ -36,6 +36,7 @@ from serving.openai.errors import (
     too_many_requests,
     unavailable,
 )
+from serving.openai.nearest_names import find_nearest
 from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
 from serving.scheduling.availability import AvailabilityGate
@@ -222,7 +223,7 @@ class Dispatcher:
         if not backends and not can_offload:
             if self.backend_pool.is_configured(request.model):
                 raise unavailable(f"The backend of '{request.model}' does not answer.")
-            raise model_not_found(request.model)
+            raise model_not_found(request.model, find_nearest(request.model, self.get_models()))
         refusal: ApiError | None = None
         doubted: AttemptTerms | None = None
         works = self.backend_pool.works(request.model)

@@ -36,8 +36,8 @@ class Load:
     known: bool
 
 
-FEATURES = ("tools", "vision", "logprobs")
-"""What a request may ask of a model beyond text, in the order of their bits in an announcement."""
+FEATURES = ("tools", "vision", "logprobs", "completions", "embeddings")
+"""What a request may ask of a model beyond chats of text, in the order of their bits in an announcement."""
 
 
 @dataclass(frozen=True, slots=True)

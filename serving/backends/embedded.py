@@ -81,7 +81,7 @@ class EmbeddedBackend:
 
     def get_limits(self, model: str) -> ModelLimits:
         """See :meth:`serving.backends.backend.Backend.get_limits`. It was not trained to call tools."""
-        return ModelLimits(self._context, frozenset({"logprobs"}))
+        return ModelLimits(self._context, frozenset({"logprobs", "completions", "embeddings"}))
 
     def is_alive(self) -> bool:
         """Whether the model is loaded and answers."""
@@ -142,6 +142,8 @@ class EmbeddedBackend:
         params.endpoint_metrics = True
         params.endpoint_slots = False  # it would show prompts
         params.ui = False
+        params.embedding = True  # beside chats and completions
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         try:
             return xllamacpp.Server(params)
         except Exception as error:

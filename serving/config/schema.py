@@ -435,9 +435,11 @@ class OpenAIModel(Section):
         lt=2**31,
         description="Most tokens of prompt and answer together; null asks the server (vLLM and SGLang tell it).",
     )
-    features: Annotated[tuple[Literal["tools", "vision", "logprobs"], ...], Strict(False)] = Field(
-        default=("tools", "logprobs"),
-        description="What requests may ask for beyond text: tools, vision, logprobs.",
+    features: Annotated[
+        tuple[Literal["tools", "vision", "logprobs", "completions", "embeddings"], ...], Strict(False)
+    ] = Field(
+        default=("tools", "logprobs", "completions"),
+        description="What requests may ask for beyond chats: tools, vision, logprobs, completions, embeddings.",
     )
     load: LoadReader = Field(
         default="auto", description="Format of its metrics page: auto, vllm, sglang, llamacpp or none."

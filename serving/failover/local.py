@@ -20,12 +20,15 @@ import trio
 
 from serving.backends.backend import BackendError
 from serving.failover.rules import Next, Outcome, judge_status, judge_whole
-from serving.openai.answers import MAX_EVENT_BYTES, MAX_UNSTREAMED_BYTES, Answer, AnswerInspector
+from serving.openai.answers import MAX_EVENT_BYTES, Answer, AnswerInspector
 from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted
 from serving.scheduling.backend_pool import ScheduledBackend
 
 log = structlog.get_logger(__name__)
+
+NO_ENDPOINT = (404, 405, 501)
+"""Statuses of a server that has no completions or embeddings. That says nothing of how well it does what it has."""
 
 
 class TryFailed(BackendError):
@@ -141,11 +144,12 @@ async def _try(
                 is_stream = answer.is_stream and answer.status == 200
                 inspector = AnswerInspector(
                     answer.is_stream,
+                    form=request.endpoint.form,
                     choices=request.choices,
                     has_tools=request.has_tools,
                     withhold_usage=tries.withhold_usage,
                 )
-                hold_back = _hold_back_stream(answer, inspector) if is_stream else _hold_back_whole(answer)
+                hold_back = _hold_back_stream(answer, inspector) if is_stream else _hold_back_whole(answer, inspector)
                 held, passed = await hold_back
             except BackendError as error:
                 breaker.note_failure(trio.current_time())
@@ -153,7 +157,8 @@ async def _try(
             scope.deadline = math.inf
             outcome = judge_status(answer.status, held)
             if outcome is not None and outcome.rule.next is Next.ELSEWHERE:
-                _note(backend, outcome, answer.retry_after_s)
+                if request.endpoint.feature is None or answer.status not in NO_ENDPOINT:
+                    _note(backend, outcome, answer.retry_after_s)
                 whole = Answer(answer.status, answer.content_type, _give(held), answer.retry_after_s)
                 raise TryFailed(f"the backend answered {answer.status}", outcome, whole)
             answer.body = await stack.enter_async_context(aclosing(_pass_on(answer.body, backend)))
@@ -185,7 +190,7 @@ async def _hold_back_stream(answer: Answer, inspector: AnswerInspector) -> tuple
     return bytes(held), bytes(passed)
 
 
-async def _hold_back_whole(answer: Answer) -> tuple[bytes, bytes]:
+async def _hold_back_whole(answer: Answer, inspector: AnswerInspector) -> tuple[bytes, bytes]:
     """The whole of an answer that is not streamed.
 
     Raises:
@@ -194,8 +199,8 @@ async def _hold_back_whole(answer: Answer) -> tuple[bytes, bytes]:
     held = bytearray()
     async for chunk in answer.body:
         held += chunk
-        if len(held) > MAX_UNSTREAMED_BYTES:
-            raise BackendError(f"the answer is longer than {MAX_UNSTREAMED_BYTES} bytes")
+        if len(held) > inspector.max_bytes:
+            raise BackendError(f"the answer is longer than {inspector.max_bytes} bytes")
     if answer.status == 200 and (fault := judge_whole(bytes(held))) is not None:
         raise BackendError(fault)
     return bytes(held), b""

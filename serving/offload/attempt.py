@@ -148,6 +148,7 @@ class OffloadAttempt:
         self.answer = Answer(head.status, head.content_type, chunks)
         self.inspector = AnswerInspector(
             self.answer.is_stream,
+            form=request.endpoint.form,
             choices=request.choices,
             has_tools=request.has_tools,
             withhold_usage=not request.wants_usage,

@@ -28,8 +28,9 @@ from serving.offload.offered_bodies import OfferedBodies, OfferedBody
 from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reason, encode_message
 from serving.offload.session import Job, OffloadSession
 from serving.offload.settings import ExecutorSettings
+from serving.openai.endpoints import ENDPOINTS
 from serving.openai.errors import ApiError
-from serving.openai.requests import PATHS, Request, read_request
+from serving.openai.requests import Request, read_request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
@@ -182,6 +183,9 @@ class Executor:
         backend, *others = self._find_backends(model)
         body, request, tap = await self._receive_request(exchange, offer)
         speed = backend.get_speed(model)
+        feature = request.endpoint.feature
+        if feature is not None and feature not in speed.features:
+            raise _Declined(f"the model has no {feature} here")
         demand = self._make_demand(exchange.peer, offer, request, speed)
         # A slot may be free here while the backend is busy with others.
         wait_s = backend.admission.predict_wait(demand) or predict_wait(speed, self._lengths.get_usual(model))
@@ -301,11 +305,12 @@ class Executor:
         suspension = self._payee.history.get_suspension(payer, trio.current_time())
         if suspension:
             raise _Declined("you did not pay for what was accepted", math.ceil(1000 * suspension))
-        if offer.path not in PATHS:
+        endpoint = ENDPOINTS.get(offer.path)
+        if endpoint is None:
             raise _Declined("unknown path")
         if hold.payee != me:
             raise _Declined("the hold pays another node")
-        least = parameters.get_price(hold.model).compute(Usage(offer.size, 1))
+        least = parameters.get_price(hold.model).compute(Usage(offer.size, 0 if endpoint.is_priced_by_prompt else 1))
         if hold.amount < max(least, 1):
             raise _Declined("the hold does not cover the request")
         if hold.attempt >= parameters.max_attempts:  # before the draw, whose cost grows with it

@@ -18,7 +18,7 @@ import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError
-from chain.parameters import CREDIT
+from chain.parameters import CREDIT, Price
 from chain.state.lottery import compute_lottery_seed
 from p2p.network import NetworkError
 from p2p.peers.announcement import PeerLoad
@@ -100,6 +100,20 @@ class Originator:
         """Every model that a node stands behind in this serving period."""
         table = self._context.engine.state.serving_table(self._context.first_round)
         return {model for entry in table.entries for model in entry.models} if table is not None else set()
+
+    def find_speeds(self) -> dict[str, list[ServiceSpeed]]:
+        """What the other executors of each model announce of it, of those that are present."""
+        table = self._context.engine.state.serving_table(self._context.first_round)
+        me, found = self._context.key.public_key, dict[str, list[ServiceSpeed]]()
+        for entry in table.entries if table is not None else ():
+            for model in entry.models:
+                if entry.public_key != me and self._is_present(entry.public_key, model):
+                    found.setdefault(model, []).append(self._read_load(entry.public_key, model)[1])
+        return found
+
+    def get_price(self, model: str) -> Price:
+        """What an offloaded request to a model costs."""
+        return self._context.engine.genesis.parameters.get_price(model)
 
     def preview(self, request: Request, expected: Expected) -> tuple[Prediction, Reason] | None:
         """Whom :meth:`complete` would ask first now, if it did not explore; None if nobody."""

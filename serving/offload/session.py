@@ -444,7 +444,11 @@ class OffloadSession:
         await self._covered.wait()
         request = job.request
         self._inspector = inspector = AnswerInspector(
-            head.is_stream, choices=request.choices, has_tools=request.has_tools, cut_long=True
+            head.is_stream,
+            form=request.endpoint.form,
+            choices=request.choices,
+            has_tools=request.has_tools,
+            cut_long=True,
         )
         await self._send(self._exchange, ResponseHead(head.status, head.content_type[:128], self._salt))
         while piece := await self._buffer.get():

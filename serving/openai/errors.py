@@ -8,6 +8,7 @@ user in one of these two forms.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import ceil
 
 INVALID_REQUEST = "invalid_request_error"
@@ -18,6 +19,8 @@ RATE_LIMIT = "rate_limit_error"
 """Type of an error about too many requests."""
 SERVER_ERROR = "server_error"
 """Type of an error of this node or its backend."""
+MAX_SHOWN_CHARS = 128
+"""Most of an unknown name that its error repeats."""
 UNAVAILABLE = "service_unavailable_error"
 """Type of an error when no node takes the request now."""
 
@@ -107,9 +110,12 @@ def not_found(message: str) -> ApiError:
     return ApiError(404, message, INVALID_REQUEST, "unknown_url")
 
 
-def model_not_found(model: str) -> ApiError:
-    """404: no node in reach serves the model."""
-    message = f"The model '{model}' does not exist or is not served by any node in reach."
+def model_not_found(model: str, nearest: Sequence[str] = ()) -> ApiError:
+    """404: no node in reach serves the model; ``nearest`` are names that may be meant."""
+    shown = model if len(model) <= MAX_SHOWN_CHARS else model[:MAX_SHOWN_CHARS] + "…"
+    message = f"The model '{shown}' does not exist or is not served by any node in reach."
+    if nearest:
+        message += f" Did you mean: {', '.join(nearest)}?"
     return ApiError(404, message, INVALID_REQUEST, "model_not_found", "model")
 
 

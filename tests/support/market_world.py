@@ -47,6 +47,7 @@ from serving.dispatcher import RequestRecord
 from serving.offload.protocol import OFFLOAD_PROTOCOL, Message, Offer, decode_message, encode_message
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.openai.answers import Answer
+from serving.openai.endpoints import EMBEDDINGS
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, HELD_BYTES_PER_TOKEN, Request, parse_request
 from serving.quality.duels.backend_work import DuelJudgeSettings
@@ -56,7 +57,17 @@ from serving.quality.judging.prompt import JudgePrompt, load_default_prompt
 from serving.quality.same_model.identity import ModelIdentity
 from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
 from tests.support.memory_file import MemoryFile
-from tests.support.openai_answers import DONE, make_chunk, make_event, make_usage, make_whole
+from tests.support.openai_answers import (
+    DONE,
+    make_chunk,
+    make_event,
+    make_text_chunk,
+    make_text_usage,
+    make_texts,
+    make_usage,
+    make_vectors,
+    make_whole,
+)
 from tests.support.waiting import eventually
 
 Op = TypeVar("Op", bound=Operation)
@@ -109,7 +120,9 @@ class ScriptedBackend:
     completed: int = 0
     cancelled: int = 0
     bodies: list[bytes] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     utilization: float = 0.0
+    limits: ModelLimits = field(default_factory=ModelLimits)
 
     @asynccontextmanager
     async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
@@ -118,6 +131,7 @@ class ScriptedBackend:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         self.bodies.append(body)
+        self.paths.append(path)
         try:
             if script.refuses:
                 raise BackendError("refused on purpose")
@@ -126,6 +140,8 @@ class ScriptedBackend:
             if script.status != 200:
                 body = _Pieces([script.error_body or ERROR_BODY])
                 yield Answer(script.status, "application/json", body, script.retry_after_s)
+            elif path != CHAT_COMPLETIONS:
+                yield compute_other(path, body, self.name, script)
             elif stream:
                 yield Answer(200, "text/event-stream", _Events(self.name, script))
             else:
@@ -143,7 +159,7 @@ class ScriptedBackend:
         return Load(self.running, 0, self.utilization, known=True)
 
     def get_limits(self, model: str) -> ModelLimits:
-        return ModelLimits()
+        return self.limits
 
     def is_alive(self) -> bool:
         return self.script.is_alive
@@ -248,6 +264,22 @@ def compute_whole(name: str, script: Script) -> bytes:
     """An answer that is not streamed."""
     whole = make_whole(MODEL, compute_text(name, script.tokens), script.tokens, "stop")
     return _pad(whole, script.padding * script.tokens)
+
+
+def compute_other(path: str, body: bytes, name: str, script: Script) -> Answer:
+    """The answer to a request for completions or embeddings."""
+    asked = json.loads(body)
+    if path == EMBEDDINGS.path:
+        texts = asked["input"]
+        pieces = [make_vectors(MODEL, len(texts) if isinstance(texts, list) else 1)]
+        return Answer(200, "application/json", _Pieces(pieces))
+    prompts = asked["prompt"] if isinstance(asked["prompt"], list) else [asked["prompt"]]
+    texts = [compute_text(name, script.tokens)] * len(prompts) * asked.get("n", 1)
+    if not asked.get("stream"):
+        return Answer(200, "application/json", _Pieces([make_texts(MODEL, texts, script.tokens, "stop")]))
+    pieces = [make_text_chunk(MODEL, f"{name}{number} ") for number in range(script.tokens)]
+    pieces += [make_text_chunk(MODEL, "", "stop"), make_text_usage(MODEL, script.tokens), DONE]
+    return Answer(200, "text/event-stream", _Pieces(pieces, script.token_delay))
 
 
 # The members.

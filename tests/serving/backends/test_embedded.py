@@ -42,10 +42,17 @@ def test_it_answers_a_real_question_silently_and_stops(capfd: pytest.CaptureFixt
                     stream_options={"include_usage": True},
                 )
                 chunks = [chunk async for chunk in stream]
+                completion = await client.completions.create(
+                    model=MODEL, prompt="The capital of France is", max_tokens=4, temperature=0
+                )
+                embeddings = await client.embeddings.create(model=MODEL, input=["cat", "dog", "cat"])
             text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
             assert text.strip()
             usage = chunks[-1].usage
             assert usage is not None and 0 < usage.completion_tokens <= 12
+            assert completion.choices[0].text.strip()
+            cat, dog, again = (entry.embedding for entry in embeddings.data)
+            assert cat == again != dog and sum(number**2 for number in cat) == pytest.approx(1, abs=1e-3)
             nursery.cancel_scope.cancel()
         assert not backend.is_alive()
         with pytest.raises(BackendError, match="not loaded"):

@@ -13,6 +13,7 @@ from serving.offload.protocol import MAX_ANSWER_BYTES
 from serving.offload.session import MAX_UNPAID_BYTES
 from serving.openai import answers
 from serving.openai.answers import MAX_EVENT_BYTES
+from serving.openai.content import AnswerForm
 from serving.openai.requests import HELD_BYTES_PER_TOKEN
 from tests.support.market_world import (
     Member,
@@ -80,9 +81,9 @@ def test_each_node_decodes_an_answer_once_but_for_what_an_executor_holds_back(
 ) -> None:
     decoded: list[bytes] = []
 
-    def watch(decode: Callable[[bytes], object], data: bytes) -> object:
+    def watch(decode: Callable[[bytes, AnswerForm], object], data: bytes, form: AnswerForm) -> object:
         decoded.append(data.strip())
-        return decode(data)
+        return decode(data, form)
 
     for name in ("decode_body", "decode_event"):
         monkeypatch.setattr(answers, name, partial(watch, getattr(answers, name)))
