@@ -11,7 +11,7 @@ from serving.openai.content import MESSAGES, TEXTS, VECTORS, AnswerForm
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ApiEndpoint:
     """One endpoint: its path, how its answers are written, and the feature that a node with it announces, if any."""
 
     path: str
@@ -24,11 +24,11 @@ class Endpoint:
         return self.form is VECTORS
 
 
-CHAT = Endpoint("/v1/chat/completions", MESSAGES)
+CHAT = ApiEndpoint("/v1/chat/completions", MESSAGES)
 """Chat completions, which every node has."""
-COMPLETIONS = Endpoint("/v1/completions", TEXTS, "completions")
+COMPLETIONS = ApiEndpoint("/v1/completions", TEXTS, "completions")
 """The older completions of a text."""
-EMBEDDINGS = Endpoint("/v1/embeddings", VECTORS, "embeddings")
+EMBEDDINGS = ApiEndpoint("/v1/embeddings", VECTORS, "embeddings")
 """Embeddings."""
 ENDPOINTS = {endpoint.path: endpoint for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS)}
 """All of them, by path."""

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from serving.openai.bodies import parse_json
-from serving.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, Endpoint
+from serving.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, ApiEndpoint
 from serving.openai.errors import bad_request
 from serving.openai.prefixes import Prefix, hash_prefixes
 
@@ -95,7 +95,7 @@ class Request:
     echoed_bytes: int = 0
 
     @property
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> ApiEndpoint:
         """What it is a request to."""
         return ENDPOINTS[self.path]
 
