@@ -118,7 +118,7 @@ def read_request(path: str, body: bytes) -> Request:
     Raises:
         ApiError: 400, naming the field at fault.
     """
-    return _read(path, body, _parse(body), MAX_REQUEST_TOKENS, local_only=False)
+    return _read(path, body, parse_body(body), MAX_REQUEST_TOKENS, local_only=False)
 
 
 def parse_request(
@@ -137,7 +137,7 @@ def parse_request(
     Raises:
         ApiError: 400, naming the field at fault.
     """
-    content = _parse(body)
+    content = parse_body(body)
     model = content.get("model")
     if model_caps and isinstance(model, str):
         token_cap = model_caps.get(model, token_cap)
@@ -152,10 +152,15 @@ def parse_request(
         changes["max_tokens"] = request.max_tokens // request.choices
     if request.stream and not request.wants_usage:
         changes["stream_options"] = {**(content.get("stream_options") or {}), "include_usage": True}
-    return replace(request, body=_encode({**content, **changes})) if changes else request
+    return replace(request, body=encode_body({**content, **changes})) if changes else request
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def parse_body(body: bytes) -> dict[str, Any]:
+    """The object that a body is.
+
+    Raises:
+        ApiError: 400, it is none, or one that takes too long to read.
+    """
     if len(body) > MAX_JSON_ITEMS and any(islice(_JSON_ITEM.finditer(body), MAX_JSON_ITEMS, None)):
         raise bad_request(f"The JSON of the body has more than {MAX_JSON_ITEMS} strings, commas and brackets.")
     try:
@@ -289,7 +294,8 @@ def _find_features(content: dict[str, Any], has_tools: bool) -> frozenset[str]:
     return frozenset(asked)
 
 
-def _encode(content: dict[str, Any]) -> bytes:
+def encode_body(content: Mapping[str, Any]) -> bytes:
+    """The JSON of an object."""
     try:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say only by an escape

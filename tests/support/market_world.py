@@ -47,7 +47,7 @@ from serving.dispatcher import RequestRecord
 from serving.offload.protocol import OFFLOAD_PROTOCOL, Message, Offer, decode_message, encode_message
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.openai.answers import Answer
-from serving.openai.endpoints import EMBEDDINGS
+from serving.openai.endpoints import EMBEDDINGS, ENDPOINTS
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, HELD_BYTES_PER_TOKEN, Request, parse_request
 from serving.quality.duels.backend_work import DuelJudgeSettings
@@ -123,6 +123,8 @@ class ScriptedBackend:
     paths: list[str] = field(default_factory=list)
     utilization: float = 0.0
     limits: ModelLimits = field(default_factory=ModelLimits)
+    others: dict[str, bytes] = field(default_factory=dict)
+    """What it answers at other paths than those of OpenAI's API."""
 
     @asynccontextmanager
     async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
@@ -140,6 +142,9 @@ class ScriptedBackend:
             if script.status != 200:
                 body = _Pieces([script.error_body or ERROR_BODY])
                 yield Answer(script.status, "application/json", body, script.retry_after_s)
+            elif path not in ENDPOINTS:
+                status = 200 if path in self.others else 404
+                yield Answer(status, "application/json", _Pieces([self.others.get(path, ERROR_BODY)]))
             elif path != CHAT_COMPLETIONS:
                 yield compute_other(path, body, self.name, script)
             elif stream:
