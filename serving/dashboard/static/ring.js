@@ -66,17 +66,19 @@ export function Ring({ nodes, flows, me }) {
   }, []);
   const narrow = width < 620;
   const { placed, arcs, step } = place(arrange(nodes));
-  const height = narrow ? width + 40 : Math.min(620, Math.max(420, 0.5 * width));
+  const height = narrow ? width + 40 : Math.min(680, Math.max(440, 0.62 * width));
   const cx = width / 2;
   const cy = height / 2;
   const radius = Math.min(width, height) / 2 - (narrow ? (arcs.length > 1 ? 34 : 60) : 72);
   const at = (angle, r) => [cx + r * Math.cos(angle), cy + r * Math.sin(angle)];
-  const most = Math.max(1, ...nodes.map((each) => each.bonded));
-  const room = Math.max(3, Math.min(26, 0.42 * step * radius));
-  const size = (each) => Math.max(3, room * (0.35 + 0.65 * Math.sqrt(each.bonded / most)));
   const lines = flows
     .filter((flow) => placed.has(flow.payer) && placed.has(flow.payee))
     .sort((a, b) => (a.payer === me || a.payee === me) - (b.payer === me || b.payee === me));
+  const most = Math.max(1, ...nodes.map((each) => each.bonded));
+  const room = Math.max(3, Math.min(26, 0.42 * step * radius));
+  const largest = Math.max(room, 10); // of many nodes the largest overlap, or all would be dots
+  const size = (each) => Math.max(3, largest * (0.3 + 0.7 * Math.sqrt(each.bonded / most)));
+  const thin = lines.length > 40 ? 0.5 : 1;
   const arcPath = (from, to, r) => {
     if (to - from > 6.2) {
       const [x0, y0] = at(from, r);
@@ -92,20 +94,20 @@ export function Ring({ nodes, flows, me }) {
   return html`<div ref=${box}>
     <svg class="ring" viewBox=${`0 0 ${width} ${height}`} height=${height} role="img" aria-label=${label}>
       ${lines.map((flow) => {
-        const [x0, y0] = at(placed.get(flow.payer).angle, radius - room - 4);
-        const [x1, y1] = at(placed.get(flow.payee).angle, radius - room - 4);
+        const [x0, y0] = at(placed.get(flow.payer).angle, radius - largest - 4);
+        const [x1, y1] = at(placed.get(flow.payee).angle, radius - largest - 4);
         const kind = flow.payer === me ? " out" : flow.payee === me ? " in" : "";
-        return html`<path key=${`${flow.payer}${flow.payee}`} class=${`edge${kind}`} stroke-width=${1 + Math.min(9, 1.4 * Math.sqrt(flow.holds))}
+        return html`<path key=${`${flow.payer}${flow.payee}`} class=${`edge${kind}${thin < 1 ? " many" : ""}`} stroke-width=${kind ? 1 + Math.min(9, 1.4 * Math.sqrt(flow.holds)) : thin * (1 + Math.min(9, 1.2 * Math.sqrt(flow.holds)))}
           d=${`M${x0},${y0}Q${cx + 0.12 * (y1 - y0)},${cy - 0.12 * (x1 - x0)} ${x1},${y1}`} />`;
       })}
       ${arcs.map((arc) => {
         const middle = (arc.from + arc.to) / 2;
         const whole = arc.to - arc.from > 6.2;
-        const [x, y] = whole ? [cx, 22] : at(middle, radius + room + (narrow ? 22 : 28));
+        const [x, y] = whole ? [cx, 22] : at(middle, radius + largest + (narrow ? 22 : 28));
         const anchor = whole || Math.abs(Math.cos(middle)) < 0.35 || narrow ? "middle" : Math.cos(middle) > 0 ? "start" : "end";
         const inside = Math.min(Math.max(x, narrow ? 70 : 8), width - (narrow ? 70 : 8));
         return html`<g key=${arc.group}>
-          <path class=${`arc ${arc.group === NO_MODEL ? "none" : `a${arc.index % 5}`}`} d=${arcPath(arc.from, arc.to, radius + room + 8)} />
+          <path class=${`arc ${arc.group === NO_MODEL ? "none" : `a${arc.index % 5}`}`} d=${arcPath(arc.from, arc.to, radius + largest + 8)} />
           ${(!narrow || whole) && html`<text x=${inside} y=${y} text-anchor=${anchor} font-weight="600">${short(arc.group, narrow ? 14 : 28, 6)}
             <tspan class="sub" font-weight="400"> ${plural(arc.count, "node")}</tspan></text>`}
         </g>`;
@@ -115,7 +117,7 @@ export function Ring({ nodes, flows, me }) {
         const r = size(each);
         const load = each.slots ? each.running / each.slots : 0;
         const name = each.address === me ? "you" : each.members ? plural(each.members, "other") : short(each.address, 0, 4);
-        const [tx, ty] = at(each.angle, radius - room - 22);
+        const [tx, ty] = at(each.angle, radius - largest - 22);
         return html`<g key=${each.address} class=${each.address === me ? "me" : ""}>
           <title>${`${each.address === me ? "this node" : each.address}: ${creditsShort(each.bonded)} credits at stake, load ${percent(load)}`}</title>
           <circle class="stake" cx=${x} cy=${y} r=${r} />

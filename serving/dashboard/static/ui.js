@@ -106,6 +106,16 @@ export function Copy({ text, label = "Copy" }) {
   return html`<button type="button" class="quiet" onClick=${copy}>${done ? "Copied" : label}</button>`;
 }
 
+/** Have the browser save a file. */
+export function save(name, text, type) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /**

@@ -19,6 +19,7 @@ from serving.dashboard.events import MAX_VIEWERS
 from serving.dashboard.files import MEDIA_TYPES, STATIC
 from serving.dashboard.views import measure_first_tokens
 from serving.dispatcher import RequestRecord
+from serving.scheduling.policy import LoadSnapshot
 from tests.serving.admin.client import expect, with_admin
 from tests.support.solo_node import KEY, MODEL
 from tests.support.waiting import PATIENCE, eventually
@@ -242,3 +243,17 @@ def test_first_tokens_of_the_last_minute(count: int, expected: tuple[float | Non
         return measure_first_tokens(_Recorded(count))  # type: ignore[arg-type]
 
     assert trio.run(measure, clock=trio.testing.MockClock()) == expected
+
+
+@with_admin
+async def test_a_change_of_the_policy_is_tried_on_past_requests(node: Node, client: httpx.AsyncClient) -> None:
+    for number in range(10):
+        record = RequestRecord(f"req-{number}", MODEL, 0.0, load=LoadSnapshot(MODEL, number / 10, 0, 0))
+        node.dispatcher.records.append(record)
+    await log_in(client)
+    before = node.policy.parameters
+    tried = await expect(client, "POST", "/dashboard/replay", 200, {"target_utilization": 0.5, "offload_frequency": 1})
+    assert (tried["requests"], tried["would_offload"]) == (10, 5)
+    assert tried["offloaded"] <= 3, "those above the target of 0.7"
+    await expect(client, "POST", "/dashboard/replay", 400, {"target_utilization": 2})
+    assert node.policy.parameters == before

@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "../vendor.js";
 import { age, bytes, cost, count, credits, creditsShort, dateTime, percent, plural, short } from "../format.js";
 import { ask, chain, finalAge, finality, go, me, now, route } from "../store.js";
-import { Account, Bar, Card, Copy, Facts, Pill, Share, Table, Tiles, VirtualList } from "../ui.js";
+import { Account, Bar, Card, Copy, Facts, Pill, Share, Table, Tiles, VirtualList, save } from "../ui.js";
 import { BlocksCard } from "./blocks.js";
 
 /** The node's answer to a path: {value}, {failure}, or neither yet. Asked anew when `again` changes. */
@@ -181,12 +181,7 @@ function Prove({ path, file }) {
     try {
       const { proof } = await ask(path);
       const text = typeof proof === "string" ? proof : JSON.stringify(proof, null, 2);
-      const url = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
-      const link = document.createElement("a");
-      link.href = url;
-      link.download = file;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(url), 1000);
+      save(file, text, "text/plain");
       setState({ size: text.length });
     } catch (error) {
       setState({ failure: error.message });

@@ -3,7 +3,7 @@
 import { html, useMemo, useState } from "../vendor.js";
 import { cost, count, credits, creditsShort, plural } from "../format.js";
 import { ask, history, isUnlocked, section, unlock } from "../store.js";
-import { Account, Card, Chart, Confirm, Table, Tiles } from "../ui.js";
+import { Account, Card, Chart, Confirm, Table, Tiles, save } from "../ui.js";
 import { Payment } from "./node.js";
 
 const WAIT_S = 30;
@@ -75,6 +75,16 @@ function sum(rows, keyOf) {
   return [...found.values()].sort((a, b) => b.paid - a.paid);
 }
 
+const CSV = ["id", "model", "executor", "outcome", "age_s", "completion_tokens", "held", "amount", "hold_height", "settled_height"];
+
+async function saveCsv() {
+  const { requests } = await ask("/requests?limit=1000");
+  const head = CSV.map((name) => ({ held: "held_microcredits", amount: "paid_microcredits" })[name] ?? name);
+  // A leading apostrophe keeps a spreadsheet from taking text for a formula.
+  const cell = (value) => (value == null ? "" : typeof value === "number" ? value : `"${String(value).replace(/^[=+@-]/, "'$&").replaceAll('"', '""')}"`);
+  save("requests.csv", [head.join(","), ...requests.map((row) => CSV.map((name) => cell(row[name])).join(","))].join("\n"), "text/csv");
+}
+
 export function MoneyPage() {
   const wallet = section("wallet").value;
   const rows = section("requests").value ?? [];
@@ -110,6 +120,9 @@ export function MoneyPage() {
     <${Orders} />
     ${table("Spent by model", (row) => row.model, (row) => row.key)}
     ${table("Spent by node", (row) => row.executor, (row) => html`<${Account} address=${row.key} />`)}
+    <${Card} title="Requests as a table" span=${12}>
+      <p class="locked"><button type="button" onClick=${saveCsv}>Download as CSV</button><span class="dim">The last 1,000 requests: when, model, who served, tokens, credits held and paid, heights.</span></p>
+    <//>
     <${Card} title="Holds that are open" note="captured or taken back by their deadline">
       <${Table} label="Open holds" rows=${open} keyOf=${(row) => row.id} empty="None: every payment is final."
         columns=${[

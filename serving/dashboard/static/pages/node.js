@@ -40,7 +40,7 @@ function OwnerTiles() {
       : ["First token, median", "–", "no request in the last minute"],
     ["Credits to spend", creditsShort(wallet.spendable), wallet.held ? `${credits(wallet.held, 4)} held` : "nothing held"],
     ["Credits earned", credits(wallet.earned, 4), "since the node started"],
-    ["Credits at stake", creditsShort(wallet.bonded), `${percent(wallet.bonded / total, 1)} of the network`],
+    ["Credits at stake", creditsShort(wallet.bonded), `${percent(wallet.bonded / total, 1)} of all nodes online`],
     ["Peers connected", count(view.connected), `${count(view.known)} known`],
   ];
   return html`<${Tiles} rows=${rows} />`;

@@ -1,6 +1,6 @@
 // What decides which requests are served here, offloaded, accepted or queued, and the form that changes it.
 
-import { html, useState } from "../vendor.js";
+import { html, useEffect, useState } from "../vendor.js";
 import { count, credits, plural } from "../format.js";
 import { ask, isUnlocked, section } from "../store.js";
 import { Bar, Card, Confirm, Facts, Pill, Table } from "../ui.js";
@@ -27,8 +27,8 @@ function Field({ name, value, changed, onChange }) {
     <label for=${id}>${label}${changed && html` <${Pill} kind="warn">changed<//>`}</label>
     <div class="locked">
       ${isShare
-        ? html`<input id=${id} type="range" min="0" max="1" step="0.01" value=${value} disabled=${!isUnlocked.value} onInput=${(event) => onChange(Number(event.currentTarget.value))} /><b>${Number(value).toFixed(2)}</b>`
-        : html`<input id=${id} type="number" min="0" step="any" value=${value} disabled=${!isUnlocked.value} onInput=${(event) => onChange(Number(event.currentTarget.value))} />`}
+        ? html`<input id=${id} type="range" min="0" max="1" step="0.01" value=${value} onInput=${(event) => onChange(Number(event.currentTarget.value))} /><b>${Number(value).toFixed(2)}</b>`
+        : html`<input id=${id} type="number" min="0" step="any" value=${value} onInput=${(event) => onChange(Number(event.currentTarget.value))} />`}
       <span class="dim">${help}</span>
     </div>
   </div>`;
@@ -37,11 +37,40 @@ function Field({ name, value, changed, onChange }) {
 const say = (name, value) =>
   name === "stake" ? `${credits(value, 0)} credits` : typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
 
+/** What the numbers would have done to the last requests, in a sentence. */
+function Replay({ tried, changed }) {
+  if (!tried) return null;
+  if (tried.failure) return html`<p class="failure" role="alert">${tried.failure}</p>`;
+  if (!tried.requests) return html`<p class="dim">No request yet that could have gone either way.</p>`;
+  const could = html`Of the last ${plural(tried.requests, "request")} that could go either way`;
+  return html`<p role="status">
+    ${changed
+      ? html`${could}, these numbers would have offloaded <b>${count(tried.would_offload)}</b> instead of ${count(tried.offloaded)}.`
+      : html`${could}, this policy offloads <b>${count(tried.offloaded)}</b>. Move a slider to see what it would have done.`}
+  </p>`;
+}
+
 export function PolicyPage() {
   const policy = section("policy").value;
   const backends = section("backends").value ?? [];
   const [changes, setChanges] = useState({});
   const [done, setDone] = useState(false);
+  const [tried, setTried] = useState(null);
+  const wanted = JSON.stringify(changes);
+  useEffect(() => {
+    const abort = new AbortController();
+    const timer = setTimeout(
+      () =>
+        ask("/dashboard/replay", { method: "POST", body: JSON.parse(wanted), signal: abort.signal })
+          .then(setTried)
+          .catch((error) => !abort.signal.aborted && setTried({ failure: error.message })),
+      250,
+    );
+    return () => {
+      clearTimeout(timer);
+      abort.abort();
+    };
+  }, [wanted, isUnlocked.value]);
   if (!policy) return html`<p class="boot card">Reading the policy …</p>`;
   const isRead = (name) => !NUMBERS[name][3] || NUMBERS[name][3] === policy.name || !["adaptive", "paper"].includes(policy.name);
   const shown = Object.keys(NUMBERS).filter((name) => policy[name] != null && isRead(name));
@@ -63,6 +92,7 @@ export function PolicyPage() {
               setChanges({ ...changes, [name]: value });
             }} />`,
         )}
+        <${Replay} tried=${tried} changed=${changed.length > 0} />
         <${Locked}>
           <${Confirm} label="Apply" disabled=${!changed.length} question=${`${plural(changed.length, "number")} of the policy ${changed.length === 1 ? "changes" : "change"} at once, until the node stops. To keep: wwwserve policy set --save …`} act=${apply} />
         <//>

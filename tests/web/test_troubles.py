@@ -56,7 +56,7 @@ def test_the_keyboard_is_enough_to_find_and_prove_an_operation(visitor: Visitor)
     height = next(row["settled_height"] for row in rows if row["settled_height"])
     page = visitor.page
     page.keyboard.press("/")
-    page.wait_for_function("document.activeElement.id === 'search'")
+    page.wait_for_selector("#search:focus")
     page.keyboard.type(str(height))
     page.keyboard.press("Enter")
     page.wait_for_selector(f"h2 >> text=Block {height:,}")
