@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -146,6 +147,7 @@ class Node:
         self.runtime = runtime
         self.network = network
         self.policy = policy
+        self.bootstrap = tuple(bootstrap)
         self.streams = Streams(network)
         if peer_table is None:
             peer_table = make_peer_table(key, runtime, bootstrap)
@@ -250,6 +252,9 @@ class Node:
 
 # The real node.
 
+_LOADED_AT = time.monotonic()
+"""When this module was loaded, with which a node starts."""
+
 TESTING_VARIABLE = "WWWSERVE_TESTING"
 """Environment variable that, set to anything, lets tests cut the node off from peers through its admin listener."""
 Announce = Callable[[Node, HttpServer, "Admin"], None]
@@ -336,7 +341,9 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             await nursery.start(lend_ledger, data_dir, opened.store)
             if public is not None:
                 nursery.start_soon(public.run)
-            await _serve(node, network, front, admin, data_dir, reload, partial(_announce, as_json=as_json))
+            await _serve(
+                node, network, front, admin, data_dir, reload, partial(_announce, config=config, as_json=as_json)
+            )
             nursery.cancel_scope.cancel()
 
 
@@ -475,15 +482,19 @@ async def _start(
     announce(node, front, admin)
 
 
-def _announce(node: Node, front: HttpServer, admin: Admin, *, as_json: bool) -> None:
-    """Say that the node is ready, and where it is."""
+def _announce(node: Node, front: HttpServer, admin: Admin, *, config: NodeConfig, as_json: bool) -> None:
+    """Say that the node is ready: who it is, where, and what is wrong."""
+    from serving.admin.reports import report_status
+    from serving.cli.status import describe_start
+
     api = f"{front.scheme}://{front.address[0]}:{front.address[1]}/v1"
     owner = f"http://{admin.address[0]}:{admin.address[1]}"
     peers = [f"{address}/p2p/{node.key.address}" for address in node.network.listen_addresses]
-    content = {"address": node.key.address, "api": api, "admin": owner, "peers": peers}
-    print_result(
-        content, as_json, f"api      {api}", f"admin    {owner}", *(f"peers    {address}" for address in peers)
-    )
+    status = report_status(node)
+    content = {"address": node.key.address, "api": api, "admin": owner, "peers": peers, "troubles": status["troubles"]}
+    taken = time.monotonic() - _LOADED_AT
+    lines = describe_start(status, api, bool(config.api.keys), owner, peers)
+    print_result(content, as_json, *lines, f"ready in {taken:.1f} s. Stop with Ctrl-C.")
     sys.stdout.flush()
 
 

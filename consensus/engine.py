@@ -133,6 +133,7 @@ class Engine:
         self.settings = settings or Settings()
         self.last_final_at = 0.0
         """Trio time at which a block last became final here (or the engine started)."""
+        self._started_at = 0.0
         self._network = network
         self._runtime = runtime
         self._store = store
@@ -190,6 +191,11 @@ class Engine:
     def chain(self) -> ChainStore:
         """The final chain on disk; others only read it, through its views."""
         return self._store
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since it was started."""
+        return trio.current_time() - self._started_at
 
     def chain_time(self) -> int:
         """Chain time of the last final block in ms. The next block's is later, by at most the idle beat."""
@@ -315,6 +321,7 @@ class Engine:
         Raises:
             StoreError: the disk failed; a validator must not go on voting.
         """
+        self._started_at = trio.current_time()
         self.last_final_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery

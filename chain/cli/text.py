@@ -16,8 +16,11 @@ def print_line(line: str, *, to_stderr: bool = False) -> None:
     print(escape_unprintable(line), file=sys.stderr if to_stderr else None)
 
 
-def print_lines(text: str, *, to_stderr: bool = False) -> None:
-    """Print lines for the owner; the line breaks in ``text`` must be the program's own."""
+def print_lines(text: str, *, to_stderr: bool = False, clear: bool = False) -> None:
+    """Print lines for the owner; the line breaks in ``text`` must be the program's own. With ``clear`` they take the
+    place of all that is on the terminal."""
+    if clear:
+        print("\x1b[H\x1b[2J", end="")
     print(escape_unprintable(text, keep="\n"), file=sys.stderr if to_stderr else None)
 
 
@@ -35,6 +38,11 @@ def format_count(number: int, noun: str) -> str:
 def format_percent(share: float) -> str:
     """A share from 0 to 1, rounded to a tenth of a percent."""
     return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+def shorten_address(address: str) -> str:
+    """An address by its beginning and its end, as people compare it."""
+    return address if len(address) < 20 else f"{address[:8]}…{address[-4:]}"
 
 
 def format_time(timestamp: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from chain.crypto import KeyPair
@@ -27,6 +28,8 @@ class NodeView(Protocol):
 
     @property
     def key(self) -> KeyPair: ...
+    @property
+    def bootstrap(self) -> Sequence[tuple[bytes, str]]: ...
     @property
     def engine(self) -> Engine: ...
     @property

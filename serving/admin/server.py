@@ -1,7 +1,8 @@
 """The admin listener: HTTP on loopback, by which the owner watches the running node and gives it orders.
 
-``/healthz`` and ``/metrics`` need no token. Everything else needs ``Authorization: Bearer …`` with the token in the
-data directory, or a session of the dashboard (:mod:`serving.admin.levels`). Bodies and answers are JSON, errors
+``/healthz``, ``/livez`` and ``/metrics`` need no token. Everything else needs ``Authorization: Bearer …`` with the
+token in the data directory, or a session of the dashboard (:mod:`serving.admin.levels`), but for what comes through the
+Unix socket in the data directory (:mod:`serving.admin.local_sockets`). Bodies and answers are JSON, errors
 ``{"error": text}``. Amounts are in micro-credits. Nothing is answered to a web page of another origin, nor under
 another name than a loopback one (:mod:`serving.http.access`).
 """
@@ -33,6 +34,7 @@ from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
 from serving.admin.bodies import make_answer, read_object, read_section
 from serving.admin.confinement import Confined
+from serving.admin.health import Verdict, report_health
 from serving.admin.key_orders import (
     CreateOrder,
     RevokeOrder,
@@ -48,7 +50,6 @@ from serving.admin.node_view import NodeView
 from serving.admin.policy_orders import Reload, change_policy, report_policy
 from serving.admin.reports import (
     report_duels,
-    report_health,
     report_models,
     report_peers,
     report_requests,
@@ -215,6 +216,7 @@ class Admin:
         """Every route of the listener itself."""
         public, reading, acting = Level
         yield PageRoute("GET", "/healthz", public, self._get_health)
+        yield PageRoute("GET", "/livez", public, self._get_life)
         yield PageRoute("GET", METRICS, public, self._get_metrics)
         for path, report in REPORTS.items():
             yield PageRoute("GET", path, reading, partial(self._get_report, report))
@@ -258,7 +260,12 @@ class Admin:
         return guarded
 
     async def _get_health(self, request: Request) -> Response:
-        return make_answer(report_health(self._node))
+        """503 when nothing is paid any more; a node with less than all of its backends does what it can."""
+        health = report_health(self._node)
+        return make_answer(health, 503 if health["status"] == Verdict.STALLED else 200)
+
+    async def _get_life(self, request: Request) -> Response:
+        return make_answer({"status": "alive"})
 
     async def _get_metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=CONTENT_TYPE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from serving.openai.answers import Answer
 
@@ -78,3 +78,16 @@ class Backend(Protocol):
 
     async def run(self) -> None:
         """Run what the backend needs apart from requests (probes, an embedded server) until cancelled."""
+
+
+@runtime_checkable
+class LocatedBackend(Protocol):
+    """A backend that says where it is."""
+
+    @property
+    def place(self) -> str:
+        """Its URL, or ``embedded``."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why it does not answer, if it does not."""

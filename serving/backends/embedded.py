@@ -87,6 +87,16 @@ class EmbeddedBackend:
         """Whether the model is loaded and answers."""
         return self._backend is not None and self._backend.is_alive()
 
+    @property
+    def place(self) -> str:
+        """In this process."""
+        return "embedded"
+
+    @property
+    def fault(self) -> str | None:
+        """Why it does not answer, if it does not."""
+        return None if self.is_alive() else "the model is not loaded yet"
+
     async def wait_alive(self) -> None:
         """Return once the model is loaded and answers."""
         await self._loaded.wait()

@@ -78,6 +78,9 @@ class OpenAICompatibleBackend:
         patience = timeouts or BackendTimeouts()
         streamed = HttpTimeouts(patience.connect_s, patience.first_byte_s, patience.stall_s)
         self._whole = HttpTimeouts(patience.connect_s, patience.answer_s, patience.stall_s)
+        self._base_url = base_url
+        self._fault: str | None = None
+        """What is wrong with the last list of models, if it is not alive."""
         self._pool = HttpPool(base_url, api_key=api_key, timeouts=streamed, max_connections=2 * capacity + 64)
         # Probes have connections of their own: requests that fill the pool must not make the backend look dead.
         self._probes = HttpPool(base_url, api_key=api_key, timeouts=PROBE_TIMEOUTS, max_connections=2, max_idle=1)
@@ -139,6 +142,16 @@ class OpenAICompatibleBackend:
     def is_alive(self) -> bool:
         """Whether one of the last two probes was answered."""
         return self._alive.is_set()
+
+    @property
+    def place(self) -> str:
+        """Its URL."""
+        return self._base_url
+
+    @property
+    def fault(self) -> str | None:
+        """Why the last probes were not answered, if they were not."""
+        return None if self._alive.is_set() else self._fault
 
     async def wait_alive(self) -> None:
         """Return once the backend has answered a probe."""
@@ -212,8 +225,10 @@ class OpenAICompatibleBackend:
         try:
             async with self._probes.request("GET", "/v1/models") as response:
                 status, body = response.status, await response.read()
-        except HttpClientError:
+        except HttpClientError as error:
+            self._fault = str(error) or "does not answer"
             return False
+        self._fault = f"answers {status} to GET /v1/models" if status != 200 else "lists no model"
         if status == 200:
             self._context_lengths = _parse_models(body)
             self._discovered = tuple(self._context_lengths)

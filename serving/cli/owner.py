@@ -3,50 +3,99 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+import time
+from typing import Annotated, Any
 
-from chain.cli.options import AsJson, DataDir
-from chain.cli.text import format_count, format_credits, format_percent, print_line, print_table
-from serving.cli.admin_client import ask_node, print_fields
+import typer
+
+from chain.cli.contract import CommandError, ExitCode, print_result
+from chain.cli.options import AsJson, DataDir, get_default_data_dir
+from chain.cli.text import (
+    format_count,
+    format_credits,
+    format_percent,
+    print_line,
+    print_lines,
+    print_table,
+    shorten_address,
+)
+from serving.cli.admin_client import ask_node
+from serving.cli.status import describe_status
 
 
-def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def status(
+    data_dir: DataDir = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every second, until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Where the node stands: ledger, peers, models, requests."""
-    print_fields(ask_node(data_dir, "GET", "/status"), as_json)
+    directory = str(data_dir or get_default_data_dir())
+    if watch and as_json:
+        raise CommandError("--watch is for people; give it without --json", code=ExitCode.USAGE)
+    while True:
+        content = ask_node(data_dir, "GET", "/status")
+        lines = describe_status(content, directory)
+        if not watch:
+            print_result(content, as_json, *lines)
+            return
+        print_lines("\n".join(lines), clear=True)
+        time.sleep(1)
 
 
-def peers(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def peers(
+    data_dir: DataDir = None,
+    full: Annotated[bool, typer.Option("--full", help="Whole addresses, also on a terminal.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Who is online, and what they serve."""
     answer = ask_node(data_dir, "GET", "/peers")
-    if as_json:
-        print_line(json.dumps(answer))
+    if as_json or not answer["peers"]:
+        print_result(answer, as_json, "no other node is known yet")
         return
+    is_short = sys.stdout.isatty() and not full
     rows = [
         (
-            peer["address"],
-            ", ".join(peer["models"]),
+            shorten_address(peer["address"]) if is_short else peer["address"],
+            ", ".join(peer["models"]) or "-",
+            _describe_path(peer),
             f"{peer['utilization'] / 10:.0f} %",
+            format_credits(peer["bonded"]),
             ", ".join(peer["addresses"]) or "-",
         )
         for peer in answer["peers"]
     ]
-    print_table(("address", "models", "load", "reachable at"), rows)
+    print_table(("address", "models", "path", "load", "credits bonded", "reachable at"), rows)
+
+
+def _describe_path(peer: dict[str, Any]) -> str:
+    if not peer["connected"]:
+        return "not connected"
+    return "relayed" if peer["relayed"] else "direct"
 
 
 def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Models that this node serves or can offload to others, and how their executors have done in duels."""
     answer = ask_node(data_dir, "GET", "/models")
-    if as_json:
-        print_line(json.dumps(answer))
+    if as_json or not answer["models"]:
+        print_result(answer, as_json, "no model: neither does a backend answer, nor does another node serve one")
         return
+    rows = []
     for entry in answer["models"]:
-        rate, compared = entry["win_rate"], format_count(entry["duels"], "duel")
-        print_line(entry["id"] if rate is None else f"{entry['id']}  won {format_percent(rate)} of {compared}")
+        rate = entry["win_rate"]
+        won = "-" if rate is None else f"won {format_percent(rate)} of {format_count(entry['duels'], 'duel')}"
+        others = f"{format_count(entry['executors'], 'node')}, {format_credits(entry['stake'])} credits"
+        rows.append((entry["id"], "yes" if entry["local"] else "no", others if entry["executors"] else "none", won))
+    print_table(("model", "here", "others, and their bonds", "duels"), rows)
+    for entry in answer["models"]:
         for identity in entry["identities"]:
             declared = format_count(identity["executors"], "executor")
             checked = format_count(identity["checks"], "check")
             failed = f"{identity['shortfall_failures']} by shortfall, {identity['distance_failures']} by distance"
-            print_line(f"  {identity['digest'][:16]}: {declared}, {checked}, failed {failed}")
+            print_line(f"  {entry['id']} {identity['digest'][:16]}: {declared}, {checked}, failed {failed}")
+    for each in answer["backends"]:
+        state = f"{each['running']} of {each['capacity']} slots in use" if each["is_alive"] else f"✗ {each['fault']}"
+        print_line(f"backend {each['place']}: {', '.join(each['models']) or '-'} · {state}")
 
 
 def duels(data_dir: DataDir = None, as_json: AsJson = False) -> None:

@@ -60,7 +60,8 @@ GUARDED = [
 async def test_health_and_metrics_need_no_token(node: Node, client: httpx.AsyncClient) -> None:
     del client.headers["Authorization"]
     health = await expect(client, "GET", "/healthz")
-    assert (health["status"], health["height"]) == ("ok", node.engine.header.height)
+    assert (health["status"], health["height"], health["reasons"]) == ("ready", node.engine.header.height, [])
+    assert await expect(client, "GET", "/livez") == {"status": "alive"}
     page = await client.get("/metrics")
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/plain; version=")
@@ -171,6 +172,7 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
     assert peer == {
         "address": OTHER.address,
         "connected": False,
+        "relayed": False,
         "addresses": ["/ip4/192.0.2.1/tcp/1"],
         "relays": [],
         "models": ["a", "b"],
@@ -197,8 +199,18 @@ async def test_models(node: Node, client: httpx.AsyncClient) -> None:
     unrated = {"duels": 0, "win_rate": None, "identities": []}
     assert answer["models"] == [{"id": MODEL, "local": True, "executors": 0, "stake": 0, **unrated}]
     assert answer["backends"] == [
-        {"capacity": CAPACITY, "running": 0, "queued_own": 0, "queued_delegated": 0, "drained_in_s": 0}
-    ]
+        {
+            "place": "parrot",
+            "fault": None,
+            "models": [MODEL],
+            "is_alive": True,
+            "capacity": CAPACITY,
+            "running": 0,
+            "queued_own": 0,
+            "queued_delegated": 0,
+            "drained_in_s": 0,
+        }
+    ]  # fmt: skip
 
 
 @with_admin
