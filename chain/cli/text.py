@@ -24,6 +24,11 @@ def print_lines(text: str, *, to_stderr: bool = False, clear: bool = False) -> N
     print(escape_unprintable(text, keep="\n"), file=sys.stderr if to_stderr else None)
 
 
+def print_part(text: str) -> None:
+    """Print a part of a line at once; what does not print is escaped, but for line breaks and tabs."""
+    print(escape_unprintable(text, keep="\n\t"), end="", flush=True)
+
+
 def format_credits(amount: int) -> str:
     """An amount of micro-credits for people, in credits; exact."""
     whole, rest = divmod(abs(amount), CREDIT)

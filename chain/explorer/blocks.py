@@ -63,7 +63,7 @@ def _summarize(chain: ChainReader, block: Block) -> dict[str, Any]:
         "proposer": format_address(header.proposer),
         "operations": len(block.body.operations),
         "failed": sum(failure is not None for failure in chain.failures(header.height)),
-        "share": _compute_share(chain, header, chain.certificate(header.height)),
+        "share": compute_share(chain, header, chain.certificate(header.height)),
     }
 
 
@@ -190,15 +190,15 @@ def _describe_certificate(chain: ChainReader, height: int, certificate: Certific
     votes = [validators[position] for position in certificate.signers]
     return {
         **content,
-        "share": _compute_share(chain, header, certificate),
+        "share": compute_share(chain, header, certificate),
         "votes": [
             {"address": format_address(each.public_key), "share": each.stake / validators.total_stake} for each in votes
         ],
     }
 
 
-def _compute_share(chain: ChainReader, header: Header, certificate: Certificate | None) -> float | None:
-    """The share of stake (0 to 1) that signed a certificate; None where that cannot be told."""
+def compute_share(chain: ChainReader, header: Header, certificate: Certificate | None) -> float | None:
+    """The share of stake (0 to 1) that signed a certificate; None where that cannot be told, as before a restart."""
     validators = chain.validators(header.epoch)
     if certificate is None or validators is None or validators.hash != header.validators_hash:
         return None

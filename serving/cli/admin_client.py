@@ -5,7 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from chain.cli.contract import CommandError, ExitCode, print_result
@@ -30,15 +33,36 @@ def ask_node(data_dir: Path | None, method: str, path: str, content: Any = None,
     Raises:
         CommandError: no node runs there, it does not answer, or it refuses.
     """
-    directory = data_dir or get_default_data_dir()
     timeout = timeout or (READ_TIMEOUT_S if method == "GET" else ADMIN_TIMEOUT_S)
-    headers = {} if content is None else {"Content-Type": "application/json"}
+    with open_answer(data_dir, method, path, content, timeout) as response:
+        answer = json.loads(response.read() or b"{}")
+    if response.status >= 400:
+        reason = say_credits(str(answer.get("error", f"the node answered {response.status}")))
+        raise CommandError(escape_unprintable(reason), code=CODES.get(response.status, ExitCode.FAILED))
+    return answer
+
+
+@contextmanager
+def open_answer(
+    data_dir: Path | None,
+    method: str,
+    path: str,
+    content: Any,
+    timeout: float,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[http.client.HTTPResponse]:
+    """Send a request to the node, and read its answer as it comes, each part within ``timeout`` seconds.
+
+    Raises:
+        CommandError: no node runs there, or it does not answer; from the block, too.
+    """
+    directory = data_dir or get_default_data_dir()
+    kind = {} if content is None else {"Content-Type": "application/json"}
     body = None if content is None else json.dumps(content)
     connection = _Connection(directory / ADMIN_SOCKET_FILE, timeout)
     try:
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        answer = json.loads(response.read() or b"{}")
+        connection.request(method, path, body, {**kind, **headers})
+        yield connection.getresponse()
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise CommandError(
             f"no node runs in {directory}", code=ExitCode.NO_NODE, hint=f"start it with: wwwserve run -d {directory}"
@@ -53,10 +77,6 @@ def ask_node(data_dir: Path | None, method: str, path: str, content: Any = None,
         raise CommandError(f"the node in {directory} does not answer: {error}") from error
     finally:
         connection.close()
-    if response.status >= 400:
-        reason = say_credits(str(answer.get("error", f"the node answered {response.status}")))
-        raise CommandError(escape_unprintable(reason), code=CODES.get(response.status, ExitCode.FAILED))
-    return answer
 
 
 class _Connection(http.client.HTTPConnection):

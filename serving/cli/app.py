@@ -59,6 +59,18 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
             ("wwwserve demo", "wwwserve demo --once"),
             START,
         ),
+        "ask": Entry(
+            "Ask a model, and print its answer as it comes; who served it and what it cost stands below, on stderr.",
+            "serving.cli.ask:ask",
+            ('wwwserve ask "Why is the sky blue?"', "wwwserve ask -m smollm2-135m --json < question.txt"),
+            START,
+        ),
+        "chat": Entry(
+            "Talk with a model, a line at a time, until Ctrl-D. With --json each answer is a JSON value on a line.",
+            "serving.cli.ask:chat",
+            ("wwwserve chat", "wwwserve chat -m smollm2-135m --local-only"),
+            START,
+        ),
         "status": Entry(
             "Where the node stands: ledger, peers, models, requests.",
             "serving.cli.owner:status",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import trio
 
 from chain.crypto import format_address
+from chain.explorer.blocks import compute_share
 from chain.store.reader import ChainReader
 from chain.types.blocks import Block
 from chain.types.operations import Capture, Hold
@@ -110,12 +111,9 @@ def describe_block(block: Block, reader: ChainReader) -> dict[str, Any]:
 
 
 def _find_signed_share(height: int, reader: ChainReader) -> float | None:
-    ahead = range(height, min(reader.height, height + MAX_LOOK_AHEAD) + 1)
-    certificate = next(filter(None, map(reader.certificate, ahead)), None)
-    if certificate is None:
-        return None
-    validators = reader.validators(certificate.epoch)
-    if validators is None:
-        return None
-    signers = [validators[position].public_key for position in certificate.signers]
-    return round(validators.get_stake(signers) / validators.total_stake, 4)
+    for ahead in range(height, min(reader.height, height + MAX_LOOK_AHEAD) + 1):
+        certificate, header = reader.certificate(ahead), reader.find_header(ahead)
+        if certificate is not None and header is not None:
+            share = compute_share(reader, header, certificate)
+            return None if share is None else round(share, 4)
+    return None

@@ -143,7 +143,8 @@ def test_the_owners_commands(calm_cluster: Cluster) -> None:
     assert f"/ip4/127.0.0.1/tcp/{node.peer_port}" in command("status")
     peers = command("peers")
     assert all(peer.address in peers for peer in calm_cluster.nodes if peer is not node)
-    assert command("models").split() == [MODEL]
+    served = json.loads(command("models", "--json"))["models"]
+    assert [entry["id"] for entry in served] == [MODEL] and MODEL in command("models")
     available = node.ask("/wallet")["available"]
     assert f"{available / CREDIT:,.6f}" in command("wallet", "show")
     sent = command("wallet", "transfer", other.address, "2.5")
