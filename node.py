@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import trio
 
 from chain.cli.contract import print_result
@@ -90,10 +91,16 @@ if TYPE_CHECKING:
     from serving.admin.policy_orders import Reload
     from serving.admin.server import Admin, Partition
 
+log = structlog.get_logger(__name__)
+
 MAX_OFFERS_PER_PEER = 64
 """Offers of one peer that are handled at a time."""
 BACKENDS_TIMEOUT_S = 10.0
 """How long a node waits for its backends before it joins without them."""
+DRAIN_CHECK_INTERVAL_S = 0.1
+"""How often a node that ends looks whether all is done."""
+CAPTURE_TIMEOUT_S = 5.0
+"""How long a node that ends waits for what it earned to be final on the ledger."""
 DAMAGE_CHECK_INTERVAL_S = 1.0
 """How often a node looks whether damage to its database was found."""
 INDEX_PAUSE_S = 0.02
@@ -249,6 +256,20 @@ class Node:
             nursery.start_soon(self.validator_tasks.run)
             task_status.started()
 
+    def take_nothing_new(self) -> None:
+        """Refuse requests and offers from now on, because the node ends."""
+        self.availability.is_ending = True
+
+    async def drain(self) -> None:
+        """Return once all that is under way is answered, and what it earned is final."""
+        if under_way := self.dispatcher.under_way + self.executor.under_way:
+            log.info("finishes what is under way; another signal ends it at once", requests=under_way)
+        while self.dispatcher.under_way or self.executor.under_way:
+            await trio.sleep(DRAIN_CHECK_INTERVAL_S)
+        with trio.move_on_after(CAPTURE_TIMEOUT_S):
+            while self.payments.payee.uncaptured:
+                await trio.sleep(DRAIN_CHECK_INTERVAL_S)
+
 
 # The real node.
 
@@ -341,9 +362,8 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             await nursery.start(lend_ledger, data_dir, opened.store)
             if public is not None:
                 nursery.start_soon(public.run)
-            await _serve(
-                node, network, front, admin, data_dir, reload, partial(_announce, config=config, as_json=as_json)
-            )
+            announce = partial(_announce, config=config, as_json=as_json)
+            await _serve(node, network, front, admin, data_dir, reload, announce, config.drain_timeout_s)
             nursery.cancel_scope.cancel()
 
 
@@ -441,10 +461,11 @@ async def _serve(
     data_dir: Path,
     reload: Reload,
     announce: Announce,
+    drain_timeout_s: float,
 ) -> None:
-    """Run until a signal to stop comes, then end in order.
+    """Run until a signal to stop comes, then end in order: finish what is under way, for ``drain_timeout_s`` at most.
 
-    Only the first signal counts, so that a second Ctrl-C does not interrupt the orderly end.
+    A second signal ends that at once. What follows it, which takes a moment, no signal interrupts.
     """
     from serving.admin.local_sockets import ADMIN_SOCKET_FILE
     from serving.admin.policy_orders import reload_on_signal
@@ -460,8 +481,26 @@ async def _serve(
                 reload_on_signal(reload)
             for name in (ADMIN_ADDRESS_FILE, ADMIN_SOCKET_FILE):
                 (data_dir / name).unlink(missing_ok=True)
+            node.take_nothing_new()
             await node.discovery.leave()
+            await _drain(node, signals, drain_timeout_s)
             nursery.cancel_scope.cancel()
+
+
+async def _drain(node: Node, signals: AsyncIterator[int], timeout_s: float) -> None:
+    """Finish what is under way, until the time is over or another signal to stop comes."""
+    with trio.move_on_after(timeout_s):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_wait_to_stop, signals, nursery.cancel_scope)
+            await node.drain()
+            nursery.cancel_scope.cancel()
+
+
+async def _wait_to_stop(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for received in signals:
+        if received in STOP_SIGNALS:
+            log.warning("ends at once, as told")
+            scope.cancel()
 
 
 async def _start(

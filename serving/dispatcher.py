@@ -50,6 +50,8 @@ log = structlog.get_logger(__name__)
 
 MAX_PAUSE_S = 120.0
 """Seconds for which a backend may send bytes of which the user gets nothing."""
+ENDING_RETRY_AFTER_S = 5.0
+"""When a user may come again to a node that ends: by then another may have its place."""
 MAX_LISTED_REQUESTS = 1024
 """Past requests that the admin listener lists."""
 
@@ -124,6 +126,11 @@ class Dispatcher:
         parameters = self.policy.parameters
         return parameters.max_tokens, {model: parameters.get_max_tokens(model) for model in parameters.models}
 
+    @property
+    def under_way(self) -> int:
+        """Requests whose answers have not ended."""
+        return sum(record.finished is None for record in self.records)
+
     def get_models(self) -> list[str]:
         """Every model that this node serves or can offload to others, sorted."""
         return sorted({*self.backend_pool.get_models(), *self.originator.get_models()})
@@ -138,6 +145,8 @@ class Dispatcher:
         Raises:
             ApiError: it cannot be answered.
         """
+        if self.availability.is_ending:
+            raise unavailable("This node is ending.", ENDING_RETRY_AFTER_S)
         number = self.runtime.random.getrandbits(64)
         record = RequestRecord(f"req-{number:016x}", request.model, trio.current_time(), is_stream=request.stream)
         self.records.append(record)

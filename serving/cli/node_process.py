@@ -88,11 +88,12 @@ class NodeProcess:
         Journal.open(self.directory / JOURNAL_FILE, genesis.chain_id, self.key.public_key).close()
 
     def write_config(self, content: Mapping[str, Any]) -> None:
-        """Write the configuration: the node's own ports, and the keys in ``content``."""
+        """Write the configuration: the node's own ports, and the keys in ``content``. Told to end, it ends at once."""
         config = {
             "listen": [self.listen_address],
             "admin": {"port": self.admin_port},
             "limits": {"exempt_loopback": True},
+            "drain_timeout_s": 0,
             **content,
             "api": {"port": self.api_port, **content.get("api", {})},
         }

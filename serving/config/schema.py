@@ -690,6 +690,13 @@ class NodeConfig(Section):
         default=True,
         description="Keep an index of the operations of each account, for 'chain history' and the admin listener.",
     )
+    drain_timeout_s: float = Field(
+        default=20.0,
+        ge=0,
+        le=3600,
+        description="When the node is told to end: how long it finishes what is under way, in seconds. It takes "
+        "nothing new then. A second signal (Ctrl-C) ends it at once.",
+    )
     log: LogConfig = Field(default=LogConfig(), description="What the node writes about itself.")
 
     def get_checkpoint(self) -> Checkpoint | None:

@@ -100,6 +100,11 @@ class Executor:
         self.served = 0
         self.declined = 0
 
+    @property
+    def under_way(self) -> int:
+        """Requests of other nodes that are being served."""
+        return len(self._sessions)
+
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out what is accepted, until cancelled."""
         async with trio.open_nursery() as nursery:
