@@ -9,7 +9,7 @@ from tests.support.cluster import Cluster
 from tests.support.waiting import wait_until
 from tests.web.browser import Visitor, visit
 
-LOOKS = (("light", 1280), ("dark", 1280), ("light", 400))
+LOOKS = (("light", 400), ("dark", 1280), ("light", 1280))
 PAGES = {
     "node": ".card tbody .pill",
     "network": ".ring .edge",
