@@ -154,6 +154,8 @@ async def _try(
             except BackendError as error:
                 breaker.note_failure(trio.current_time())
                 raise TryFailed(str(error), Outcome.BROKEN) from error
+            if scope.cancel_called:  # at the same moment: no other try may come after content has gone out
+                await trio.lowlevel.checkpoint()
             scope.deadline = math.inf
             outcome = judge_status(answer.status, held)
             if outcome is not None and outcome.rule.next is Next.ELSEWHERE:

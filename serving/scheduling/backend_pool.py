@@ -110,8 +110,17 @@ class BackendPool:
         return tuple(sorted({model for scheduled in alive for model in scheduled.backend.models}))
 
     def get_offered_models(self) -> tuple[str, ...]:
-        """Those of them that other nodes may ask for, within the owner's hours: one of the backends works."""
-        return tuple(filter(self.works, filter(self._policy.parameters.accepts, self.get_models())))
+        """Those of them that other nodes may ask for, within the owner's hours: not all of the backends are broken.
+
+        One that is busy for a second is announced: it declines until then.
+        """
+        now = trio.current_time()
+        accepted = filter(self._policy.parameters.accepts, self.get_models())
+        return tuple(
+            model
+            for model in accepted
+            if not all(scheduled.breaker.is_withdrawn(now) for scheduled in self.find_all(model))
+        )
 
     @property
     def first_model(self) -> str | None:

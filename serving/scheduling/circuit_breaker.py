@@ -39,7 +39,11 @@ class CircuitBreaker:
 
     def is_open(self, now: float) -> bool:
         """Whether the backend is asked last: it is broken, and its time for a probe has not come, or it is busy."""
-        return now < self._busy_until or (self.is_broken and now < self._open_until)
+        return now < self._busy_until or self.is_withdrawn(now)
+
+    def is_withdrawn(self, now: float) -> bool:
+        """Whether it is broken, and its time for a probe has not come: then it is not announced."""
+        return self.is_broken and now < self._open_until
 
     def get_rest(self, now: float) -> float:
         """Seconds until it is asked in its turn again; 0: now."""

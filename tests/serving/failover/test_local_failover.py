@@ -187,6 +187,22 @@ def test_an_executor_asks_its_second_backend_before_it_gives_up() -> None:
     simulate(play, Options(executors=1, two_backends=(1,)))
 
 
+def test_an_executor_whose_backend_is_busy_for_a_moment_declines_and_stays_announced() -> None:
+    async def play(world: World) -> None:
+        first, second = world.drawn()
+        get_script(first).status, get_script(first).retry_after_s = 429, 20.0
+        await ask(first.node, make_request(local_only=True))
+        await trio.sleep(5.0)
+        assert first in world.drawn()
+        for _ in range(3):
+            assert (await ask(world.gateway)).executor == second.public_key
+        assert first.node.executor.declined <= 1, "it has said when it may be asked again"
+        assert len(world.operations(Hold)) == 3, "no hold was made for nothing"
+        await world.settle()
+
+    simulate(play)
+
+
 def test_an_executor_whose_backends_are_broken_declines_and_stops_announcing() -> None:
     async def play(world: World) -> None:
         first, second = world.drawn()

@@ -49,6 +49,7 @@ def test_a_busy_backend_has_not_failed() -> None:
     breaker = CircuitBreaker()
     breaker.note_busy(0.0)
     assert breaker.is_open(BUSY_WAIT_S - 0.1) and not breaker.is_open(BUSY_WAIT_S) and not breaker.is_broken
+    assert not breaker.is_withdrawn(0.0) and make_open().is_withdrawn(0.0)
     breaker.note_busy(0.0, 10_000.0)
     assert breaker.get_rest(0.0) == MAX_OPEN_S
 
