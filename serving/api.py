@@ -42,6 +42,7 @@ from serving.openai.errors import (
     unsupported_media_type,
 )
 from serving.openai.nearest_names import find_nearest
+from serving.openai.provider_rules import ANYBODY, AUTO, has_rules, take_rules
 from serving.openai.requests import Request, encode_body, parse_body, parse_request
 from serving.openapi import make_document
 from serving.quality.model_reports import ModelReports
@@ -146,10 +147,7 @@ class Api:
 
     async def _list_models(self, http: HttpRequest, respond: Responder) -> None:
         name = unquote(http.path.removeprefix(MODELS).strip("/"))
-        key = self._identify(http)
-        models = [
-            model for model in self._dispatcher.get_models() if self._keys is None or self._keys.may_use(key, model)
-        ]
+        models = self._get_models(self._identify(http))
         described = self._models.describe(name, models) if name else self._models.describe_all(models)
         await respond.reply(200, json.dumps(described).encode())
 
@@ -187,8 +185,28 @@ class Api:
         """
         local_only = (http.header(LOCAL_ONLY) or b"0").lower() not in (b"0", b"false", b"")
         cap, model_caps = self._dispatcher.get_token_caps()
+        key, rules = self._identify(http), ANYBODY
+        if has_rules(body):
+            rules, content = take_rules(parse_body(body), partial(self._choose_model, key))
+            body = encode_body(content)
         request = parse_request(path, body, cap, local_only, model_caps=model_caps, timeout_s=read_timeout(http))
-        return replace(request, key=self._identify(http))
+        return replace(request, key=key, rules=rules)
+
+    def _choose_model(self, key: str) -> str:
+        """The model of a request that leaves it open.
+
+        Raises:
+            ApiError: 404, there is none.
+        """
+        models = self._get_models(key)
+        if not models:
+            raise model_not_found(AUTO)
+        return self._dispatcher.choose_model(models)
+
+    def _get_models(self, key: str) -> list[str]:
+        """The models that an API key may use."""
+        models = self._dispatcher.get_models()
+        return models if self._keys is None else [model for model in models if self._keys.may_use(key, model)]
 
     async def _count_tokens(self, http: HttpRequest, respond: Responder) -> None:
         sent = parse_body(http.body)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 import trio
 
+from chain.parameters import CREDIT
 from p2p.runtime import Runtime
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
@@ -31,12 +32,15 @@ from serving.openai.answers import Answer, AnswerInspector
 from serving.openai.errors import (
     ApiError,
     bad_gateway,
+    bad_request,
     insufficient_quota,
     model_not_found,
+    no_provider,
     too_many_requests,
     unavailable,
 )
 from serving.openai.nearest_names import find_nearest
+from serving.openai.provider_rules import ANYBODY
 from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
 from serving.scheduling.availability import AvailabilityGate
@@ -135,6 +139,30 @@ class Dispatcher:
         """Every model that this node serves or can offload to others, sorted."""
         return sorted({*self.backend_pool.get_models(), *self.originator.get_models()})
 
+    def choose_model(self, models: Sequence[str]) -> str:
+        """The one of some models to use for a request that leaves it open: the least busy of those served here.
+
+        If none is, the cheapest; of several the first.
+        """
+        here = [model for model in models if self.backend_pool.works(model)]
+        if here:
+            return min(here, key=lambda model: self.backend_pool.order(model)[0].admission.utilization)
+        return min(models, key=self.originator.get_token_price)
+
+    def _check_price(self, request: Request) -> None:
+        """Refuse a request whose answer could cost more than its rules say.
+
+        Raises:
+            ApiError: 400; it could.
+        """
+        limit = request.rules.max_price
+        if limit is None:
+            return
+        price = self.originator.compute_price(request, request.max_completion_bytes)
+        if price > limit:
+            message = f"The answer can cost {price / CREDIT:g} credits, more than 'provider.max_price'. "
+            raise bad_request(message + "A lower max_tokens costs less.", param="provider.max_price")
+
     @asynccontextmanager
     async def complete(self, request: Request) -> AsyncIterator[tuple[Answer, RequestRecord]]:
         """Answer a request. Leaving the context early cancels the work wherever it is done.
@@ -155,6 +183,7 @@ class Dispatcher:
         failure: BaseException | None = None
         charge: Charge | None = None
         try:
+            self._check_price(request)
             charge = await self._reserve(request)
             async with AsyncExitStack() as stack:
                 stack.enter_context(self.availability.own_use())
@@ -229,15 +258,18 @@ class Dispatcher:
     async def _begin(
         self, stack: AsyncExitStack, request: Request, record: RequestRecord
     ) -> tuple[Answer, AnswerInspector]:
-        backends = self.backend_pool.order(request.model)
-        can_offload = not request.local_only and self.originator.has_executors(request.model)
+        rules = request.rules
+        backends = self.backend_pool.order(request.model) if rules.allows_here else []
+        can_offload = not request.local_only and self.originator.has_executors(request.model, rules)
         if not backends and not can_offload:
+            if rules is not ANYBODY and request.model in self.get_models():
+                raise no_provider(request.model)
             if self.backend_pool.is_configured(request.model):
                 raise unavailable(f"The backend of '{request.model}' does not answer.")
             raise model_not_found(request.model, find_nearest(request.model, self.get_models()))
         refusal: ApiError | None = None
         doubted: AttemptTerms | None = None
-        works = self.backend_pool.works(request.model)
+        works = bool(backends) and self.backend_pool.works(request.model)
         if can_offload and (not works or self._wants_offload(backends[0], request, record)):
             try:
                 return await self._offload(stack, request, record, has_backend=bool(backends))

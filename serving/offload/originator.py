@@ -34,6 +34,7 @@ from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.executor_scores import MAX_RETRY_AFTER_S, ExecutorScores
 from serving.offload.settings import OriginatorSettings
+from serving.openai.provider_rules import ANYBODY, ProviderRules
 from serving.openai.requests import Request
 from serving.scheduling.announced_load import read_model_load
 from serving.scheduling.prediction import BYTES_PER_TOKEN, UNKNOWN_SPEED, ServiceSpeed
@@ -90,11 +91,14 @@ class Originator:
         self.client_errors = ClientErrors()
         self._decoding = DecodingShare()
 
-    def has_executors(self, model: str) -> bool:
-        """Whether another node stands behind ``model`` in this serving period."""
+    def has_executors(self, model: str, rules: ProviderRules = ANYBODY) -> bool:
+        """Whether another node stands behind ``model`` in this serving period, one that ``rules`` allow."""
         table = self._context.engine.state.serving_table(self._context.first_round)
         me = self._context.key.public_key
-        return table is not None and any(model in entry.models and entry.public_key != me for entry in table.entries)
+        return table is not None and any(
+            model in entry.models and entry.public_key != me and rules.allows(entry.public_key)
+            for entry in table.entries
+        )
 
     def get_models(self) -> set[str]:
         """Every model that a node stands behind in this serving period."""
@@ -129,6 +133,10 @@ class Originator:
     def compute_price(self, request: Request, completion_bytes: int) -> int:
         """Price of an answer of ``completion_bytes``, in micro-credits."""
         return self._context.payments.payer.compute_price(request.model, len(request.body), completion_bytes)
+
+    def get_token_price(self, model: str) -> int:
+        """What a thousand bytes of an answer cost, and as many of a request, in micro-credits."""
+        return self._context.payments.payer.compute_price(model, 1_000, 1_000)
 
     def compute_expected_price(self, request: Request, expected: Expected) -> float:
         """What an offloaded answer is likely to cost, in credits."""
@@ -277,7 +285,7 @@ class Originator:
                 rank = self.scores.rank(executor, request.model, now)
                 candidates.append(Candidate(number, executor, rank, prediction))
         return order_candidates(
-            candidates,
+            [candidate for candidate in candidates if request.rules.allows(candidate.executor)],
             settings.choices,
             expected.kept_by,
             settings.exploration if explores else 0.0,

@@ -119,6 +119,12 @@ def model_not_found(model: str, nearest: Sequence[str] = ()) -> ApiError:
     return ApiError(404, message, INVALID_REQUEST, "model_not_found", "model")
 
 
+def no_provider(model: str) -> ApiError:
+    """404: nodes serve the model, but none that the request allows."""
+    message = f"No node that 'provider' allows serves the model '{model}'."
+    return ApiError(404, message, INVALID_REQUEST, "model_not_found", "provider")
+
+
 def method_not_allowed(method: str) -> ApiError:
     """405: the path exists, the method does not."""
     return ApiError(405, f"Method {method} is not allowed here.", INVALID_REQUEST, "method_not_allowed")

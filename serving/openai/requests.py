@@ -14,6 +14,7 @@ from serving.openai.bodies import parse_json
 from serving.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, ApiEndpoint
 from serving.openai.errors import bad_request
 from serving.openai.prefixes import Prefix, hash_prefixes
+from serving.openai.provider_rules import ANYBODY, ProviderRules
 
 CHAT_COMPLETIONS = CHAT.path
 """Path of chat completions."""
@@ -92,6 +93,7 @@ class Request:
     features: frozenset[str] = frozenset()
     prefixes: tuple[Prefix, ...] = ()
     key: str = ""
+    rules: ProviderRules = ANYBODY
     echoed_bytes: int = 0
 
     @property
