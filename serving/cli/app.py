@@ -84,6 +84,12 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
             ("wwwserve models",),
             LOOK,
         ),
+        "doctor": Entry(
+            "Look for what is wrong with the node, running or not, and say what mends it.",
+            "serving.cli.doctor:doctor",
+            ("wwwserve doctor", "wwwserve doctor --json"),
+            LOOK,
+        ),
         "dashboard": Entry(
             "Open the dashboard of the running node with the owner's rights. The link is good once, for a minute.",
             "serving.cli.dashboard:dashboard",

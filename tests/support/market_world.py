@@ -140,8 +140,8 @@ class ScriptedBackend:
             if not script.head_at_once:
                 await trio.sleep(script.first_delay)
             if script.status != 200:
-                body = _Pieces([script.error_body or ERROR_BODY])
-                yield Answer(script.status, "application/json", body, script.retry_after_s)
+                pieces = _Pieces([script.error_body or ERROR_BODY])
+                yield Answer(script.status, "application/json", pieces, script.retry_after_s)
             elif path not in ENDPOINTS:
                 status = 200 if path in self.others else 404
                 yield Answer(status, "application/json", _Pieces([self.others.get(path, ERROR_BODY)]))
