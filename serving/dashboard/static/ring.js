@@ -69,7 +69,7 @@ export function Ring({ nodes, flows, me }) {
   const height = narrow ? width + 40 : Math.min(680, Math.max(440, 0.62 * width));
   const cx = width / 2;
   const cy = height / 2;
-  const radius = Math.min(width, height) / 2 - (narrow ? (arcs.length > 1 ? 34 : 60) : 72);
+  const radius = Math.min(width, height) / 2 - (narrow ? (arcs.length > 1 ? 40 : 60) : 72);
   const at = (angle, r) => [cx + r * Math.cos(angle), cy + r * Math.sin(angle)];
   const lines = flows
     .filter((flow) => placed.has(flow.payer) && placed.has(flow.payee))
