@@ -109,7 +109,7 @@ def test_a_backend_that_dies_in_the_middle_of_an_answer(browser: Browser, tmp_pa
     broken = run_cluster(tmp_path, 1, backend=FakeOptions(break_after=3))
     with broken as cluster, visit(browser, cluster.nodes[0]) as visitor:
         visitor.log_in()
-        visitor.go("chat", "#model option")
+        visitor.go("chat", "#model:has(option)")
         visitor.page.fill("#prompt", "Hello!")
         visitor.page.keyboard.press("Enter")
         visitor.page.wait_for_selector(".message.assistant .failure")

@@ -3,7 +3,7 @@
 import { html, render, useEffect, useState } from "./vendor.js";
 import { age, count } from "./format.js";
 import {
-  applyTheme, chain, connection, finalAge, finality, isOwner, isUnlocked, lock, logOut, notice, now, route, session,
+  applyTheme, chain, connection, finalAge, finality, isOwner, isSearchWanted, isUnlocked, lock, logOut, notice, now, route, session,
   setTheme, start, theme, unlock,
 } from "./store.js";
 import { Pill } from "./ui.js";
@@ -101,8 +101,12 @@ function App() {
 addEventListener("keydown", (event) => {
   if (event.key !== "/" || /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement?.tagName)) return;
   event.preventDefault();
-  if (route.value[0] !== "chain") location.hash = "chain";
-  requestAnimationFrame(() => document.getElementById("search")?.focus());
+  const field = document.getElementById("search");
+  if (field) field.focus();
+  else {
+    isSearchWanted.value = true;
+    location.hash = "chain";
+  }
 });
 
 applyTheme();

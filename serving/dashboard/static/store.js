@@ -57,6 +57,8 @@ addEventListener("hashchange", () => {
   document.querySelector("main")?.focus({ preventScroll: true });
   scrollTo(0, 0);
 });
+/** Whether the field for search takes the keyboard once it is there. */
+export const isSearchWanted = signal(false);
 export const go = (...parts) => {
   location.hash = parts.map(encodeURIComponent).join("/");
 };

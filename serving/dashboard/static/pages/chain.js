@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "../vendor.js";
 import { age, bytes, cost, count, credits, creditsShort, dateTime, percent, plural, short } from "../format.js";
-import { ask, chain, finalAge, finality, go, me, now, route } from "../store.js";
+import { ask, chain, finalAge, finality, go, isSearchWanted, me, now, route } from "../store.js";
 import { Account, Bar, Card, Copy, Facts, Pill, Share, Table, Tiles, VirtualList, save } from "../ui.js";
 import { BlocksCard } from "./blocks.js";
 
@@ -25,6 +25,11 @@ const Waiting = ({ state }) =>
 
 function Search() {
   const [failure, setFailure] = useState(null);
+  const field = useRef();
+  useEffect(() => {
+    if (isSearchWanted.value) field.current.focus();
+    isSearchWanted.value = false;
+  }, []);
   const find = async (event) => {
     event.preventDefault();
     const text = new FormData(event.currentTarget).get("q").trim();
@@ -40,7 +45,7 @@ function Search() {
   };
   return html`<form class="search" role="search" onSubmit=${find}>
       <label for="search" class="skip">Search the chain</label>
-      <input id="search" name="q" type="search" autocomplete="off" spellcheck="false" placeholder="Height, block, operation or address (press / to come here)" />
+      <input ref=${field} id="search" name="q" type="search" autocomplete="off" spellcheck="false" placeholder="Height, block, operation or address (press / to come here)" />
       <button type="submit" class="primary">Search</button>
     </form>
     ${failure && html`<p class="notice" role="alert">${failure}</p>`}`;
