@@ -100,10 +100,20 @@ def choose_models(server: FoundServer, wanted: Sequence[str]) -> list[FoundModel
 
 
 def describe_entry(
-    url: str, server: FoundServer, chosen: Sequence[FoundModel], api_key_env: str | None
+    url: str, server: FoundServer, chosen: Sequence[FoundModel], api_key_env: str | None, known_as: str | None = None
 ) -> dict[str, Any]:
-    """The entry of ``models`` in the configuration for a server and some of its models."""
+    """The entry of ``models`` in the configuration for a server and some of its models.
+
+    ``known_as`` is the name of the one that is chosen, to others.
+
+    Raises:
+        CommandError: there are several.
+    """
     entry: dict[str, Any] = {"kind": "openai", "base_url": url, "names": [model.name for model in chosen]}
+    if known_as is not None:
+        if len(chosen) > 1:
+            raise CommandError("--as names one model: choose it with --model")
+        entry.update(names=[known_as], aliases={known_as: chosen[0].name})
     if api_key_env is not None:
         entry["api_key_env"] = api_key_env
     if server.slots:

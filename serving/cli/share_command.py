@@ -33,6 +33,9 @@ def make_share(run: Callable[..., None]) -> Callable[..., None]:
             list[str] | None,
             typer.Option("--model", help="A model to share, repeatable; default: all that are loaded."),
         ] = None,
+        known_as: Annotated[
+            str | None, typer.Option("--as", metavar="NAME", help="The name of the model to others: Qwen/Qwen3-8B.")
+        ] = None,
         genesis: Annotated[
             Path | None, typer.Option(help="Genesis file of the chain to join, if the directory has no node yet.")
         ] = None,
@@ -57,7 +60,7 @@ def make_share(run: Callable[..., None]) -> Callable[..., None]:
             )
         server = find_server(url, api_key_env)
         chosen = choose_models(server, model or ())
-        entry = describe_entry(url, server, chosen, api_key_env)
+        entry = describe_entry(url, server, chosen, api_key_env, known_as)
         check_entry(entry)
         if not as_json:
             print_server(url, server, chosen)

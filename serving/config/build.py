@@ -67,6 +67,7 @@ def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backe
         capacity=entry.capacity,
         timeouts=timeouts,
         limits=ModelLimits(entry.context_length or 0, frozenset(entry.features)),
+        aliases=entry.aliases,
     )
 
 

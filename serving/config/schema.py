@@ -428,6 +428,12 @@ class OpenAIModel(Section):
     names: Annotated[tuple[ModelName, ...], Strict(False)] = Field(
         default=(), max_length=MAX_MODELS, description="Models to serve; [] serves those that the server lists."
     )
+    aliases: dict[ModelName, Text] = Field(
+        default={},
+        max_length=MAX_MODELS,
+        description="Names by which models are known here and to other nodes, with what the server calls them: "
+        "{Qwen/Qwen3-8B: 'qwen3:8b'}. So one model has one name, whatever serves it.",
+    )
     capacity: Capacity = Field(default=32, description="Requests that run at a time; further ones wait.")
     context_length: int | None = Field(
         default=None,

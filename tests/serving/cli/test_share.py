@@ -16,7 +16,7 @@ from serving.cli.app import build_wwwserve_app
 from serving.cli.errors import CommandError
 from serving.cli.share import plan_changes
 from serving.config.data_directory import lock_data_dir
-from serving.config.file import load_config, parse_config
+from serving.config.file import format_config, load_config, parse_config
 from serving.config.schema import NodeConfig, OpenAIModel
 
 PAGES = Path(__file__).parents[1] / "pages"
@@ -107,6 +107,18 @@ def test_servers_stand_beside_one_another_unless_only_one_is_wanted(tmp_path: Pa
         (entry,) = load_config(tmp_path / "home" / "config.yaml").models
         assert isinstance(entry, OpenAIModel)
         assert (entry.names, entry.features) == (("qwen2-vl-7b-instruct",), ("vision",))
+
+
+def test_a_model_is_shared_by_the_name_of_its_market(tmp_path: Path) -> None:
+    arguments = ("-d", str(tmp_path / "home"), "--new-chain", "test", "--no-run", "--as", "HuggingFaceTB/SmolLM2-135M")
+    with serve(LLAMACPP) as url:
+        run("share", url, *arguments)
+    (entry,) = get_backends(load_config(tmp_path / "home" / "config.yaml"))
+    assert entry.names == ("HuggingFaceTB/SmolLM2-135M",) and entry.aliases == {entry.names[0]: "smollm2-135m"}
+    assert parse_config(format_config(NodeConfig(models=(entry,)))).models == (entry,)
+    with serve(LM_STUDIO) as url, pytest.raises(CommandError, match="choose it with --model"):
+        models = ("--model", "qwen2-vl-7b-instruct", "--model", "meta-llama-3.1-8b-instruct")
+        run("share", url, *models, "-d", str(tmp_path / "other"), *arguments[2:])
 
 
 def test_a_server_with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
