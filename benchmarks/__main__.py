@@ -15,6 +15,7 @@ BENCHMARKS = (
     "gateway",
     "ledger",
     "verify",
+    "commands",
     "gpu_model",
     "simulation",
     "slo",
