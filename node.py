@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -103,6 +104,8 @@ CAPTURE_TIMEOUT_S = 5.0
 """How long a node that ends waits for what it earned to be final on the ledger."""
 DAMAGE_CHECK_INTERVAL_S = 1.0
 """How often a node looks whether damage to its database was found."""
+ORPHAN_PATIENCE_S = 8.0
+"""How long a node may take to stop in order when the process that it belongs to has gone."""
 INDEX_PAUSE_S = 0.02
 """Pause between two parts of the index of accounts, so that agreement comes first."""
 INDEX_INTERVAL_S = 5.0
@@ -295,10 +298,18 @@ def name_setting(keys: str) -> Iterator[None]:
         raise type(error)(f"{error}; choose another with {keys} in {CONFIG_FILE}") from error
 
 
-async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Genesis, as_json: bool = False) -> None:
+async def run_node(
+    data_dir: Path,
+    config: NodeConfig,
+    key: KeyPair,
+    genesis: Genesis,
+    as_json: bool = False,
+    stop_with_stdin: bool = False,
+) -> None:
     """Run a node on real sockets and files until it is told to stop (SIGINT, SIGTERM).
 
-    It says where it is once it is ready, with ``as_json`` for programs.
+    It says where it is once it is ready, with ``as_json`` for programs. With ``stop_with_stdin`` it also stops when its
+    standard input ends, as it does when the process that holds the other end of a pipe has gone.
 
     Raises:
         StoreError, NetworkError, ListenError, ConfigError, IdentityRefused: it cannot start, or its disk fails.
@@ -358,6 +369,8 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         public = await _open_public(node, config, admin)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, disk)
+            if stop_with_stdin:
+                nursery.start_soon(_stop_with_stdin)
             nursery.start_soon(_keep_index, opened.blocks)
             await nursery.start(lend_ledger, data_dir, opened.store)
             if public is not None:
@@ -444,6 +457,20 @@ async def _watch(disk: DataDisk) -> None:
     while disk.fault is None:
         await trio.sleep(DAMAGE_CHECK_INTERVAL_S)
     raise disk.fault
+
+
+async def _stop_with_stdin() -> None:
+    """Send this process the signal to stop when standard input ends, and end it by force if that takes too long.
+
+    Nobody is left who could do that. What a node has on disk is whole at any moment.
+    """
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
+        while await stream.receive_some():
+            pass
+    timer = threading.Timer(ORPHAN_PATIENCE_S, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _keep_index(blocks: ChainStore) -> None:

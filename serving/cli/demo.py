@@ -130,7 +130,8 @@ def make_nodes(directory: Path) -> list[NodeProcess]:
         home = directory / f"node{number}"
         make_data_dir(home)
         peer_port, api_port, admin_port = ports[3 * number : 3 * number + 3]
-        nodes.append(NodeProcess(home, create_identity(home / KEY_FILE), peer_port, api_port, admin_port))
+        key = create_identity(home / KEY_FILE)
+        nodes.append(NodeProcess(home, key, peer_port, api_port, admin_port, ends_with_parent=True))
     parameters, beacon = PARAMETERS, secrets.token_bytes(32)
     accounts = [
         make_validator(node.key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (MODEL,)) for node in nodes
@@ -196,6 +197,10 @@ def _announce(nodes: Sequence[NodeProcess], console: Console) -> None:
     for number, node in enumerate(nodes):
         console.print(f"  node {number}  {node.api_url}  {node.address}", highlight=False, soft_wrap=True)
     body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]})
+    home = nodes[0].directory
+    console.print("\nTry, in another terminal:\n", highlight=False)
+    for command in (f"ask -d {home} 'Hello!'", f"status -d {home}", f"chain blocks -d {home}"):
+        console.print(f"  wwwserve {command}", highlight=False, soft_wrap=True, markup=False)
     console.print("\nTalk to any of them as to OpenAI:\n", highlight=False)
     command = f"  curl -N {nodes[0].api_url}/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
     console.print(command, highlight=False, soft_wrap=True, markup=False)

@@ -48,6 +48,8 @@ class NodeProcess:
     """What is started; ``run`` and its arguments are added."""
     options: Sequence[str] = field(default=(), kw_only=True)
     """More arguments of ``run``."""
+    ends_with_parent: bool = field(default=False, kw_only=True)
+    """Whether it ends in order when this process ends, however that ends."""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), kw_only=True)
     """The environment of the process."""
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -102,9 +104,10 @@ class NodeProcess:
     def start(self) -> None:
         """Start the process; its output is appended to the log."""
         with (self.directory / OUTPUT_FILE).open("ab") as log:
+            watched = ["--stop-with-stdin"] if self.ends_with_parent else []
             self.process = subprocess.Popen(
-                [*self.command, "run", "--data-dir", str(self.directory), *self.options],
-                stdin=subprocess.DEVNULL,
+                [*self.command, "run", "--data-dir", str(self.directory), *watched, *self.options],
+                stdin=subprocess.PIPE if self.ends_with_parent else subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self.environment,

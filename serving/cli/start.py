@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import signal
 import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -43,8 +45,8 @@ from serving.keys.records import make_secret
 log = structlog.get_logger(__name__)
 
 RunNode = Callable[..., Awaitable[None]]
-"""Runs the node in a data directory, with its configuration, key and genesis, until it is told to stop; ``as_json``:
-say as JSON that it is ready."""
+"""Runs the node in a data directory, with its configuration, key and genesis, until it is told to stop. ``as_json``:
+say as JSON that it is ready; ``stop_with_stdin``: stop when standard input ends, too."""
 
 
 def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
@@ -65,6 +67,9 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
             str | None, typer.Option("--llama-cpp", metavar="MODEL", help="The same with 'llama-server'.")
         ] = None,
         arguments: Annotated[list[str] | None, typer.Argument(help="After --: more arguments of that server.")] = None,
+        stop_with_stdin: Annotated[
+            bool, typer.Option("--stop-with-stdin", help="Stop when standard input ends, as with its writer.")
+        ] = False,
         as_json: AsJson = False,
     ) -> None:
         """Run the node in a data directory until it is stopped."""
@@ -97,8 +102,10 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
         with lock_data_dir(directory) as was_open:
             if was_open:
                 log.warning("the data directory was open to other users, and is closed now", directory=str(directory))
-            run_node = load_run_node()
-            trio.run(partial(run_node, as_json=True) if as_json else run_node, directory, config, key, genesis)
+            given = {
+                name: True for name, value in (("as_json", as_json), ("stop_with_stdin", stop_with_stdin)) if value
+            }
+            trio.run(partial(load_run_node(), **given), directory, config, key, genesis)
 
     return run
 
@@ -215,8 +222,9 @@ def _make_files(
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Send twenty prompts, audit the ledgers and stop.")] = False,
     directory: Annotated[
-        Path | None, typer.Option(help="Where to keep the nodes (default: a new temporary one).")
+        Path | None, typer.Option(help="Where to keep the nodes (default: a temporary one that is removed at the end).")
     ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary directory.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a network of four nodes with real models on this machine."""
@@ -227,8 +235,13 @@ def demo(
     console = Console(stderr=as_json)
     if directory is not None and directory.exists() and any(directory.iterdir()):
         raise CommandError(f"{directory} is not empty; remove it or name another directory")
+    is_temporary = directory is None and not keep
     directory = directory or Path(tempfile.mkdtemp(prefix="wwwserve-demo-"))
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that the nodes are stopped then too
+        signal.signal(number, signal.default_int_handler)
     try:
         run_demo(directory, once, console, as_json)
     except DemoFailed as error:
         raise CommandError(f"{error} (the nodes' directories are kept: {directory})") from error
+    if is_temporary:
+        shutil.rmtree(directory, ignore_errors=True)
