@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 # Tests and benchmarks start many processes: without bytecode on disk each would compile the whole project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install test test-long test-busy test-nat test-nat-long test-vllm test-web vendor vendor-check attacks lint format demo sim bench evaluation figures overlay twins crash mutants clean
+.PHONY: help install test test-long test-busy test-nat test-nat-long test-vllm test-clients test-web vendor vendor-check attacks lint format demo sim bench evaluation figures overlay twins crash mutants clean
 
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ vendor:  ## the libraries of the dashboard, in one file, from the packages that 
 vendor-check:  ## that the committed file is the one that "make vendor" makes, byte for byte
 	@$(VENDOR) .web/out .web
 	@for file in .web/out/*; do cmp $$file $(STATIC)/$${file##*/} || exit 1; done
+
+test-clients: install  ## the clients that users have, through a node that serves and one that offloads; installs them
+	VIRTUAL_ENV=$(VENV) .tools/bin/uv pip install --quiet --group clients
+	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 attacks: install  ## what each known attack on money and liveness cost and brought, before and now
 	$(BIN)/python -m tests.adversarial.attacks.table $(ARGS)
