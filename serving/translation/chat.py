@@ -82,6 +82,28 @@ class ChatEvents:
                 yield _read_piece(content, "delta")
 
 
+class BegunText:
+    """Takes away the beginning of a text that the user has sent, where a server repeats it (llama.cpp does)."""
+
+    def __init__(self, begun: str) -> None:
+        self._begun = begun
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """The next piece of the text; returns what is new of it, as far as that is known."""
+        if not self._begun:
+            return text
+        self._held += text
+        if len(self._held) < len(self._begun) and self._begun.startswith(self._held):
+            return ""
+        return self.finish()
+
+    def finish(self) -> str:
+        """The text is over; returns what was held back."""
+        new, self._held, self._begun = self._held.removeprefix(self._begun), "", ""
+        return new
+
+
 def read_answer(body: bytes) -> ChatPiece:
     """A whole answer.
 

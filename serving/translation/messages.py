@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from serving.translation.chat import read_answer
+from serving.translation.chat import BegunText, read_answer
 from serving.translation.dialect import Dialect, StreamTranslation
 from serving.translation.messages_answer import make_whole
 from serving.translation.messages_errors import shape_error
@@ -18,14 +19,18 @@ class MessagesTranslation:
 
     def __init__(self, sent: dict[str, Any]) -> None:
         self.chat = read_messages_request(sent)
+        last = self.chat["messages"][-1]
+        self._begun = last["content"] or "" if last["role"] == "assistant" else ""
+        """The beginning of the answer, if the user has sent it."""
 
     def translate(self, answer: bytes, name: str) -> bytes:
         """The message."""
-        return encode(make_whole(read_answer(answer), name))
+        piece, begun = read_answer(answer), BegunText(self._begun)
+        return encode(make_whole(replace(piece, text=begun.feed(piece.text) + begun.finish()), name))
 
     def open_stream(self, name: str) -> StreamTranslation:
         """The message in events."""
-        return MessagesStream(name)
+        return MessagesStream(name, self._begun)
 
 
 MESSAGES = Dialect(MessagesTranslation, shape_error)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from serving.openai.errors import ApiError, bad_gateway
-from serving.translation.chat import CallPiece, ChatEvents, ChatPiece, ChatUsage
+from serving.translation.chat import BegunText, CallPiece, ChatEvents, ChatPiece, ChatUsage
 from serving.translation.messages_answer import make_end, make_message, make_usage
 from serving.translation.messages_errors import shape_error
 
@@ -20,10 +20,11 @@ Key = tuple[str, int]
 
 
 class MessagesStream:
-    """The events of one message."""
+    """The events of one message, whose text the user may have ``begun``."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, begun: str = "") -> None:
         self._name = name
+        self._begun = BegunText(begun)
         self._chat = ChatEvents()
         self._has_begun = False
         self._has_ended = False
@@ -51,7 +52,7 @@ class MessagesStream:
         """See :meth:`serving.translation.dialect.StreamTranslation.finish`."""
         if self._has_ended:
             return b""
-        events = [*self._begin(ChatPiece()), *self._close()]
+        events = [*self._begin(ChatPiece()), *self._extend_text(self._begun.finish()), *self._close()]
         self._has_ended = True
         delta = make_end(self._finish_reason, self._stop, has_calls=self._has_calls)
         events.append(_write("message_delta", delta=delta, usage=make_usage(self._usage)))
@@ -69,8 +70,7 @@ class MessagesStream:
         if piece.reasoning:
             start = {"type": "thinking", "thinking": "", "signature": ""}
             yield from self._extend(("thinking", 0), start, {"type": "thinking_delta", "thinking": piece.reasoning})
-        if text := piece.text or piece.refusal:
-            yield from self._extend(("text", 0), {"type": "text", "text": ""}, {"type": "text_delta", "text": text})
+        yield from self._extend_text(self._begun.feed(piece.text) if piece.text else piece.refusal)
         for call in piece.calls:
             yield from self._extend_call(call)
         self._finish_reason = piece.finish_reason or self._finish_reason
@@ -81,6 +81,10 @@ class MessagesStream:
         if not self._has_begun:
             self._has_begun = True
             yield _write("message_start", message=make_message(piece.id or self._name, piece.model, []))
+
+    def _extend_text(self, text: str) -> Iterator[bytes]:
+        if text:
+            yield from self._extend(("text", 0), {"type": "text", "text": ""}, {"type": "text_delta", "text": text})
 
     def _extend_call(self, call: CallPiece) -> Iterator[bytes]:
         key = ("call", call.index)

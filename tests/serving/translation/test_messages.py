@@ -206,6 +206,19 @@ def read_blocks(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return blocks
 
 
+@given(st.text("ab", max_size=4), st.text("ab", max_size=6), st.integers(1, 3))
+def test_the_beginning_of_a_turn_is_not_repeated(begun: str, text: str, size: int) -> None:
+    sent = {**SENT, "messages": [USER, {"role": "assistant", "content": begun}]}
+    pieces = tuple(text[at : at + size] for at in range(0, len(text), size))
+    new = text.removeprefix(begun)
+    chat, translation = Chat(text=pieces), MessagesTranslation(sent)
+    message = json.loads(translation.translate(chat.make_whole(), "x"))
+    assert message["content"] == ([{"type": "text", "text": new}] if new else [])
+    stream = translation.open_stream("x")
+    _, *inner, _, _ = read_events(b"".join(map(stream.feed, chat.make_events())))
+    assert read_blocks(inner) == message["content"]
+
+
 def test_a_stop_sequence_is_named_where_the_backend_tells() -> None:
     answer = json.loads(Chat(text=("a",)).make_whole())
     answer["choices"][0]["stop_reason"] = "x"
