@@ -21,6 +21,13 @@ from tests.support.cluster import ENTRY, Cluster, offload_at_entry, run_cluster
 from tests.support.fake_backend import MODEL
 from tests.support.forked import ForkedServer
 
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 12}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+"""Those of the tool that models are to call."""
 FEATURES = ["tools", "logprobs", "completions", "embeddings"]
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.clients.conftest import Endpoint
-from tests.clients.test_openai import PARAMETERS
+from tests.clients.conftest import PARAMETERS, Endpoint
 from tests.support.fake_backend import MODEL
 
 FIXED: dict[str, Any] = {

@@ -12,16 +12,10 @@ import pytest
 import trio
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
-from tests.clients.conftest import Endpoint
+from tests.clients.conftest import PARAMETERS, Endpoint
 from tests.support.fake_backend import MODEL
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
-PARAMETERS = {
-    "type": "object",
-    "properties": {"city": {"type": "string", "maxLength": 12}},
-    "required": ["city"],
-    "additionalProperties": False,
-}
 TOOL: ChatCompletionToolParam = {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS}}
 VOLATILE = ("id", "created", "timings", "usage")
 """Fields that differ from one answer to the next; of the usage it is what was cached."""
