@@ -365,7 +365,7 @@ async def run_node(
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.
         front = await _open_front(node, config, data_dir)
         reload = partial(reload_policy, node, config.policy.get_name(), data_dir / CONFIG_FILE)
-        admin = await _open_admin(node, config, data_dir, reload, network.partition)
+        admin = await _open_admin(node, front, config, data_dir, reload, network.partition)
         public = await _open_public(node, config, admin)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, disk)
@@ -398,7 +398,9 @@ async def _open_front(node: Node, config: NodeConfig, data_dir: Path) -> HttpSer
         return await HttpServer.open(front.handle, api.host, api.port, node.runtime, limits, front.admit, certificate)
 
 
-async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, reload: Reload, partition: Partition) -> Admin:
+async def _open_admin(
+    node: Node, front: HttpServer, config: NodeConfig, data_dir: Path, reload: Reload, partition: Partition
+) -> Admin:
     from serving.admin.local_sockets import ADMIN_SOCKET_FILE, listen_locally
     from serving.admin.server import Admin
     from serving.dashboard.pages import Dashboard
@@ -411,9 +413,13 @@ async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, reload: Re
             data_dir / ADMIN_TOKEN_FILE,
             reload,
             partition if os.environ.get(TESTING_VARIABLE) else None,
-            Dashboard,
+            partial(Dashboard, api_url=_get_api_url(front)),
             listen_locally(data_dir / ADMIN_SOCKET_FILE),
         )
+
+
+def _get_api_url(front: HttpServer) -> str:
+    return f"{front.scheme}://{front.address[0]}:{front.address[1]}/v1"
 
 
 async def _open_public(node: Node, config: NodeConfig, admin: Admin) -> HttpServer | None:
@@ -553,7 +559,7 @@ def _announce(node: Node, front: HttpServer, admin: Admin, *, config: NodeConfig
     from serving.admin.reports import report_status
     from serving.cli.status import describe_start
 
-    api = f"{front.scheme}://{front.address[0]}:{front.address[1]}/v1"
+    api = _get_api_url(front)
     owner = f"http://{admin.address[0]}:{admin.address[1]}"
     peers = [f"{address}/p2p/{node.key.address}" for address in node.network.listen_addresses]
     status = report_status(node)

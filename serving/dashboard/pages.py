@@ -46,10 +46,14 @@ class LoginOrder(BodySection):
 
 
 class Dashboard:
-    """The pages of one node. ``secret`` is the token of its owner, of which sessions are derived."""
+    """The pages of one node. ``secret`` is the token of its owner, of which sessions are derived.
 
-    def __init__(self, node: NodeView, secret: str) -> None:
+    ``api_url`` is the base URL of its API, which the page puts into examples.
+    """
+
+    def __init__(self, node: NodeView, secret: str, api_url: str = "http://127.0.0.1:8000/v1") -> None:
         self._node = node
+        self._api_url = api_url
         self._sessions = Sessions(secret, partial(secrets.token_urlsafe, SECRET_BYTES))
         self._history = History(SAMPLED)
         self._blocks = BlockLog(node.engine)
@@ -117,7 +121,9 @@ class Dashboard:
     async def _describe_session(self, request: Request) -> Response:
         locked_at = self._sessions.get_locked_at(_get_session(request), self._now)
         left = None if locked_at is None else round(locked_at - self._now)
-        return make_answer({"level": request.state.level_of().name.lower(), "locked_in_s": left})
+        level = request.state.level_of()
+        about = {"level": level.name.lower(), "locked_in_s": left}
+        return make_answer(about if level is Level.PUBLIC else {**about, "api_url": self._api_url})
 
     async def _make_code(self, request: Request) -> Response:
         return make_answer({"code": self._sessions.make_code(self._now), "expires_in_s": int(CODE_LIFETIME_S)})

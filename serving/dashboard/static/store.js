@@ -91,7 +91,8 @@ export async function ask(path, { method = "GET", body, signal: abort } = {}) {
 
 function noteSession(content) {
   const left = content.locked_in_s;
-  session.value = { level: content.level, lockedAt: left == null ? null : Date.now() + 1000 * left };
+  const lockedAt = left == null ? null : Date.now() + 1000 * left;
+  session.value = { level: content.level, lockedAt, apiUrl: content.api_url };
 }
 
 export async function unlock() {

@@ -74,7 +74,8 @@ async def test_who_may_ask_what(node: Node, client: httpx.AsyncClient) -> None:
         response = await client.request(method, path, content=b"{}")
         assert response.status_code == 403 and "unlock" in response.json()["error"], path
     unlocked = await expect(client, "POST", "/dashboard/unlock", content={})
-    assert unlocked == {"level": "acting", "locked_in_s": sessions.UNLOCKED_S}
+    assert (unlocked["level"], unlocked["locked_in_s"]) == ("acting", sessions.UNLOCKED_S)
+    assert unlocked["api_url"].endswith("/v1")
     for method, path in ACTING:
         assert (await client.request(method, path, content=b"{}")).status_code in (200, 400), path
     assert (await expect(client, "POST", "/dashboard/lock", content={}))["level"] == "reading"

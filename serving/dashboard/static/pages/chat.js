@@ -3,7 +3,7 @@
 import { html, signal, useEffect, useRef, useState } from "../vendor.js";
 import { cost, count, duration, plural } from "../format.js";
 import { Markdown } from "../markdown.js";
-import { section } from "../store.js";
+import { section, session } from "../store.js";
 import { Account, Copy } from "../ui.js";
 import { Payment } from "./node.js";
 
@@ -71,14 +71,14 @@ async function send(text) {
 
 function asCurl(body) {
   const text = JSON.stringify(body).replaceAll("'", "'\\''");
-  return `curl -N http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '${text}'`;
+  return `curl -N ${session.value.apiUrl}/chat/completions -H 'Content-Type: application/json' -d '${text}'`;
 }
 
 function asPython(body) {
   return [
     "from openai import OpenAI",
     "",
-    'client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")',
+    `client = OpenAI(base_url=${JSON.stringify(session.value.apiUrl)}, api_key="none")`,
     `stream = client.chat.completions.create(model=${JSON.stringify(body.model)}, stream=True, messages=${JSON.stringify(body.messages)})`,
     "for chunk in stream:",
     '    print(chunk.choices[0].delta.content or "", end="")',
