@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -468,14 +467,14 @@ async def _watch(disk: DataDisk) -> None:
 async def _stop_with_stdin() -> None:
     """Send this process the signal to stop when standard input ends, and end it by force if that takes too long.
 
-    Nobody is left who could do that. What a node has on disk is whole at any moment.
+    Nobody is left who could do that. The kernel does it, because a model server that is ended may hang in native code,
+    where no thread of Python runs any more. What a node has on disk is whole at any moment.
     """
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
         while await stream.receive_some():
             pass
-    timer = threading.Timer(ORPHAN_PATIENCE_S, os._exit, (1,))
-    timer.daemon = True
-    timer.start()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, ORPHAN_PATIENCE_S)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
