@@ -6,6 +6,7 @@ import json
 
 import trio
 
+from chain.crypto import format_address
 from node import _drain
 from serving.api import Api
 from tests.support.api_calls import call
@@ -30,6 +31,9 @@ def test_an_executor_that_ends_finishes_its_answers_and_has_captured_them() -> N
             nursery.start_soon(ask)
             await eventually(lambda: executor.node.executor.under_way == 1)
             executor.node.take_nothing_new()
+            alone = {"provider": {"only": [format_address(executor.public_key)]}}
+            _, error = await call(api, body=make_body(**alone))
+            assert error is not None and error.status == 503
             with trio.fail_after(60):
                 await executor.node.drain()
             assert executor.node.executor.under_way == 0 and executor.node.payments.payee.earned > 0
