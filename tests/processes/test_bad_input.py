@@ -235,7 +235,7 @@ BAD_REQUESTS: list[tuple[str, bytes, int, str]] = [
     ("headers too large", post(b"", "X: " + 40_000 * "x" + "\r\n"), 431, "larger than"),
     ("announced body too large", post(b"")[:-2].replace(b": 0", b": %d" % BIG) + b"\r\n", 413, "larger than"),
     ("body too large", post(bytes(BIG)), 413, "larger than"),
-    ("unknown path", post(b"{}", path="/v1/embeddings"), 404, "Unknown path /v1/embeddings"),
+    ("unknown path", post(b"{}", path="/v1/images"), 404, "Unknown path /v1/images"),
     ("wrong method", b"GET /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, "GET"),
     ("a page of another site", post(b"{}", "Origin: https://evil.example\r\n"), 403, "may not use this listener"),
     ("another name for this machine", post(b"{}", host="evil.example:8000"), 403, "does not answer as"),
