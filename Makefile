@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 # Tests and benchmarks start many processes: without bytecode on disk each would compile the whole project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install test test-long test-busy test-nat test-nat-long test-vllm attacks lint format demo sim bench evaluation figures overlay twins crash mutants clean
+.PHONY: help install test test-long test-busy test-nat test-nat-long test-vllm test-clients test-web vendor vendor-check attacks lint format demo sim bench evaluation figures overlay twins crash mutants clean
 
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,27 @@ $(VLLM)/.installed:
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "accelerate>=1.10,<2"
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec triton
 	@touch $@
+
+VENDOR := serving/dashboard/vendor/build.sh
+STATIC := serving/dashboard/static
+
+# What it needs beside chromium goes into .venv (playwright) and .web (axe-core).
+test-web: install  ## the dashboard in Chromium against four nodes, with pictures in results/web; one line without Chromium
+	@if command -v chromium >/dev/null && command -v npm >/dev/null; then \
+		.tools/bin/uv pip install --quiet --python $(BIN)/python "playwright>=1.50,<2" && \
+		$(MAKE) --no-print-directory vendor-check && $(BIN)/python -m pytest tests/web $(ARGS); \
+	else echo "the tests in a browser are skipped: they take chromium and npm (apt-get install chromium npm)" >&2; fi
+
+vendor:  ## the libraries of the dashboard, in one file, from the packages that its package-lock.json names; takes npm
+	$(VENDOR) $(STATIC) .web
+
+vendor-check:  ## that the committed file is the one that "make vendor" makes, byte for byte
+	@$(VENDOR) .web/out .web
+	@for file in .web/out/*; do cmp $$file $(STATIC)/$${file##*/} || exit 1; done
+
+test-clients: install  ## the clients that users have, through a node that serves and one that offloads; installs them
+	VIRTUAL_ENV=$(VENV) .tools/bin/uv pip install --quiet --group clients
+	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 attacks: install  ## what each known attack on money and liveness cost and brought, before and now
 	$(BIN)/python -m tests.adversarial.attacks.table $(ARGS)
@@ -106,4 +127,4 @@ overlay: install  ## its benchmark with five networks of each size instead of on
 	$(BIN)/python -m benchmarks.overlay --networks 5 $(ARGS)
 
 clean:  ## remove all that make has made
-	rm -rf .venv .venv-vllm .tools .mypy_cache .ruff_cache .hypothesis build *.egg-info results
+	rm -rf .venv .venv-vllm .tools .web .mypy_cache .ruff_cache .hypothesis build *.egg-info results

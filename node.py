@@ -1,21 +1,25 @@
-"""The composition root and the entry points: builds one node out of the four packages.
+"""The composition root: builds one node out of the four packages.
 
 :class:`Node` runs on the network, the store and the backends that it is given; a simulation runs the same class.
-:func:`run_node` gives it the real ones. :func:`main` and :func:`chain_main` are the installed commands.
+:func:`run_node` gives it the real ones, for the command ``run``, which alone imports this module.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import trio
 
+from chain.cli.contract import print_result
 from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged
 from chain.genesis import Genesis
@@ -38,29 +42,32 @@ from serving.accounting.wallet import Wallet
 from serving.advertiser import Advertiser
 from serving.api import Api
 from serving.backends.backend import Backend
-from serving.cli.app import build_wwwserve_app
-from serving.cli.chain import build_chain_app
-from serving.cli.errors import run_app
+from serving.cli.main import chain_main, main
 from serving.config.build import (
     build_backends,
+    build_certificate,
     build_identities,
     build_judge,
     build_network,
     build_originator_settings,
     build_policy,
+    check_api_keys,
 )
 from serving.config.data_directory import (
     ADMIN_ADDRESS_FILE,
     ADMIN_TOKEN_FILE,
     CONFIG_FILE,
     DUELS_DIRECTORY,
+    KEYS_DIRECTORY,
     PEERS_FILE,
 )
 from serving.config.schema import NodeConfig
 from serving.dispatcher import Dispatcher
-from serving.http.access import AccessRules
+from serving.failover.resent_requests import ResentRequests
+from serving.http.access import AccessRules, is_loopback
 from serving.http.limits import HttpLimits
 from serving.http.server import HttpServer, ListenError
+from serving.keys.keyring import Keyring, open_keyring
 from serving.offload.context import OffloadContext
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.executor import Executor
@@ -84,12 +91,24 @@ if TYPE_CHECKING:
     from serving.admin.policy_orders import Reload
     from serving.admin.server import Admin, Partition
 
+log = structlog.get_logger(__name__)
+
 MAX_OFFERS_PER_PEER = 64
 """Offers of one peer that are handled at a time."""
 BACKENDS_TIMEOUT_S = 10.0
 """How long a node waits for its backends before it joins without them."""
+DRAIN_CHECK_INTERVAL_S = 0.1
+"""How often a node that ends looks whether all is done."""
+CAPTURE_TIMEOUT_S = 5.0
+"""How long a node that ends waits for what it earned to be final on the ledger."""
 DAMAGE_CHECK_INTERVAL_S = 1.0
 """How often a node looks whether damage to its database was found."""
+ORPHAN_PATIENCE_S = 8.0
+"""How long a node may take to stop in order when the process that it belongs to has gone."""
+INDEX_PAUSE_S = 0.02
+"""Pause between two parts of the index of accounts, so that agreement comes first."""
+INDEX_INTERVAL_S = 5.0
+"""How often a node looks whether its index of accounts is complete."""
 
 
 def make_peer_table(key: KeyPair, runtime: Runtime, bootstrap: Sequence[tuple[bytes, str]]) -> PeerTable:
@@ -105,7 +124,7 @@ class Node:
     keeps what payments must know after a restart, and ``peers`` remembers where other peers were. ``peer_table`` is the
     one that ``network`` reads. ``dht_servers`` are servers of a DHT to ask first; with None the node takes no part in
     it. ``judge`` is how it judges duels, None if it does not, and ``duel_table`` what it remembers of them.
-    ``identities`` are those of its models.
+    ``identities`` are those of its models. ``keys`` say who may use its API (default: everybody).
     """
 
     def __init__(
@@ -131,11 +150,13 @@ class Node:
         judge: DuelJudgeSettings | None = None,
         duel_table: DuelTable | None = None,
         identities: Sequence[ModelIdentity] = (),
+        keys: Keyring | None = None,
     ) -> None:
         self.key = key
         self.runtime = runtime
         self.network = network
         self.policy = policy
+        self.bootstrap = tuple(bootstrap)
         self.streams = Streams(network)
         if peer_table is None:
             peer_table = make_peer_table(key, runtime, bootstrap)
@@ -155,7 +176,9 @@ class Node:
             from p2p.dht.service import DhtDiscovery
 
             self.dht = DhtDiscovery(network, self.discovery, runtime, genesis.chain_id, dht_servers)
-        self.engine = Engine(genesis, vote_store, network, self.streams, runtime, blocks, settings)
+        self.engine = Engine(
+            genesis, vote_store, network, self.streams, runtime, blocks, settings, peer_table.get_addresses
+        )
         self.backend_pool = BackendPool(backends, policy)
         self.availability = AvailabilityGate(policy, runtime)
         self.wallet = Wallet(key, self.engine)
@@ -184,9 +207,12 @@ class Node:
             lambda peer: network.report_misbehaviour(peer, Misbehaviour.RATE),
             self.originator.predictor.lengths,
         )
-        self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime, self.availability)
+        self.keys = keys if keys is not None else Keyring(MemoryStore(), runtime)
+        self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime, self.availability, self.keys)
         self.model_reports = ModelReports(self.engine)
+        self.quantizations = {identity.model: identity.quantization for identity in identities}
         self.validator_tasks = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
+        self.resent = ResentRequests()
         self.advertiser = Advertiser(self.discovery, self.backend_pool, self.availability)
         self.stake_keeper = StakeKeeper(
             key,
@@ -219,6 +245,8 @@ class Node:
             await nursery.start(self.executor.run)
             self.streams.handle(OFFLOAD_PROTOCOL, self.executor.handle, MAX_OFFERS_PER_PEER)
             nursery.start_soon(self.payments.run)
+            await nursery.start(self.resent.run)
+            nursery.start_soon(self.keys.run)
             if self.duels is not None:
                 self.streams.handle(DUEL_PROTOCOL, self.duels.server.handle, MAX_REQUESTS_PER_PEER)
                 nursery.start_soon(self.duels.run)
@@ -230,11 +258,30 @@ class Node:
             nursery.start_soon(self.validator_tasks.run)
             task_status.started()
 
+    def take_nothing_new(self) -> None:
+        """Refuse requests and offers from now on, because the node ends."""
+        self.availability.is_ending = True
+
+    async def drain(self) -> None:
+        """Return once all that is under way is answered, and what it earned is final."""
+        if under_way := self.dispatcher.under_way + self.executor.under_way:
+            log.info("finishes what is under way; another signal ends it at once", requests=under_way)
+        while self.dispatcher.under_way or self.executor.under_way:
+            await trio.sleep(DRAIN_CHECK_INTERVAL_S)
+        with trio.move_on_after(CAPTURE_TIMEOUT_S):
+            while self.payments.payee.uncaptured:
+                await trio.sleep(DRAIN_CHECK_INTERVAL_S)
+
 
 # The real node.
 
+_LOADED_AT = time.monotonic()
+"""When this module was loaded, with which a node starts."""
+
 TESTING_VARIABLE = "WWWSERVE_TESTING"
 """Environment variable that, set to anything, lets tests cut the node off from peers through its admin listener."""
+Announce = Callable[[Node, HttpServer, "Admin"], None]
+"""Says that a node is ready."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a node in order."""
 RELOAD_SIGNAL = signal.SIGHUP
@@ -250,12 +297,23 @@ def name_setting(keys: str) -> Iterator[None]:
         raise type(error)(f"{error}; choose another with {keys} in {CONFIG_FILE}") from error
 
 
-async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Genesis) -> None:
+async def run_node(
+    data_dir: Path,
+    config: NodeConfig,
+    key: KeyPair,
+    genesis: Genesis,
+    as_json: bool = False,
+    stop_with_stdin: bool = False,
+) -> None:
     """Run a node on real sockets and files until it is told to stop (SIGINT, SIGTERM).
+
+    It says where it is once it is ready, with ``as_json`` for programs. With ``stop_with_stdin`` it also stops when its
+    standard input ends, as it does when the process that holds the other end of a pipe has gone.
 
     Raises:
         StoreError, NetworkError, ListenError, ConfigError, IdentityRefused: it cannot start, or its disk fails.
     """
+    from serving.admin.local_sockets import lend_ledger
     from serving.admin.policy_orders import reload_policy
 
     runtime = RealRuntime()
@@ -265,9 +323,22 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     network = build_network(config, key, runtime, peer_table)
     disk = DataDisk(data_dir, runtime.now)
     opened = open_storage(
-        disk, genesis, key, runtime.random, votes=config.votes, kept=(PAYMENTS_PREFIX,), keep_epochs=config.keep_epochs
+        disk,
+        genesis,
+        key,
+        runtime.random,
+        votes=config.votes,
+        kept=(PAYMENTS_PREFIX,),
+        keep_epochs=config.keep_epochs,
+        index_accounts=config.index_accounts,
     )
-    with closing(opened), closing(_open_duel_table(data_dir, key, genesis, runtime)) as table, _noting_damage(disk):
+    required = not is_loopback(config.api.host)
+    with (
+        closing(opened),
+        closing(_open_duel_table(data_dir, key, genesis, runtime)) as table,
+        closing(open_keyring(data_dir / KEYS_DIRECTORY, runtime, config.api.get_keys(), required=required)) as keys,
+        _noting_damage(disk),
+    ):
         node = Node(
             genesis=genesis,
             key=key,
@@ -287,15 +358,24 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             judge=judge,
             duel_table=table,
             identities=identities,
+            keys=keys,
             settings=Settings(block_spacing_s=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.
-        front = await _open_front(node, config)
+        front = await _open_front(node, config, data_dir)
         reload = partial(reload_policy, node, config.policy.get_name(), data_dir / CONFIG_FILE)
-        admin = await _open_admin(node, config, data_dir, reload, network.partition)
+        admin = await _open_admin(node, front, config, data_dir, reload, network.partition)
+        public = await _open_public(node, config, admin)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, disk)
-            await _serve(node, network, front, admin, data_dir, reload)
+            if stop_with_stdin:
+                nursery.start_soon(_stop_with_stdin)
+            nursery.start_soon(_keep_index, opened.blocks)
+            await nursery.start(lend_ledger, data_dir, opened.store)
+            if public is not None:
+                nursery.start_soon(public.run)
+            announce = partial(_announce, config=config, as_json=as_json)
+            await _serve(node, network, front, admin, data_dir, reload, announce, config.drain_timeout_s)
             nursery.cancel_scope.cancel()
 
 
@@ -306,17 +386,23 @@ def _open_duel_table(data_dir: Path, key: KeyPair, genesis: Genesis, runtime: Ru
     return open_table(data_dir / DUELS_DIRECTORY, key, runtime.random)
 
 
-async def _open_front(node: Node, config: NodeConfig) -> HttpServer:
+async def _open_front(node: Node, config: NodeConfig, data_dir: Path) -> HttpServer:
     api = config.api
     access = AccessRules(api.host, api.allowed_hosts, api.allowed_origins)
-    front = Api(node.dispatcher, api.get_keys(), access, node.model_reports)
+    check_api_keys(config, bool(node.keys.get_records()))
+    front = Api(node.dispatcher, node.keys, access, node.model_reports, node.resent, node.quantizations)
     limits = HttpLimits(connections_per_address=api.max_per_address)
+    certificate = build_certificate(config, data_dir)
     with name_setting("api.host and api.port"):
-        return await HttpServer.open(front.handle, api.host, api.port, node.runtime, limits, front.admit)
+        return await HttpServer.open(front.handle, api.host, api.port, node.runtime, limits, front.admit, certificate)
 
 
-async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, reload: Reload, partition: Partition) -> Admin:
+async def _open_admin(
+    node: Node, front: HttpServer, config: NodeConfig, data_dir: Path, reload: Reload, partition: Partition
+) -> Admin:
+    from serving.admin.local_sockets import ADMIN_SOCKET_FILE, listen_locally
     from serving.admin.server import Admin
+    from serving.dashboard.pages import Dashboard
 
     with name_setting("admin.host and admin.port"):
         return await Admin.open(
@@ -326,7 +412,23 @@ async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, reload: Re
             data_dir / ADMIN_TOKEN_FILE,
             reload,
             partition if os.environ.get(TESTING_VARIABLE) else None,
+            partial(Dashboard, api_url=_get_api_url(front)),
+            listen_locally(data_dir / ADMIN_SOCKET_FILE),
         )
+
+
+def _get_api_url(front: HttpServer) -> str:
+    return f"{front.scheme}://{front.address[0]}:{front.address[1]}/v1"
+
+
+async def _open_public(node: Node, config: NodeConfig, admin: Admin) -> HttpServer | None:
+    """The listener for what anybody may see, if the owner wants one."""
+    if not config.dashboard.public:
+        return None
+    from serving.dashboard.public import open_public
+
+    with name_setting("dashboard.host and dashboard.port"):
+        return await open_public(admin.make_public_app(), config.dashboard, node.runtime)
 
 
 @contextmanager
@@ -362,31 +464,85 @@ async def _watch(disk: DataDisk) -> None:
     raise disk.fault
 
 
-async def _serve(
-    node: Node, network: RunnableNetwork, front: HttpServer, admin: Admin, data_dir: Path, reload: Reload
-) -> None:
-    """Run until a signal to stop comes, then end in order.
+async def _stop_with_stdin() -> None:
+    """Send this process the signal to stop when standard input ends, and end it by force if that takes too long.
 
-    Only the first signal counts, so that a second Ctrl-C does not interrupt the orderly end.
+    Nobody is left who could do that. The kernel does it, because a model server that is ended may hang in native code,
+    where no thread of Python runs any more. What a node has on disk is whole at any moment.
     """
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
+        while await stream.receive_some():
+            pass
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, ORPHAN_PATIENCE_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _keep_index(blocks: ChainStore) -> None:
+    """Index the accounts of blocks from before there was an index, and what came in meanwhile."""
+    while True:
+        is_behind = await trio.to_thread.run_sync(blocks.extend_index)
+        await trio.sleep(INDEX_PAUSE_S if is_behind else INDEX_INTERVAL_S)
+
+
+async def _serve(
+    node: Node,
+    network: RunnableNetwork,
+    front: HttpServer,
+    admin: Admin,
+    data_dir: Path,
+    reload: Reload,
+    announce: Announce,
+    drain_timeout_s: float,
+) -> None:
+    """Run until a signal to stop comes, then end in order: finish what is under way, for ``drain_timeout_s`` at most.
+
+    A second signal ends that at once. What follows it, which takes a moment, no signal interrupts.
+    """
+    from serving.admin.local_sockets import ADMIN_SOCKET_FILE
     from serving.admin.policy_orders import reload_on_signal
 
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # trio puts this handler back when the receiver is closed
     with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_start, node, network, front, admin, data_dir, nursery)
+            nursery.start_soon(_start, node, network, front, admin, data_dir, announce, nursery)
             async for received in signals:
                 if received in STOP_SIGNALS:
                     break
                 reload_on_signal(reload)
-            (data_dir / ADMIN_ADDRESS_FILE).unlink(missing_ok=True)
+            for name in (ADMIN_ADDRESS_FILE, ADMIN_SOCKET_FILE):
+                (data_dir / name).unlink(missing_ok=True)
+            node.take_nothing_new()
             await node.discovery.leave()
+            await _drain(node, signals, drain_timeout_s)
             nursery.cancel_scope.cancel()
 
 
+async def _drain(node: Node, signals: AsyncIterator[int], timeout_s: float) -> None:
+    """Finish what is under way, until the time is over or another signal to stop comes."""
+    with trio.move_on_after(timeout_s):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_wait_to_stop, signals, nursery.cancel_scope)
+            await node.drain()
+            nursery.cancel_scope.cancel()
+
+
+async def _wait_to_stop(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for received in signals:
+        if received in STOP_SIGNALS:
+            log.warning("ends at once, as told")
+            scope.cancel()
+
+
 async def _start(
-    node: Node, network: RunnableNetwork, front: HttpServer, admin: Admin, data_dir: Path, nursery: trio.Nursery
+    node: Node,
+    network: RunnableNetwork,
+    front: HttpServer,
+    admin: Admin,
+    data_dir: Path,
+    announce: Announce,
+    nursery: trio.Nursery,
 ) -> None:
     with name_setting("listen"):
         await nursery.start(network.run)
@@ -394,24 +550,26 @@ async def _start(
     nursery.start_soon(front.run)
     nursery.start_soon(admin.run)
     (data_dir / ADMIN_ADDRESS_FILE).write_text("{}:{}".format(*admin.address))
-    print(f"api      http://{front.address[0]}:{front.address[1]}/v1")
-    print(f"admin    http://{admin.address[0]}:{admin.address[1]}")
-    for address in node.network.listen_addresses:
-        print(f"peers    {address}/p2p/{node.key.address}", flush=True)
+    announce(node, front, admin)
 
 
-# The entry points.
+def _announce(node: Node, front: HttpServer, admin: Admin, *, config: NodeConfig, as_json: bool) -> None:
+    """Say that the node is ready: who it is, where, and what is wrong."""
+    from serving.admin.reports import report_status
+    from serving.cli.status import describe_start
+
+    api = _get_api_url(front)
+    owner = f"http://{admin.address[0]}:{admin.address[1]}"
+    peers = [f"{address}/p2p/{node.key.address}" for address in node.network.listen_addresses]
+    status = report_status(node)
+    content = {"address": node.key.address, "api": api, "admin": owner, "peers": peers, "troubles": status["troubles"]}
+    taken = time.monotonic() - _LOADED_AT
+    lines = describe_start(status, api, bool(config.api.keys), owner, peers)
+    print_result(content, as_json, *lines, f"ready in {taken:.1f} s. Stop with Ctrl-C.")
+    sys.stdout.flush()
 
 
-def main() -> None:
-    """Entry point of the ``wwwserve`` command."""
-    run_app(build_wwwserve_app(run_node))
-
-
-def chain_main() -> None:
-    """Entry point of the ``chain`` command."""
-    run_app(build_chain_app())
-
+__all__ = ["Node", "chain_main", "main", "make_peer_table", "name_setting", "run_node"]
 
 if __name__ == "__main__":
     main()

@@ -83,6 +83,10 @@ class StoreDamaged(StoreError):
         self.fault = fault
 
 
+class NotFound(StoreError):
+    """The chain in the database has no such block, operation or epoch."""
+
+
 class StoreInUse(StoreError):
     """Another process holds the database open."""
 

@@ -1,13 +1,17 @@
-"""Writing a file so that a crash leaves the old content or the new one, and never a part of either."""
+"""Writing a file so that a crash leaves the old content or the new one, never a part of either; paths of sockets."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SECRET_MODE = 0o600
 """Access mode of a file that only its owner may read."""
+MAX_SOCKET_PATH_BYTES = 100
+"""Longest path that the address of a Unix socket holds on every system."""
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:
@@ -36,5 +40,18 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644, replace: boo
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """A path by which a Unix socket can be bound or reached, though its own is too long for an address."""
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
     finally:
         os.close(directory)

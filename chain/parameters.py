@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from chain.amounts import CREDIT as CREDIT
 from chain.check_parameters import DEFAULT_CHECKS, CheckParameters
 from chain.codec import Amount, Bounds, ModelName, Natural, Record
 from chain.duel_parameters import NO_DUELS, DuelParameters
 from chain.types.operations import Usage
 from chain.types.validators import MAX_COMMITTEE
-
-CREDIT = 1_000_000
-"""Micro-credits in a credit."""
-
 
 MAX_EPOCH_HEIGHTS = 16_384
 """Longest epoch: a hash chain must last for several (:mod:`chain.state.beacon`)."""

@@ -113,7 +113,10 @@ class Status:
 
 
 class Engine:
-    """Keeps one node's ledger. ``vote_store`` makes it a validator if its key is one of the committee's."""
+    """Keeps one node's ledger. ``vote_store`` makes it a validator if its key is one of the committee's.
+
+    ``find_addresses`` says where a member of the committee can be dialled that is not connected.
+    """
 
     def __init__(
         self,
@@ -124,18 +127,22 @@ class Engine:
         runtime: Runtime,
         store: ChainStore,
         settings: Settings | None = None,
+        find_addresses: Callable[[bytes], Sequence[str]] = lambda peer: (),
     ) -> None:
         self.genesis = genesis
         self.settings = settings or Settings()
         self.last_final_at = 0.0
         """Trio time at which a block last became final here (or the engine started)."""
+        self._started_at = 0.0
         self._network = network
         self._runtime = runtime
         self._store = store
         self._vote_store = vote_store
         self._me = vote_store.key.public_key if vote_store is not None else b""
         self._mempool = Mempool(genesis, store.header, store.state)
-        self._committee = CommitteeStreams(streams, lambda peer, raw: self._receiver.on_committee_message(peer, raw))
+        self._committee = CommitteeStreams(
+            streams, lambda peer, raw: self._receiver.on_committee_message(peer, raw), find_addresses
+        )
         self._ingress = OperationIngress(
             genesis, self._mempool, runtime, lambda: self.state, self._wake,
             lambda sender: self._receiver.punish(sender),
@@ -179,6 +186,16 @@ class Engine:
     def state(self) -> State:
         """The state after the last final block."""
         return self._driver.head[1]
+
+    @property
+    def chain(self) -> ChainStore:
+        """The final chain on disk; others only read it, through its views."""
+        return self._store
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since it was started."""
+        return trio.current_time() - self._started_at
 
     def chain_time(self) -> int:
         """Chain time of the last final block in ms. The next block's is later, by at most the idle beat."""
@@ -304,6 +321,7 @@ class Engine:
         Raises:
             StoreError: the disk failed; a validator must not go on voting.
         """
+        self._started_at = trio.current_time()
         self.last_final_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery

@@ -1,38 +1,59 @@
-"""The OpenAI API of a node: ``/v1/chat/completions`` and ``/v1/models``, as routes on the hot path.
+"""The API of a node: OpenAI's and Anthropic's, as routes on the hot path.
 
 :meth:`Api.admit` decides by the head of a request whether it is let in, and :meth:`Api.handle` answers it.
-The body of an answer is passed on as the bytes that the dispatcher gives. A failure in the middle of a stream becomes
-an error event of OpenAI's shape, never a silent end.
+The body of an answer is passed on as the bytes that the dispatcher gives, or written in the API that was asked
+(``serving.translation``). A failure in the middle of a stream becomes an error event of that API, never a silent end.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from urllib.parse import unquote
 
 import structlog
-import trio
 
 from chain.crypto import format_address
 from serving.backends.backend import BackendError, ErrorEventSent
+from serving.backends.token_count import count_tokens
 from serving.dispatcher import Dispatcher, RequestRecord
+from serving.failover.resent_requests import IDEMPOTENCY_KEY, ResentRequests
 from serving.http.access import AccessRules, describe_preflight, describe_response, is_preflight
 from serving.http.messages import HttpRequest, RequestHead, is_json
 from serving.http.responder import Responder
 from serving.http.server import Handler
-from serving.openai.answers import MAX_UNSTREAMED_BYTES, Answer
+from serving.keys.keyring import Keyring
+from serving.model_list import ModelList
+from serving.openai.answers import Answer
+from serving.openai.bodies import parse_json
+from serving.openai.content import MAX_VECTORS_BYTES
+from serving.openai.endpoints import CHAT
 from serving.openai.errors import (
+    ApiError,
     bad_gateway,
+    key_forbids_model,
     method_not_allowed,
     model_not_found,
     not_found,
     unsupported_media_type,
 )
-from serving.openai.keys import ApiKey, ApiKeys
-from serving.openai.requests import PATHS, parse_request
+from serving.openai.nearest_names import find_nearest
+from serving.openai.provider_rules import ANYBODY, AUTO, has_rules, take_rules
+from serving.openai.requests import Request, encode_body, parse_body, parse_request
+from serving.openapi import make_document
 from serving.quality.model_reports import ModelReports
+from serving.routes import DOCUMENT, MODELS, Operation, Route, find_route
+from serving.translation.chat import read_error
+from serving.translation.dialect import Dialect, StreamTranslation
+from serving.translation.fields import get_text
+from serving.translation.messages import MESSAGES
+from serving.translation.messages_errors import shape_error
+from serving.translation.messages_request import read_messages_request
+from serving.translation.responses import RESPONSES
 
 log = structlog.get_logger(__name__)
 
@@ -47,28 +68,39 @@ TIMEOUTS = {
 }
 """Headers by which clients say how long they wait for an answer to begin, and their units in seconds."""
 
-MODELS = "/v1/models"
-"""Path of the list of models."""
-
 
 class Api:
     """Handles every request under ``/v1``.
 
-    ``access`` says from which hosts and web pages (default: none but local). ``reports`` has what the ledger says of
-    the executors of a model, for the list of models.
+    ``keys`` say who may use it (default: everybody), and ``access`` from which hosts and web pages (default: none but
+    local). ``reports`` has what the ledger says of the executors of a model, and ``quantizations`` the number formats
+    of own models, for the list of models. ``resent`` has the answers to requests with an Idempotency-Key; without it
+    the header says nothing.
     """
 
     def __init__(
         self,
         dispatcher: Dispatcher,
-        keys: Sequence[ApiKey] = (),
+        keys: Keyring | None = None,
         access: AccessRules | None = None,
         reports: ModelReports | None = None,
+        resent: ResentRequests | None = None,
+        quantizations: Mapping[str, str] | None = None,
     ) -> None:
         self._dispatcher = dispatcher
-        self._reports = reports
-        self._keys = ApiKeys(keys)
+        self._resent = resent
+        self._models = ModelList(dispatcher, reports, quantizations)
+        self._keys = keys
         self._access = access or AccessRules("localhost")
+        self._handlers: dict[Operation, Handler] = {
+            Operation.COMPLETE: self._complete,
+            Operation.RESPOND: partial(self._translate, RESPONSES),
+            Operation.MESSAGE: partial(self._translate, MESSAGES),
+            Operation.COUNT_TOKENS: self._count_tokens,
+            Operation.LIST_MODELS: self._list_models,
+            Operation.DESCRIBE_MODEL: self._list_models,
+            Operation.DOCUMENT: self._give_document,
+        }
 
     def admit(self, head: RequestHead, respond: Responder) -> None:
         """Admit a request by its head: host, origin, path, key, method and type of the body.
@@ -81,10 +113,16 @@ class Api:
             respond.common_headers += describe_response(origin)
             if is_preflight(head):  # browsers send no key with it
                 return
-        if not head.path.startswith("/v1/"):
+        with _shape_errors(head.path):
+            self._admit(head)
+
+    def _admit(self, head: RequestHead) -> None:
+        is_document = head.path == DOCUMENT
+        if not head.path.startswith("/v1/") and not is_document:
             raise not_found(f"Unknown path {head.path}. The API is under /v1.")
-        self._keys.admit(head.header(b"authorization"), trio.current_time())
-        self._find_route(head)
+        if self._keys is not None and not is_document:
+            self._keys.admit(head.headers)
+        _find_route(head)
         if head.method == "POST" and not is_json(head.headers):
             raise unsupported_media_type(
                 "The request body must be JSON: send it with 'Content-Type: application/json' (curl: --json)."
@@ -99,80 +137,158 @@ class Api:
         if is_preflight(request):
             await respond.start(204, describe_preflight(request))
             await respond.end()
-        else:
-            await self._find_route(request)(request, respond)
-
-    def _find_route(self, head: RequestHead) -> Handler:
-        """What answers a request.
-
-        Raises:
-            ApiError: 404 or 405.
-        """
-        path = head.path.rstrip("/")
-        if path in PATHS:
-            method, handler = "POST", self._complete
-        elif path == MODELS or path.startswith(MODELS + "/"):
-            method, handler = "GET", self._list_models
-        else:
-            raise not_found(f"Unknown path {path}.")
-        if head.method != method:
-            raise method_not_allowed(head.method)
-        return handler
+            return
+        with _shape_errors(request.path):
+            handle = self._handlers[_find_route(request).operation]
+            if self._resent is not None and request.method == "POST" and request.header(IDEMPOTENCY_KEY) is not None:
+                await self._resent.answer(self._identify(request), request, respond, handle)
+            else:
+                await handle(request, respond)
 
     async def _list_models(self, http: HttpRequest, respond: Responder) -> None:
-        name = http.path.removeprefix(MODELS).strip("/")
-        entries = [self._describe_model(model) for model in self._dispatcher.get_models()]
-        if not name:
-            await respond.reply(200, json.dumps({"object": "list", "data": entries}).encode())
-            return
-        found = next((entry for entry in entries if entry["id"] == name), None)
-        if found is None:
-            raise model_not_found(name)
-        await respond.reply(200, json.dumps(found).encode())
+        name = unquote(http.path.removeprefix(MODELS).strip("/"))
+        models = self._get_models(self._identify(http))
+        described = self._models.describe(name, models) if name else self._models.describe_all(models)
+        await respond.reply(200, json.dumps(described).encode())
 
-    def _describe_model(self, model: str) -> dict[str, Any]:
-        """A model as OpenAI lists it; what the ledger says of its executors stands in a field of its own."""
-        described: dict[str, Any] = {"id": model, "object": "model", "created": 0, "owned_by": "wwwserve"}
-        if self._reports is not None:
-            described["wwwserve"] = self._reports.find(model).to_plain()
-        return described
+    async def _give_document(self, http: HttpRequest, respond: Responder) -> None:
+        await respond.reply(200, encode_body(make_document()))
 
     async def _complete(self, http: HttpRequest, respond: Responder) -> None:
-        local_only = (http.header(LOCAL_ONLY) or b"0").lower() not in (b"0", b"false", b"")
-        cap, model_caps = self._dispatcher.get_token_caps()
-        request = parse_request(
-            http.path.rstrip("/"), http.body, cap, local_only, model_caps=model_caps, timeout_s=read_timeout(http)
-        )
+        request = self._read_request(http, http.path.rstrip("/"), http.body)
         async with self._dispatcher.complete(request) as (answer, record):
             if request.stream and answer.is_stream:
                 await self._relay_stream(answer, record, respond)
             else:
-                await self._relay_whole(answer, record, respond)
+                body, content_type = await _read_whole(answer), answer.content_type.encode("latin-1")
+                headers = [*_describe(record), *_describe_retry(answer)]
+                await respond.reply(answer.status, body, content_type, headers=headers)
 
-    async def _relay_stream(self, answer: Answer, record: RequestRecord, respond: Responder) -> None:
+    async def _translate(self, dialect: Dialect, http: HttpRequest, respond: Responder) -> None:
+        """Answer a request of another API by a chat completion."""
+        translation = dialect.read(parse_body(http.body))
+        request = self._read_request(http, CHAT.path, encode_body(translation.chat))
+        async with self._dispatcher.complete(request) as (answer, record):
+            if answer.status == 200 and request.stream and answer.is_stream:
+                await self._relay_stream(answer, record, respond, translation.open_stream(record.id))
+                return
+            body = await _read_whole(answer)
+        if answer.status != 200:
+            raise read_error(answer.status, parse_json(body), answer.retry_after_s)
+        await respond.reply(200, translation.translate(body, record.id), headers=_describe(record))
+
+    def _read_request(self, http: HttpRequest, path: str, body: bytes) -> Request:
+        """The request that goes to a backend.
+
+        Raises:
+            ApiError: 400, it is none.
+        """
+        local_only = (http.header(LOCAL_ONLY) or b"0").lower() not in (b"0", b"false", b"")
+        cap, model_caps = self._dispatcher.get_token_caps()
+        key, rules = self._identify(http), ANYBODY
+        if has_rules(body):
+            rules, content = take_rules(parse_body(body), partial(self._choose_model, key))
+            body = encode_body(content)
+        request = parse_request(path, body, cap, local_only, model_caps=model_caps, timeout_s=read_timeout(http))
+        return replace(request, key=key, rules=rules)
+
+    def _choose_model(self, key: str) -> str:
+        """The model of a request that leaves it open.
+
+        Raises:
+            ApiError: 404, there is none.
+        """
+        models = self._get_models(key)
+        if not models:
+            raise model_not_found(AUTO)
+        return self._dispatcher.choose_model(models)
+
+    def _get_models(self, key: str) -> list[str]:
+        """The models that an API key may use."""
+        models = self._dispatcher.get_models()
+        return models if self._keys is None else [model for model in models if self._keys.may_use(key, model)]
+
+    async def _count_tokens(self, http: HttpRequest, respond: Responder) -> None:
+        sent = parse_body(http.body)
+        chat = read_messages_request(sent, needs_limit=False)
+        model, key = get_text(chat, "model"), self._identify(http)
+        if self._keys is not None and not self._keys.may_use(key, model):
+            raise key_forbids_model(model)
+        backends = self._dispatcher.backend_pool.order(model)
+        if not backends:
+            raise model_not_found(model, find_nearest(model, self._dispatcher.backend_pool.get_models()))
+        count = await count_tokens(backends[0].backend, http.body, encode_body(chat))
+        await respond.reply(200, encode_body({"input_tokens": count}))
+
+    def _identify(self, head: RequestHead) -> str:
+        """The name of the API key that a request carries; empty where none is needed.
+
+        Raises:
+            ApiError: 401, it has been revoked since the request was admitted.
+        """
+        return "" if self._keys is None else self._keys.identify(head.headers)
+
+    async def _relay_stream(
+        self, answer: Answer, record: RequestRecord, respond: Responder, written: StreamTranslation | None = None
+    ) -> None:
+        """Pass a stream on, as it is or ``written`` in another API."""
         content_type = (b"content-type", answer.content_type.encode("latin-1"))
         await respond.start(answer.status, [content_type, (b"cache-control", b"no-cache"), *_describe(record)])
         try:
             async for chunk in answer.body:
-                await respond.send(chunk)
+                await respond.send(chunk if written is None else written.feed(chunk))
+            if written is not None:
+                await respond.send(written.finish())
         except BackendError as error:
             # The stream has begun, so this is the only way left to say it: an event that clients raise as an error.
             log.info("stream broke off", request=record.id, reason=str(error))
-            if not isinstance(error, ErrorEventSent):
-                await respond.send(bad_gateway(f"The answer broke off: {error}.").event())
+            broken = bad_gateway(f"The answer broke off: {error}.")
+            if written is not None:
+                await respond.send(written.fail(broken))
+            elif not isinstance(error, ErrorEventSent):
+                await respond.send(broken.event())
         await respond.end()
 
-    async def _relay_whole(self, answer: Answer, record: RequestRecord, respond: Responder) -> None:
-        body = bytearray()
-        try:
-            async for chunk in answer.body:
-                body += chunk
-                if len(body) > MAX_UNSTREAMED_BYTES:
-                    raise BackendError(f"the answer is longer than {MAX_UNSTREAMED_BYTES} bytes")
-        except BackendError as error:
-            raise bad_gateway(f"The answer broke off: {error}.") from error
-        content_type = answer.content_type.encode("latin-1")
-        await respond.reply(answer.status, bytes(body), content_type, headers=_describe(record))
+
+@contextmanager
+def _shape_errors(path: str) -> Iterator[None]:
+    """Give errors within the context the shape of the API that a path belongs to."""
+    try:
+        yield
+    except ApiError as error:
+        route = find_route(path)
+        raise (shape_error(error) if route is not None and route.is_anthropic else error) from error.__cause__
+
+
+def _find_route(head: RequestHead) -> Route:
+    """What answers a request.
+
+    Raises:
+        ApiError: 404 or 405.
+    """
+    route = find_route(head.path)
+    if route is None:
+        raise not_found(f"Unknown path {head.path}.")
+    if head.method != route.method:
+        raise method_not_allowed(head.method)
+    return route
+
+
+async def _read_whole(answer: Answer) -> bytes:
+    """An answer that is not streamed.
+
+    Raises:
+        ApiError: 502, it broke off.
+    """
+    body = bytearray()
+    try:
+        async for chunk in answer.body:
+            body += chunk
+            if len(body) > MAX_VECTORS_BYTES:  # its inspector allows less, if it is none of embeddings
+                raise BackendError(f"the answer is longer than {MAX_VECTORS_BYTES} bytes")
+    except BackendError as error:
+        raise bad_gateway(f"The answer broke off: {error}.") from error
+    return bytes(body)
 
 
 def read_timeout(head: RequestHead) -> float:
@@ -190,4 +306,10 @@ def _read_seconds(value: bytes | None) -> float:
 
 def _describe(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     executor = "local" if record.executor is None else format_address(record.executor)
-    return [(b"x-request-id", record.id.encode()), (b"x-wwwserve-executor", executor.encode())]
+    name = record.id.encode()  # as OpenAI's clients read it, and as Anthropic's do
+    return [(b"x-request-id", name), (b"request-id", name), (b"x-wwwserve-executor", executor.encode())]
+
+
+def _describe_retry(answer: Answer) -> list[tuple[bytes, bytes]]:
+    """When to ask again, as whoever answered says."""
+    return [(b"retry-after", b"%d" % math.ceil(answer.retry_after_s))] if answer.retry_after_s else []

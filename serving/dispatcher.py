@@ -1,47 +1,61 @@
 """The dispatcher: serves a user's request on this node, offloads it, or refuses it.
 
 The owner's policy chooses between serving and offloading. A request that cannot be offloaded is served here if a
-backend has its model; one that gets no slot here in time is offloaded. Otherwise it is refused with an error.
+backend has its model; one that gets no slot here in time, or that all backends here fail, is offloaded. Otherwise the
+user gets the error of the backend, or is refused with one of this node.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import structlog
 import trio
 
+from chain.parameters import CREDIT
 from p2p.runtime import Runtime
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError, ErrorEventSent
-from serving.offload.attempt import AttemptTerms
+from serving.failover.local import BackendsFailed, Begun, Tries, ask_backends
+from serving.failover.patience import compute_patience
+from serving.keys.keyring import Charge, Keyring
+from serving.keys.usage import Usage
+from serving.offload.attempt_terms import AttemptTerms
 from serving.offload.choice import Reason, is_kept
 from serving.offload.originator import NoExecutor, Originator
 from serving.openai.answers import Answer, AnswerInspector
 from serving.openai.errors import (
     ApiError,
     bad_gateway,
+    bad_request,
     insufficient_quota,
     model_not_found,
+    no_provider,
     too_many_requests,
     unavailable,
 )
+from serving.openai.nearest_names import find_nearest
+from serving.openai.provider_rules import ANYBODY
 from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
-from serving.scheduling.policy import Decision, Policy
+from serving.scheduling.policy import Decision, LoadSnapshot, Policy
 from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens, predict_wait
 from serving.scheduling.predictor import Prediction, is_able
 from serving.scheduling.speed import AnswerTimer
 
 log = structlog.get_logger(__name__)
 
+MAX_PAUSE_S = 120.0
+"""Seconds for which a backend may send bytes of which the user gets nothing."""
+ENDING_RETRY_AFTER_S = 5.0
+"""When a user may come again to a node that ends: by then another may have its place."""
 MAX_LISTED_REQUESTS = 1024
 """Past requests that the admin listener lists."""
 
@@ -65,6 +79,8 @@ class RequestRecord:
     is_stream: bool = False
     reason: str = ""
     """Why it was answered where it was."""
+    load: LoadSnapshot | None = None
+    """By what the policy decided whether to offload it; None if there was nothing to decide."""
     prediction: Prediction | None = None
     """What was expected of the node that answered."""
     predicted_at: float = 0.0
@@ -105,6 +121,7 @@ class Dispatcher:
     originator: Originator
     runtime: Runtime
     availability: AvailabilityGate
+    keys: Keyring | None = None
     counters: Counters = field(default_factory=Counters)
     records: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=MAX_LISTED_REQUESTS))
 
@@ -113,9 +130,38 @@ class Dispatcher:
         parameters = self.policy.parameters
         return parameters.max_tokens, {model: parameters.get_max_tokens(model) for model in parameters.models}
 
+    @property
+    def under_way(self) -> int:
+        """Requests whose answers have not ended."""
+        return sum(record.finished is None for record in self.records)
+
     def get_models(self) -> list[str]:
         """Every model that this node serves or can offload to others, sorted."""
         return sorted({*self.backend_pool.get_models(), *self.originator.get_models()})
+
+    def choose_model(self, models: Sequence[str]) -> str:
+        """The one of some models to use for a request that leaves it open: the least busy of those served here.
+
+        If none is, the cheapest; of several the first.
+        """
+        here = [model for model in models if self.backend_pool.works(model)]
+        if here:
+            return min(here, key=lambda model: self.backend_pool.order(model)[0].admission.utilization)
+        return min(models, key=self.originator.get_token_price)
+
+    def _check_price(self, request: Request) -> None:
+        """Refuse a request whose answer could cost more than its rules say.
+
+        Raises:
+            ApiError: 400; it could.
+        """
+        limit = request.rules.max_price
+        if limit is None:
+            return
+        price = self.originator.compute_price(request, request.max_completion_bytes)
+        if price > limit:
+            message = f"The answer can cost {price / CREDIT:g} credits, more than 'provider.max_price'. "
+            raise bad_request(message + "A lower max_tokens costs less.", param="provider.max_price")
 
     @asynccontextmanager
     async def complete(self, request: Request) -> AsyncIterator[tuple[Answer, RequestRecord]]:
@@ -127,13 +173,18 @@ class Dispatcher:
         Raises:
             ApiError: it cannot be answered.
         """
+        if self.availability.is_ending:
+            raise unavailable("This node is ending.", ENDING_RETRY_AFTER_S)
         number = self.runtime.random.getrandbits(64)
         record = RequestRecord(f"req-{number:016x}", request.model, trio.current_time(), is_stream=request.stream)
         self.records.append(record)
         answer: Answer | None = None
         inspector: AnswerInspector | None = None
         failure: BaseException | None = None
+        charge: Charge | None = None
         try:
+            self._check_price(request)
+            charge = await self._reserve(request)
             async with AsyncExitStack() as stack:
                 stack.enter_context(self.availability.own_use())
                 answer, inspector = await self._begin(stack, request, record)
@@ -152,6 +203,35 @@ class Dispatcher:
                 record.is_estimated = inspector.is_estimated
                 self._note_measured(request, record, inspector)
             self._count(record)
+            is_owed = answer is not None and answer.status == 200  # an error costs nothing, here as among nodes
+            self._settle(charge, request, inspector if is_owed else None)
+
+    async def _reserve(self, request: Request) -> Charge | None:
+        """Reserve what a request can cost its API key at most.
+
+        Raises:
+            ApiError: the key may not make it.
+        """
+        if self.keys is None or not request.key:
+            return None
+        amount = self.originator.compute_price(request, request.max_completion_bytes)
+        tokens = estimate_tokens(len(request.body)) + request.max_tokens
+        return await self.keys.reserve(request.key, request.model, amount, tokens)
+
+    def _settle(self, charge: Charge | None, request: Request, inspector: AnswerInspector | None) -> None:
+        """Charge an API key for what its user got of an answer; nothing if none began.
+
+        It costs the same wherever it was served. What failed attempts cost this node is not passed on.
+        """
+        if charge is None:
+            return
+        assert self.keys is not None
+        if inspector is None:
+            self.keys.settle(charge, Usage(requests=1), 0)
+            return
+        prompt, completion, tokens = len(request.body), inspector.completion_bytes, inspector.completion_tokens
+        price = self.originator.compute_price(request, completion)
+        self.keys.settle(charge, Usage(1, 0, prompt, completion, tokens, price), estimate_tokens(prompt) + tokens)
 
     def _count(self, record: RequestRecord) -> None:
         self.counters.completed += record.outcome == "completed"
@@ -178,17 +258,21 @@ class Dispatcher:
     async def _begin(
         self, stack: AsyncExitStack, request: Request, record: RequestRecord
     ) -> tuple[Answer, AnswerInspector]:
-        backend = self.backend_pool.find(request.model)
-        can_offload = not request.local_only and self.originator.has_executors(request.model)
-        if backend is None and not can_offload:
+        rules = request.rules
+        backends = self.backend_pool.order(request.model) if rules.allows_here else []
+        can_offload = not request.local_only and self.originator.has_executors(request.model, rules)
+        if not backends and not can_offload:
+            if rules is not ANYBODY and request.model in self.get_models():
+                raise no_provider(request.model)
             if self.backend_pool.is_configured(request.model):
                 raise unavailable(f"The backend of '{request.model}' does not answer.")
-            raise model_not_found(request.model)
+            raise model_not_found(request.model, find_nearest(request.model, self.get_models()))
         refusal: ApiError | None = None
         doubted: AttemptTerms | None = None
-        if can_offload and (backend is None or self._wants_offload(backend, request, record)):
+        works = bool(backends) and self.backend_pool.works(request.model)
+        if can_offload and (not works or self._wants_offload(backends[0], request, record)):
             try:
-                return await self._offload(stack, request, record, has_backend=backend is not None)
+                return await self._offload(stack, request, record, has_backend=bool(backends))
             except CannotAfford as error:
                 refusal = insufficient_quota(f"This node's account cannot pay: {error}.")
             except TooManyPayments as error:
@@ -197,23 +281,20 @@ class Dispatcher:
                 refusal = unavailable(f"No executor took the request: {error}.", error.retry_after_s)
                 doubted = error.doubted
             can_offload = False
-        if backend is None:
+        if not backends:
             assert refusal is not None
             raise refusal
         if refusal is not None:
             log.info("served here after all", request=record.id, reason=str(refusal))
             record.reason = Reason.NEXT.value
         try:
-            answer, inspector = await self._serve(stack, backend, request, record)
-        except NotAdmitted as error:
-            busy = _describe_busy(error)
-            if not can_offload:
-                raise busy from error
-            log.info("offloaded after all", request=record.id, reason=str(error))
-            try:
-                return await self._offload(stack, request, record, has_backend=False)
-            except (CannotAfford, TooManyPayments, NoExecutor):
-                raise busy from error
+            answer, inspector = await self._serve(stack, backends, request, record, is_last=not can_offload)
+        except (NotAdmitted, BackendsFailed) as error:
+            if can_offload:
+                log.info("offloaded after all", request=record.id, reason=str(error))
+                with suppress(CannotAfford, TooManyPayments, NoExecutor):
+                    return await self._offload(stack, request, record, has_backend=False)
+            return _describe_failure(error)
         if doubted is not None:
             self.originator.note_own_answer(doubted, answer.status)
         return answer, inspector
@@ -242,6 +323,7 @@ class Dispatcher:
             price=self.originator.compute_expected_price(request, expected),
             conversation=stays,
         )
+        record.load = load
         record.reason = (Reason.CONVERSATION if stays is Decision.SERVE else Reason.POLICY).value
         return self.policy.decide_request(load, self.runtime.random) is Decision.OFFLOAD
 
@@ -256,16 +338,22 @@ class Dispatcher:
         return attempt.answer, attempt.inspector
 
     async def _serve(
-        self, stack: AsyncExitStack, backend: ScheduledBackend, request: Request, record: RequestRecord
+        self,
+        stack: AsyncExitStack,
+        backends: Sequence[ScheduledBackend],
+        request: Request,
+        record: RequestRecord,
+        *,
+        is_last: bool,
     ) -> tuple[Answer, AnswerInspector]:
-        """Serve a request here.
+        """Serve a request here, by the first of ``backends`` that delivers. ``is_last``: no other node can be asked.
 
         Raises:
             NotAdmitted: it gets no slot, or not in time.
-            ApiError: the backend failed.
+            BackendsFailed: no backend delivers.
         """
         predictor, now = self.originator.predictor, trio.current_time()
-        speed, expected = backend.get_speed(request.model), predictor.expect(request)
+        speed, expected = backends[0].get_speed(request.model), predictor.expect(request)
         record.prediction = predictor.predict(predictor.me, request, expected, speed, now)
         record.predicted_at = slot_at = now
 
@@ -274,22 +362,18 @@ class Dispatcher:
             slot_at = trio.current_time()
 
         demand = self._make_demand(request, record, record.prediction.service_s)
-        serving = backend.complete(request.path, request.body, demand, stream=request.stream, on_slot=note_slot)
-        try:
-            answer = await stack.enter_async_context(serving)
-        except BackendError as error:
-            raise bad_gateway(f"The backend failed: {error}.") from error
+        patience_s = compute_patience(request, record.prediction, expected.largest.output)
+        withhold = not request.wants_usage
+        tries = Tries(request, request.body, demand, patience_s, is_last=is_last, withhold_usage=withhold)
+        begun = await stack.enter_async_context(ask_backends(backends, tries, note_slot))
         self.counters.local += 1
+        backend, answer = begun.backend, begun.answer
+        if backend is not backends[0]:
+            record.prediction, record.reason = None, Reason.NEXT.value
         prompt = estimate_tokens(len(request.body))
         timer = backend.meter.start_timer(request.model, prompt, slot_at, is_stream=answer.is_stream)
-        inspector = AnswerInspector(
-            answer.is_stream,
-            choices=request.choices,
-            has_tools=request.has_tools,
-            withhold_usage=not request.wants_usage,
-        )
-        answer.body = await stack.enter_async_context(aclosing(_inspect(answer.body, inspector, timer)))
-        return answer, inspector
+        body = await stack.enter_async_context(aclosing(_inspect(begun, timer)))
+        return replace(answer, body=body), begun.inspector
 
     def _make_demand(self, request: Request, record: RequestRecord, predicted_s: float) -> Demand:
         """What a request asks of admission: it must get its slot so early that its answer begins in time."""
@@ -297,13 +381,21 @@ class Dispatcher:
         if not request.stream:
             rest -= predicted_s
         max_wait_s = max(0.0, min(self.policy.parameters.max_wait_s, rest))
-        return Demand(Origin.OWN, request.model, predicted_s, max_wait_s)
+        return Demand(Origin.OWN, request.model, predicted_s, max_wait_s, request.key.encode())
 
 
-def _describe_busy(error: NotAdmitted) -> ApiError:
-    """What to tell a user whose request gets no slot: 429 for a full queue, else 503."""
-    refuse = too_many_requests if isinstance(error, QueueFull) else unavailable
-    return refuse(f"This node is busy: {error}.", error.retry_after_s)
+def _describe_failure(error: NotAdmitted | BackendsFailed) -> tuple[Answer, AnswerInspector]:
+    """What the user of a request gets that nobody serves: the error of a backend as it came, if there is one.
+
+    Raises:
+        ApiError: there is none. 429 for a full queue, 503 for no slot in time, 502 for a backend that broke.
+    """
+    if isinstance(error, NotAdmitted):
+        refuse = too_many_requests if isinstance(error, QueueFull) else unavailable
+        raise refuse(f"This node is busy: {error}.", error.retry_after_s) from error
+    if error.answer is None:
+        raise bad_gateway(f"The backend failed: {error}.") from error
+    return error.answer, AnswerInspector(stream=False)
 
 
 def _get_refusal(failure: BaseException | None) -> str:
@@ -322,23 +414,36 @@ def _get_outcome(status: int, inspector: AnswerInspector, failure: BaseException
     return "failed" if isinstance(failure, Exception) else "cancelled"
 
 
-async def _inspect(
-    body: AsyncIterator[bytes], inspector: AnswerInspector, timer: AnswerTimer
-) -> AsyncGenerator[bytes, None]:
+async def _inspect(begun: Begun, timer: AnswerTimer) -> AsyncGenerator[bytes, None]:
     """What the user gets of a backend's answer, which is timed."""
+    inspector, breaker, body = begun.inspector, begun.backend.breaker, begun.answer.body
+    content_at = trio.current_time()
+    timer.feed(content_at, len(begun.held))
+    passed = begun.passed if inspector.is_stream else inspector.feed(begun.held)
+    if passed:
+        yield passed
     async for chunk in body:
         now = trio.current_time()
         timer.feed(now, len(chunk))
-        if passed := inspector.feed(chunk):
+        passed = inspector.feed(chunk)
+        if inspector.is_over:  # users hang up on the closing event
+            breaker.note_answer()
+        if passed:
             yield passed
-            timer.note_taken(trio.current_time(), trio.current_time() - now)
+            content_at = trio.current_time()
+            timer.note_taken(content_at, content_at - now)
+        elif now - content_at > MAX_PAUSE_S:
+            breaker.note_failure(now)
+            raise BackendError("the backend sent nothing of the answer for too long")
         if inspector.error is not None:  # what may come after an error contradicts it
+            breaker.note_failure(now)
             raise ErrorEventSent(inspector.error)
     if rest := inspector.finish():
         yield rest
     if inspector.error is not None:
         raise ErrorEventSent(inspector.error)
     if inspector.is_stream and not inspector.is_complete:
+        breaker.note_failure(trio.current_time())
         raise BackendError("the answer ended too early")
     timer.finish(inspector.completion_bytes / BYTES_PER_TOKEN)
 

@@ -93,8 +93,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = [item for item in items if item.get_closest_marker("long") is not None]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item.get_closest_marker("long") is None]
-    items.sort(key=lambda item: not item.path.is_relative_to(ROOT / "adversarial"))
-    items.sort(key=lambda item: not item.path.is_relative_to(ROOT / "simulation"))
+    for folder in ("processes", "adversarial", "simulation"):  # the longest files last here, so first of all
+        items.sort(key=lambda item, first=ROOT / folder: not item.path.is_relative_to(first))
     waiting, computing = {}, {}
     for path in dict.fromkeys(item.path for item in items):
         part = waiting if str(path.relative_to(ROOT)).startswith(WAITING) else computing

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import trio
 
 from node import Node
-from serving.offload.attempt import AttemptFailed, AttemptTerms, OffloadAttempt
+from serving.offload.attempt import OffloadAttempt
+from serving.offload.attempt_terms import AttemptFailed, AttemptTerms
 
 
 @dataclass(slots=True)

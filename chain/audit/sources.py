@@ -10,14 +10,17 @@ from chain.exceptions import StoreError
 from chain.genesis import Genesis
 from chain.light.client import LightClientUpdate
 from chain.state.state import State
+from chain.store import account_index
 from chain.store.kv import Store
 from chain.store.layout import (
+    ACCOUNT_OPERATION_PREFIX,
     BLOCK_PREFIX,
     CERTIFICATE_PREFIX,
     EPOCH_END_PREFIX,
     FAILURES_PREFIX,
     FIRST_SLOT,
     HEIGHT_PREFIX,
+    HOLD_PARTIES_PREFIX,
     META_PREFIX,
     OPERATION_PREFIX,
     PAYMENTS_PREFIX,
@@ -33,7 +36,17 @@ from chain.transition.epochs import get_epoch
 from chain.types.blocks import Block, Header
 
 _CHAIN_ENTRIES = frozenset(
-    {BLOCK_PREFIX, CERTIFICATE_PREFIX, EPOCH_END_PREFIX, HEIGHT_PREFIX, OPERATION_PREFIX, UNDO_PREFIX, FAILURES_PREFIX}
+    {
+        BLOCK_PREFIX,
+        CERTIFICATE_PREFIX,
+        EPOCH_END_PREFIX,
+        HEIGHT_PREFIX,
+        OPERATION_PREFIX,
+        UNDO_PREFIX,
+        FAILURES_PREFIX,
+        ACCOUNT_OPERATION_PREFIX,
+        HOLD_PARTIES_PREFIX,
+    }
 )
 """Entries that are counted: the chain accounts for each."""
 _OTHER_ENTRIES = frozenset(
@@ -131,6 +144,12 @@ class StoreSource:
         for index, operation in enumerate(block.body.operations):
             if self._chain.find_operation(operation.id) != (block.height, index):
                 raise StoreError(f"the index of operations does not lead to number {index}")
+        if block.height <= (self._chain.indexed_height or 0):
+            keys = account_index.find_keys(block, self._store.get)
+            expected = account_index.make_entries(block, self._store.get)  # all but for holds that are pruned
+            if not expected.keys() <= set(keys) or any(self._store.get(key) is None for key in keys):
+                raise StoreError("the index of the operations of accounts does not lead to those of this block")
+            self._expected.update(key[:1] for key in keys)
         # Only which ones failed: another version of this program may put the reasons in other words.
         stored = [failure is not None for failure in self._chain.failures(block.height)]
         failed = [failure is not None for failure in failures]

@@ -1,83 +1,17 @@
-"""How the ledger looks to people and, as JSON, to other programs."""
+"""Accounts and proofs as people read them and, as JSON, for other programs."""
 
 from __future__ import annotations
 
 import json
-import sys
-from datetime import UTC, datetime
 from typing import Any
 
+from chain.cli.text import format_count, format_credits, format_duration, format_percent, format_rows, format_time
 from chain.crypto import format_address
+from chain.explorer.plain import header_to_plain, operation_to_plain
 from chain.genesis import Genesis
 from chain.json_form import to_plain
 from chain.light.proofs import ProvenAccount, VerifiedProof
-from chain.parameters import CREDIT
-from chain.printable import escape_unprintable
 from chain.state.records import Account
-from chain.types.blocks import Header
-from chain.types.operations import SignedOperation
-
-
-def print_line(line: str, *, to_stderr: bool = False) -> None:
-    """Print one line for the owner; what does not print is escaped."""
-    print(escape_unprintable(line), file=sys.stderr if to_stderr else None)
-
-
-def print_lines(text: str, *, to_stderr: bool = False) -> None:
-    """Print lines for the owner; the line breaks in ``text`` must be the program's own."""
-    print(escape_unprintable(text, keep="\n"), file=sys.stderr if to_stderr else None)
-
-
-def format_credits(amount: int) -> str:
-    """An amount of micro-credits for people, in credits; exact."""
-    whole, rest = divmod(abs(amount), CREDIT)
-    return f"{'-' if amount < 0 else ''}{whole:,}.{rest:06}"
-
-
-def format_count(number: int, noun: str) -> str:
-    """A number of things: ``1 block``, ``2,000 blocks``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def format_percent(share: float) -> str:
-    """A share from 0 to 1, rounded to a tenth of a percent."""
-    return f"{100 * share:.1f}".removesuffix(".0") + " %"
-
-
-def format_time(timestamp: int) -> str:
-    """A time in ms since the Unix epoch."""
-    try:
-        return datetime.fromtimestamp(timestamp // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (ValueError, OverflowError, OSError):  # beyond the year 9999
-        return f"{timestamp} ms"
-
-
-def format_duration(ms: int) -> str:
-    """A length of time by its two largest units."""
-    seconds = ms // 1000
-    parts = [(seconds // 86_400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
-    first = next((index for index, (number, _) in enumerate(parts) if number), len(parts) - 1)
-    return " ".join(f"{number:,} {unit}" for number, unit in parts[first : first + 2] if number or unit == "s")
-
-
-def operation_to_plain(signed: SignedOperation) -> dict[str, Any]:
-    """A signed operation as JSON."""
-    return {
-        "id": signed.id.hex(),
-        "kind": type(signed.operation).__name__.lower(),
-        "signer": format_address(signed.signer),
-        **to_plain(signed.operation),
-    }
-
-
-def header_to_plain(header: Header) -> dict[str, Any]:
-    """Which block a header is of, as JSON."""
-    return {
-        "height": header.height,
-        "block_id": header.id.hex(),
-        "epoch": header.epoch,
-        "timestamp": header.timestamp,
-    }
 
 
 def account_to_rows(account: Account) -> dict[str, str]:
@@ -94,12 +28,6 @@ def account_to_rows(account: Account) -> dict[str, str]:
         "models": ", ".join(account.models) or "-",
         "judges": "-" if account.judge is None else f"with {account.judge.model}",
     }
-
-
-def format_rows(rows: dict[str, str]) -> str:
-    """Names and values, one pair a line."""
-    width = max(map(len, rows))
-    return "\n".join(f"  {name:<{width}}  {escape_unprintable(value)}" for name, value in rows.items())
 
 
 def proof_to_plain(genesis: Genesis, verified: VerifiedProof) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from chain.audit.report import Report, Restarted
 from chain.cli.checks import check_counts_to_plain, describe_check_counts
 from chain.cli.duels import counts_to_plain, describe_counts
-from chain.cli.format import format_count, format_credits, format_percent
+from chain.cli.text import format_count, format_credits, format_percent
 from chain.crypto import format_address
 from chain.json_form import to_plain
 from chain.printable import escape_unprintable

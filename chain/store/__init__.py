@@ -2,9 +2,10 @@
 
 1. ``kv``: an ordered map of bytes with atomic batches, in LevelDB or in memory.
 2. ``layout``: the keys of all entries.
-3. ``reader``: what can be asked of the final chain.
-4. ``snapshot_import``: a snapshot that arrives beside the state in use.
-5. ``writer``: append a block, prune old ones, adopt a snapshot.
+3. ``account_index``: the operations of each account, for those who look at the chain.
+4. ``reader``: what can be asked of the final chain.
+5. ``snapshot_import``: a snapshot that arrives beside the state in use.
+6. ``writer``: append a block, prune old ones, adopt a snapshot.
 
 Only this package opens the database. ``audit``, ``chain.cli``, ``consensus`` and the layers above import it.
 """

@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import plyvel
 
@@ -38,8 +40,16 @@ class Store(Protocol):
     def get(self, key: bytes) -> bytes | None:
         """The value of ``key``, or None."""
 
-    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Every (key, value) whose key starts with ``prefix``, in the order of keys, as of the first one asked for."""
+    def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Every (key, value) whose key starts with ``prefix`` and comes after ``after``, in the order of keys, as of
+        the first one asked for."""
+
+    def last_keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        """The last ``limit`` keys from ``start`` to before ``stop``, the last first."""
+
+    def snapshot(self) -> AbstractContextManager[Store]:
+        """What is stored now, to read while others write, in another thread too; it must be left before the store is
+        closed."""
 
     def write(self, changes: Changes) -> None:
         """Apply all of ``changes`` or none; they have reached the disk when this returns."""
@@ -57,8 +67,19 @@ class MemoryStore:
     def get(self, key: bytes) -> bytes | None:
         return self._entries.get(key)
 
-    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        yield from sorted(entry for entry in self._entries.items() if entry[0].startswith(prefix))
+    def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        yield from sorted(
+            entry for entry in self._entries.items() if entry[0].startswith(prefix) and (not after or entry[0] > after)
+        )
+
+    def last_keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        return sorted((key for key in self._entries if start <= key < stop), reverse=True)[:limit]
+
+    @contextmanager
+    def snapshot(self) -> Iterator[MemoryStore]:
+        copy = MemoryStore()
+        copy._entries = dict(self._entries)
+        yield copy
 
     def write(self, changes: Changes) -> None:
         for key, value in changes.items():
@@ -71,7 +92,74 @@ class MemoryStore:
         pass
 
 
-class LevelStore:
+class _LevelReader:
+    """Reads of a LevelDB database, or of a snapshot of one; checksums are verified on every read."""
+
+    def __init__(self, db: Any, path: Path) -> None:
+        self._db = db
+        self._path = path
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._db.get(key, verify_checksums=True)
+        except plyvel.Error as error:
+            raise self._to_store_error(error) from error
+        return value
+
+    def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        try:
+            entries = self._db.iterator(prefix=prefix, verify_checksums=True)
+            if after:
+                entries.seek(after)
+            for key, value in entries:
+                if not after or key > after:
+                    yield key, value
+        except plyvel.Error as error:
+            raise self._to_store_error(error) from error
+
+    def last_keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        options = {"reverse": True, "include_value": False, "verify_checksums": True}
+        try:
+            with self._db.iterator(start=start, stop=stop, **options) as keys:
+                return list(islice(keys, limit))
+        except plyvel.Error as error:
+            raise self._to_store_error(error) from error
+
+    def _to_store_error(self, error: plyvel.Error) -> StoreError:
+        """Whether what a read says means damage, or that this machine is in trouble."""
+        reason = _describe(error)
+        if not isinstance(error, plyvel.CorruptionError) and any(trouble in reason for trouble in TROUBLES):
+            return StoreError(f"cannot read {self._path}: {reason}")
+        damage = StoreDamaged(f"{self._path} is damaged: {reason}")
+        self._note_damage(damage)
+        return damage
+
+    def _note_damage(self, damage: StoreDamaged) -> None:
+        """Remember that a read found damage."""
+
+
+class LevelSnapshot(_LevelReader):
+    """What a database held at one moment, to read in any thread."""
+
+    def __init__(self, store: LevelStore, snapshot: Any) -> None:
+        super().__init__(snapshot, store.path)
+        self._store = store
+
+    @contextmanager
+    def snapshot(self) -> Iterator[LevelSnapshot]:
+        yield self
+
+    def write(self, changes: Changes) -> None:
+        raise StoreError(f"a snapshot of {self._path} cannot be written to")
+
+    def close(self) -> None:
+        pass
+
+    def _note_damage(self, damage: StoreDamaged) -> None:
+        self._store.fault = damage
+
+
+class LevelStore(_LevelReader):
     """A LevelDB database in the directory ``path``.
 
     Checksums are verified on every read. One process may have it open at a time, and only once: LevelDB drops its lock
@@ -88,7 +176,7 @@ class LevelStore:
     """
 
     def __init__(self, path: Path, create: bool = True) -> None:
-        self._path = path
+        self.path = path
         self.fault: StoreDamaged | None = None
         """The damage that the last failing read found, or None."""
         if not (path / "CURRENT").exists():
@@ -98,26 +186,19 @@ class LevelStore:
                 raise StoreError(f"no database in {path}")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._db = plyvel.DB(str(path), create_if_missing=create, paranoid_checks=True)
+            db = plyvel.DB(str(path), create_if_missing=create, paranoid_checks=True)
         except plyvel.CorruptionError as error:
             raise StoreDamaged(f"{path} is damaged: {_describe(error)}") from error
         except (plyvel.Error, OSError) as error:
             if _describe(error).startswith("IO error: lock "):
                 raise StoreInUse(f"{path} is in use by another process") from error
             raise StoreError(f"cannot open {path}: {_describe(error)}") from error
+        super().__init__(db, path)
 
-    def get(self, key: bytes) -> bytes | None:
-        try:
-            value: bytes | None = self._db.get(key, verify_checksums=True)
-        except plyvel.Error as error:
-            raise self._to_store_error(error) from error
-        return value
-
-    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        try:
-            yield from self._db.iterator(prefix=prefix, verify_checksums=True)
-        except plyvel.Error as error:
-            raise self._to_store_error(error) from error
+    @contextmanager
+    def snapshot(self) -> Iterator[LevelSnapshot]:
+        with self._db.snapshot() as snapshot:
+            yield LevelSnapshot(self, snapshot)
 
     def write(self, changes: Changes) -> None:
         try:
@@ -135,13 +216,8 @@ class LevelStore:
     def close(self) -> None:
         self._db.close()
 
-    def _to_store_error(self, error: plyvel.Error) -> StoreError:
-        """Whether what a read says means damage, or that this machine is in trouble."""
-        reason = _describe(error)
-        if not isinstance(error, plyvel.CorruptionError) and any(trouble in reason for trouble in TROUBLES):
-            return StoreError(f"cannot read {self._path}: {reason}")
-        self.fault = StoreDamaged(f"{self._path} is damaged: {reason}")
-        return self.fault
+    def _note_damage(self, damage: StoreDamaged) -> None:
+        self.fault = damage
 
 
 def _describe(error: Exception) -> str:

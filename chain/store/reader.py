@@ -21,6 +21,7 @@ from chain.exceptions import CodecError, StoreDamaged, StoreError
 from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from chain.light.client import MAX_EPOCH_RESTARTS, LightClientUpdate
 from chain.state.state import State
+from chain.store import account_index
 from chain.store.kv import Store
 from chain.store.layout import (
     BASE_KEY,
@@ -33,6 +34,7 @@ from chain.store.layout import (
     GENESIS_KEY,
     HEIGHT_KEY,
     HEIGHT_PREFIX,
+    INDEXED_KEY,
     JOURNAL_KEY,
     OPERATION_PREFIX,
     OTHER_SLOT,
@@ -195,6 +197,19 @@ class ChainReader:
         raw = self._get(OPERATION_PREFIX + operation_id)
         return None if raw is None else (int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big"))
 
+    @property
+    def indexed_height(self) -> int | None:
+        """Height up to which the operations of each account are indexed; None if there is no index."""
+        return self._read_number(INDEXED_KEY) if self._get(INDEXED_KEY) is not None else None
+
+    def account_operations(self, public_key: bytes, before: tuple[int, int], limit: int) -> list[tuple[int, int]]:
+        """Height and index of up to ``limit`` indexed operations that an account has to do with, the latest first,
+        of those before the position ``before``."""
+        start = account_index.make_key(public_key, 0, 0)
+        stop = account_index.make_key(public_key, *before)
+        found = self._store.last_keys(start, stop, limit)
+        return [account_index.parse_position(key) for key in found]
+
     def validators(self, epoch: int) -> ValidatorSet | None:
         """Who votes at the end of an epoch, where this store was there when it was decided."""
         return self._read(
@@ -272,6 +287,7 @@ class ChainReader:
         if block is not None:
             keys.append(HEIGHT_PREFIX + block.id)
             keys += [OPERATION_PREFIX + operation.id for operation in block.body.operations]
+            keys += account_index.find_keys(block, self._get)
         return [key for key in keys if self._get(key) is not None]
 
     @property

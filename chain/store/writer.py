@@ -7,7 +7,9 @@ that are due. A crash leaves the chain before or after it, never between.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import replace
 
@@ -17,6 +19,7 @@ from chain.genesis import Genesis
 from chain.light.client import MAX_EPOCH_RESTARTS, Checkpoint, LightClientUpdate
 from chain.state.keys import COMMITTEE_PREFIX
 from chain.state.state import State
+from chain.store import account_index
 from chain.store.kv import Store
 from chain.store.layout import (
     BASE_KEY,
@@ -30,6 +33,7 @@ from chain.store.layout import (
     GENESIS_KEY,
     HEIGHT_KEY,
     HEIGHT_PREFIX,
+    INDEXED_KEY,
     OPERATION_PREFIX,
     OTHER_SLOT,
     PRUNE_KEY,
@@ -51,19 +55,22 @@ from chain.types.votes import Certificate, VoteKind
 
 PRUNE_BATCH_ENTRIES = 4_096
 """Entries deleted at a time: a batch ends with the block that reaches it."""
+INDEX_BATCH_BYTES = 64 * 1024
+"""Blocks that are indexed at a time, by their size: a batch ends with the block that reaches it."""
 
 
 class ChainStore(ChainReader):
     """The final blocks of one chain, to read and to add to.
 
     ``header`` and ``state`` are those of the last final block (of genesis on a new chain). Blocks are kept for
-    the current epoch and ``keep_epochs`` before it; 0 keeps all.
+    the current epoch and ``keep_epochs`` before it; 0 keeps all. With ``index_accounts`` the operations of each account
+    are indexed (:mod:`chain.store.account_index`), those of earlier blocks by :meth:`extend_index`.
 
     Raises:
         StoreError: the store is damaged, or belongs to another chain.
     """
 
-    def __init__(self, store: Store, genesis: Genesis, keep_epochs: int = 0) -> None:
+    def __init__(self, store: Store, genesis: Genesis, keep_epochs: int = 0, index_accounts: bool = False) -> None:
         if store.get(GENESIS_KEY) is None:
             if next(store.items(b""), None) is not None:
                 raise StoreDamaged("the database holds something, but no genesis: it is damaged or not a chain")
@@ -78,6 +85,8 @@ class ChainStore(ChainReader):
                     **{leaf.key: leaf.encoded for leaf in genesis.state.entries() if leaf.key[:1] == COMMITTEE_PREFIX},
                 }
             )
+        self._changing = threading.RLock()
+        """Held while a batch is written and this object follows it."""
         self._unwritten: dict[bytes, bytes | None] = {}
         """Changes that ride in the next batch, and are read as if they were written."""
         super().__init__(store)
@@ -89,6 +98,7 @@ class ChainStore(ChainReader):
             )
         self._accept(genesis.restarts)
         self.keep_epochs = keep_epochs
+        self.index_accounts = index_accounts
         self.header, self.state = self._load()
         self.snapshot_import = SnapshotImport(store, OTHER_SLOT[self._slot])
         self._end_states: dict[int, tuple[Header, State]] = {}
@@ -138,12 +148,22 @@ class ChainStore(ChainReader):
             ValueError: they do not follow one another, or the certificate is not of the last.
             StoreError: the store fails; nothing was added.
         """
+        with self._changing:
+            self._append(blocks, certificate, journal_mark)
+
+    def _append(
+        self,
+        blocks: Sequence[tuple[Block, Transition]],
+        certificate: Certificate,
+        journal_mark: tuple[int, bytes] | None,
+    ) -> None:
         if not blocks or certificate.block_id != blocks[-1][0].id:
             raise ValueError("the certificate is not of the last block")
         changes: dict[bytes, bytes | None] = dict(self._unwritten)
         parent, state = self.header, self.state
         ends: list[tuple[Header, State]] = []
         restarts: dict[int, tuple[FinalRestart, ...]] = {}
+        is_indexed = self.is_index_complete
         following = [*(block.body.parent_certificate for block, _ in blocks[1:]), certificate]
         for (block, transition), above in zip(blocks, following, strict=True):
             if block.header.parent_id != parent.id:
@@ -155,6 +175,8 @@ class ChainStore(ChainReader):
                 changes[OPERATION_PREFIX + operation.id] = number + encode_number(index)
             if any(failure is not None for failure in transition.failures):
                 changes[FAILURES_PREFIX + number] = pack(list(transition.failures))
+            if is_indexed:
+                changes |= account_index.make_entries(block, self._get, changes)
             undo: list[list[bytes | None]] = []
             for key in transition.changes:
                 undo.append([key, state.get_encoded(key)])
@@ -175,6 +197,8 @@ class ChainStore(ChainReader):
                     changes[EPOCH_END_PREFIX + encode_number(parent.epoch)] = FinalHeader(parent, above).encode()
         changes[CERTIFICATE_PREFIX + encode_number(parent.height)] = certificate.encode()
         changes[HEIGHT_KEY] = encode_number(parent.height)
+        if is_indexed:
+            changes[INDEXED_KEY] = encode_number(parent.height)
         if journal_mark is not None:
             changes |= encode_mark(journal_mark)
         after_batch = copy(self)
@@ -186,6 +210,48 @@ class ChainStore(ChainReader):
         self.header, self.state, self.height, self.base = parent, state, parent.height, base
         for header, after in ends:
             self._keep_end_state(header, after)
+
+    # Those who look at the chain while it grows.
+
+    @contextmanager
+    def view(self) -> Iterator[ChainStore]:
+        """The chain as it stands, to read in another thread while blocks are added here.
+
+        May wait for a batch to reach the disk.
+        """
+        with ExitStack() as stack:
+            with self._changing:
+                view = copy(self)
+                view._store, view._unwritten = stack.enter_context(self._store.snapshot()), {}
+            yield view
+
+    @property
+    def is_index_complete(self) -> bool:
+        """Whether the operations of each account are indexed up to the last block, and those of the next will be."""
+        return self.index_accounts and max(self.indexed_height or 0, self.base.height) == self.height
+
+    def extend_index(self) -> bool:
+        """Index the accounts of a bounded number of blocks more. Returns whether there are others to index.
+
+        Raises:
+            StoreError: the store fails.
+        """
+        with self._changing:
+            return self.index_accounts and self._extend_index()
+
+    def _extend_index(self) -> bool:
+        changes: dict[bytes, bytes | None] = {}
+        height, size = max(self.indexed_height or 0, self.base.height), 0
+        while height < self.height and size < INDEX_BATCH_BYTES:
+            height += 1
+            block = self.block(height)
+            if block is None:
+                raise StoreDamaged(f"block {height} is missing")
+            size += len(block.encoded)
+            changes |= account_index.make_entries(block, self._get, changes)
+        if height != self.indexed_height:
+            self._store.write({**changes, INDEXED_KEY: encode_number(height)})
+        return height < self.height
 
     # States at the ends of epochs, for those who start from one.
 
@@ -230,6 +296,12 @@ class ChainStore(ChainReader):
             ValueError: the state is not the one that is staged for that block, or not above the last block here.
             StoreError: the store fails; nothing has changed.
         """
+        with self._changing:
+            self._adopt_snapshot(ends, state, journal_mark)
+
+    def _adopt_snapshot(
+        self, ends: Sequence[LightClientUpdate], state: State, journal_mark: tuple[int, bytes] | None
+    ) -> None:
         header = ends[-1].header
         if self.snapshot_import.header != header or state.root != header.state_root or header.height <= self.height:
             raise ValueError("not the staged snapshot")
@@ -271,10 +343,11 @@ class ChainStore(ChainReader):
 
     def prune(self) -> None:
         """Delete a bounded part of what is not to be kept, as every append does; no harm in calling it more often."""
-        changes, base = self._collect_prunable()
-        if changes:
-            self._store.write(changes)
-        self.base = base
+        with self._changing:
+            changes, base = self._collect_prunable()
+            if changes:
+                self._store.write(changes)
+            self.base = base
 
     def _collect_prunable(self) -> tuple[dict[bytes, bytes | None], Header]:
         """The changes that delete a bounded part of what is not to be kept, and the base after them."""

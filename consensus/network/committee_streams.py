@@ -1,18 +1,19 @@
 """Direct streams inside the committee, for what must not wait for gossip: proposals, votes, certificates.
 
 Protocol ``/wwwserve/vote/1``: one long-lived exchange to each other member, each frame a :class:`Batch` of messages,
-nothing in return. Sending only puts a message into that member's queue, so a slow or dead member delays no other, and
-what gathers there while a frame is written goes into the next one. When a queue is full it loses the oldest of what
-can best be missed: hints first (operations, which gossip brings too), then what is bulky (blocks, which are fetched
-from those who voted for them), then the rest. That is safe: agreement never counts on a single delivery, since votes
-and certificates are repeated at every timeout.
+nothing in return. In a larger network most members are no neighbours in the overlay: the link dials those. Sending
+only puts a message into that member's queue, so a slow or dead member delays no other, and what gathers there while a
+frame is written goes into the next one. When a queue is full it loses the oldest of what can best be missed: hints
+first (operations, which gossip brings too), then what is bulky (blocks, which are fetched from those who voted for
+them), then the rest. That is safe: agreement never counts on a single delivery, since votes and certificates are
+repeated at every timeout.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -38,6 +39,10 @@ MIN_RETRY_S = 0.25
 """Seconds before a lost link is opened again; they double with each failure."""
 MAX_RETRY_S = 4.0
 """Most seconds before a lost link is opened again."""
+CONNECT_TIMEOUT_S = 10.0
+"""Seconds that dialling a member may take."""
+HEAD_START_S = 0.5
+"""Seconds that the member with the greater key leaves to the other, so that not both dial."""
 MESSAGE_WRITE_TIMEOUT_S = 10.0
 """Seconds that one message may take before the link counts as lost."""
 
@@ -64,8 +69,8 @@ class _PeerQueue:
             dropped += 1
         return dropped
 
-    async def take(self) -> bytes:
-        """The next frame: all that is queued, as far as it fits."""
+    async def take(self) -> tuple[bytes, ...]:
+        """The messages of the next frame: all that is queued, as far as it fits."""
         while not self.queue:
             self.filled = trio.Event()
             await self.filled.wait()
@@ -75,22 +80,29 @@ class _PeerQueue:
             items.append(self.queue.popleft()[0])
             size += len(items[-1])
         self.size -= size
-        return Batch(tuple(items)).encode()
+        return tuple(items)
 
 
 class CommitteeStreams:
     """The links to the members of the committee, and the way in for theirs.
 
     ``on_message(peer, payload)`` is awaited for each message of a member: while it waits, that member's link waits, and
-    no other.
+    no other. ``find_addresses`` says where a member can be dialled that is not connected.
     """
 
-    def __init__(self, streams: Streams, on_message: Callable[[bytes, bytes], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        on_message: Callable[[bytes, bytes], Awaitable[None]],
+        find_addresses: Callable[[bytes], Sequence[str]] = lambda peer: (),
+    ) -> None:
         self._streams = streams
         self._on_message = on_message
+        self._find_addresses = find_addresses
         self._queues: dict[bytes, _PeerQueue] = {}
         self._members: frozenset[bytes] = frozenset()
         self._nursery: trio.Nursery | None = None
+        self._last_frame: tuple[tuple[bytes, ...], bytes] = (), b""
         self.dropped = 0
         """Messages lost to full queues so far."""
 
@@ -147,20 +159,40 @@ class CommitteeStreams:
         with queue.scope:
             while True:
                 try:
-                    payload = await queue.take()  # before opening: a silent member is left in peace
+                    messages = await queue.take()  # before opening: a silent member is left in peace
+                    await self._connect(peer)
                     async with self._streams.open(peer, COMMITTEE_PROTOCOL) as exchange:
                         with trio.CancelScope() as writing:  # of all frames; its deadline is that of the present one
                             while True:
                                 writing.deadline = trio.current_time() + MESSAGE_WRITE_TIMEOUT_S
-                                await exchange.send(payload)
+                                await exchange.send(self._encode_frame(messages))
                                 writing.deadline = math.inf
                                 delay = MIN_RETRY_S
-                                payload = await queue.take()
+                                messages = await queue.take()
                         raise trio.TooSlowError
                 except (NetworkError, trio.TooSlowError) as error:
                     logger.debug("link lost", peer=crypto.format_address(peer), reason=str(error) or "too slow")
                 await trio.sleep(delay)
                 delay = min(MAX_RETRY_S, 2 * delay)
+
+    async def _connect(self, peer: bytes) -> None:
+        """Dial a member that is not connected.
+
+        Raises:
+            NetworkError, trio.TooSlowError: it cannot be reached.
+        """
+        network = self._streams.network
+        if peer not in network.peers() and network.me > peer:
+            await trio.sleep(HEAD_START_S)
+        if peer not in network.peers():
+            with trio.fail_after(CONNECT_TIMEOUT_S):
+                await network.connect(peer, self._find_addresses(peer))
+
+    def _encode_frame(self, messages: tuple[bytes, ...]) -> bytes:
+        """The bytes of a frame; those of a broadcast are the same for all members."""
+        if messages != self._last_frame[0]:
+            self._last_frame = messages, Batch(messages).encode()
+        return self._last_frame[1]
 
     async def _receive(self, exchange: Exchange) -> None:
         if exchange.peer not in self._members:

@@ -140,18 +140,20 @@ def open_storage(
     votes: bool,
     kept: tuple[bytes, ...] = (),
     keep_epochs: int = 0,
+    index_accounts: bool = False,
 ) -> NodeStorage:
     """Open the chain, and with ``votes`` the vote journal; set aside and begin anew what is damaged.
 
     ``kept`` are key prefixes of the database, beside those of agreement, that no other node can bring back: they are
-    carried over as far as they can be read. ``random`` makes memos; it must not repeat itself. ``keep_epochs`` is the
-    setting of the chain (:class:`chain.store.writer.ChainStore`).
+    carried over as far as they can be read. ``random`` makes memos; it must not repeat itself. ``keep_epochs`` and
+    ``index_accounts`` are settings of the chain (:class:`chain.store.writer.ChainStore`).
 
     Raises:
         StoreError: it cannot be opened, for another reason than damage.
     """
     try:
-        store, blocks = _open_chain(disk, genesis, (VOTE_SUPPORT_PREFIX, *kept), keep_epochs)
+        kept = (VOTE_SUPPORT_PREFIX, *kept)
+        store, blocks = _open_chain(disk, genesis, kept, keep_epochs, index_accounts)
         try:
             return NodeStorage(
                 store, blocks, _open_vote_store(disk, genesis, key, store, blocks, random) if votes else None
@@ -163,7 +165,9 @@ def open_storage(
         raise StoreError(f"cannot open what the node keeps on disk: {error}") from error
 
 
-def _open_chain(disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epochs: int) -> tuple[Store, ChainStore]:
+def _open_chain(
+    disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epochs: int, index_accounts: bool
+) -> tuple[Store, ChainStore]:
     rescued: dict[bytes, bytes] = {}
     lost = [*kept]
     store: Store | None = None
@@ -171,7 +175,7 @@ def _open_chain(disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epoc
         store = disk.open_store()
         if (fault := disk.get_fault()) is not None:
             raise StoreDamaged(fault)
-        blocks = ChainStore(store, genesis, keep_epochs)
+        blocks = ChainStore(store, genesis, keep_epochs, index_accounts)
         _check_complete(store, blocks)
         for prefix in (META_PREFIX, *kept):  # what is read at the start, so that no damage shows halfway
             deque(store.items(prefix), maxlen=0)
@@ -197,7 +201,7 @@ def _open_chain(disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epoc
     )
     store = disk.open_store()
     try:
-        blocks = ChainStore(store, genesis, keep_epochs)
+        blocks = ChainStore(store, genesis, keep_epochs, index_accounts)
         if rescued:
             store.write(rescued)
     except BaseException:

@@ -30,6 +30,7 @@ SUBTITLES = {
 DESCRIPTIONS = {
     "serving/admin": "the owner's listener, metrics",
     "serving/api": "the HTTP API for users",
+    "serving/dashboard": "the owner's page, and the public's",
     "serving/cli": "wwwserve's commands, the demo",
     "serving/dispatcher": "here, or offload?",
     "serving/advertiser": "announces models and load",
@@ -43,6 +44,7 @@ DESCRIPTIONS = {
     "serving/accounting": "payments, receipts, wallet",
     "serving/openai": "requests, answers, errors, keys",
     "chain/cli": "chain verify, show, export, prove",
+    "chain/explorer": "blocks, accounts, validators as JSON",
     "chain/audit": "re-checks a whole chain; exports",
     "chain/store": "blocks and state in LevelDB",
     "chain/light": "proofs for those who keep no chain",
@@ -54,6 +56,7 @@ DESCRIPTIONS = {
     "chain/merkle": "the trees behind every root",
     "chain/json_form": "records as JSON",
     "chain/codec": "the one encoding",
+    "chain/amounts": "micro-credits",
     "chain/crypto": "keys, signatures, hashes",
     "chain/exceptions": "errors",
     "chain/files": "durable writes",

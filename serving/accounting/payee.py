@@ -163,6 +163,11 @@ class Payee:
             if delivered.hold is not None and not delivered.is_hold_final and delivered.hold.signer == payer:
                 yield delivered
 
+    @property
+    def uncaptured(self) -> int:
+        """Deliveries that have earned something which is not final on the ledger."""
+        return sum(not delivered.is_courtesy for delivered in self._uncaptured.values())
+
     def compute_free_bond(self) -> int:
         """How much of the bond, in micro-credits, stands behind nothing: no request, no capture without a receipt.
 

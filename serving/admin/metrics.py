@@ -73,6 +73,7 @@ class _NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_requests()
+        yield from self._collect_keys()
         yield from self._collect_admission()
         yield from self._collect_ledger()
         yield from self._collect_account()
@@ -129,7 +130,12 @@ class _NodeCollector(Collector):
             capacity.add_metric([str(number)], admission.capacity)
             utilization.add_metric([str(number)], admission.utilization)
             _add_queues(queued, str(number), admission)
-        yield from (running, capacity, utilization, queued)
+        failures = GaugeMetricFamily(
+            "wwwserve_backend_failures", "Failures of a backend in a row, since its last answer.", labels=["backend"]
+        )
+        for number, breaker in enumerate(self._node.backend_pool.breakers):
+            failures.add_metric([str(number)], breaker.failures)
+        yield from (running, capacity, utilization, queued, failures)
         yield from self._collect_waits()
         is_open = self._node.availability.check().is_open
         yield _gauge("serves_others", "Whether offers of other nodes are considered now.", is_open)
@@ -147,6 +153,23 @@ class _NodeCollector(Collector):
             refused.add_metric([name, "full"], sum(each.full for each in counters))
             refused.add_metric([name, "late"], sum(each.late for each in counters))
         yield from (admitted, waited, refused)
+
+    def _collect_keys(self) -> Iterator[Metric]:
+        requests = _counter(
+            "key_requests", "Requests by API key: those that ended, and those refused.", "key", "outcome"
+        )
+        tokens = _counter("key_completion_tokens", "Completion tokens of the answers, by API key.", "key")
+        spent = _counter("key_spent_microcredits", "Price of the answers, by API key.", "key")
+        left = GaugeMetricFamily("wwwserve_key_budget_left_microcredits", "What is left of a budget.", labels=["key"])
+        keys = self._node.keys
+        for name, counters in keys.get_counters():
+            requests.add_metric([name, "admitted"], counters.admitted)
+            requests.add_metric([name, "refused"], counters.refused)
+            tokens.add_metric([name], counters.completion_tokens)
+            spent.add_metric([name], counters.spent)
+            if (rest := keys.get_left(name)) is not None:
+                left.add_metric([name], rest)
+        yield from (requests, tokens, spent, left)
 
     def _collect_ledger(self) -> Iterator[Metric]:
         status = self._node.engine.status()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from chain.crypto import KeyPair
@@ -13,6 +14,7 @@ from serving.accounting.payments import Payments
 from serving.accounting.stake_keeper import StakeKeeper
 from serving.accounting.wallet import Wallet
 from serving.dispatcher import Dispatcher
+from serving.keys.keyring import Keyring
 from serving.offload.executor import Executor
 from serving.quality.duels.runner import DuelRunner
 from serving.quality.model_reports import ModelReports
@@ -26,6 +28,8 @@ class NodeView(Protocol):
 
     @property
     def key(self) -> KeyPair: ...
+    @property
+    def bootstrap(self) -> Sequence[tuple[bytes, str]]: ...
     @property
     def engine(self) -> Engine: ...
     @property
@@ -48,6 +52,8 @@ class NodeView(Protocol):
     def payments(self) -> Payments: ...
     @property
     def executor(self) -> Executor: ...
+    @property
+    def keys(self) -> Keyring: ...
     @property
     def dispatcher(self) -> Dispatcher: ...
     @property

@@ -44,6 +44,17 @@ def change_policy(node: NodeView, changes: dict[str, Any]) -> dict[str, Any]:
     Raises:
         HTTPException: 400; a change is not acceptable, and none is made.
     """
+    _apply(node, plan_policy(node, changes))
+    log.info("policy changed", **changes)
+    return report_policy(node)
+
+
+def plan_policy(node: NodeView, changes: dict[str, Any]) -> LivePolicy:
+    """What the policy would be after changes, none of which is made.
+
+    Raises:
+        HTTPException: 400; a change is not acceptable.
+    """
     own = describe_policy(node.policy)
     if changes.get("name", own) != own:
         raise HTTPException(400, f"name: {own!r} runs, and another policy takes a restart: name it in config.yaml")
@@ -55,9 +66,7 @@ def change_policy(node: NodeView, changes: dict[str, Any]) -> dict[str, Any]:
     quotas = changes.get("models")
     if isinstance(quotas, dict):
         content["models"] = {**present["models"], **{name: _merge(present, name, quotas[name]) for name in quotas}}
-    _apply(node, validate_section(content, LivePolicy))
-    log.info("policy changed", **changes)
-    return report_policy(node)
+    return validate_section(content, LivePolicy)
 
 
 def _merge(present: dict[str, Any], model: str, changes: Any) -> Any:

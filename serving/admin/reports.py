@@ -16,28 +16,18 @@ from chain.crypto import format_address
 from chain.state.check_records import CHECK_STAGES
 from chain.state.duel_records import STAGES
 from chain.state.records import Account, ValidatorRecord
+from chain.transition.epochs import get_next_epoch
 from chain.transition.income import compute_missing_bond
 from p2p.peers.announcement import Announcement, ModelLoad
+from serving.admin.health import get_stake_share, get_version, judge_health, report_backends
 from serving.admin.node_view import NodeView
 from serving.dispatcher import RequestRecord
 from serving.quality.duels.check_history import CheckRecord
 from serving.quality.duels.history import DuelRecord
-from serving.scheduling.admission import Origin
 from serving.scheduling.announced_load import read_model_load
 
 ACCOUNTS_PER_TURN = 1_000
 """Accounts that are added up before other tasks get a turn."""
-
-
-def report_health(node: NodeView) -> dict[str, Any]:
-    """That the node runs, and how its ledger stands. ``final_age_s`` is the time since a block became final here."""
-    status = node.engine.status()
-    return {
-        "status": "ok",
-        "height": status.height,
-        "final_age_s": round(status.final_age, 1),
-        "is_syncing": status.is_syncing,
-    }
 
 
 def report_status(node: NodeView) -> dict[str, Any]:
@@ -51,7 +41,14 @@ def report_status(node: NodeView) -> dict[str, Any]:
     availability = node.availability.check()
     genesis, status = node.engine.genesis, node.engine.status()
     counters = node.dispatcher.counters
+    verdict, troubles = judge_health(node)
+    epoch = get_next_epoch(genesis, node.engine.state)
+    account = node.engine.state.account(node.key.public_key)
     return {
+        "verdict": verdict.value,
+        "troubles": [asdict(trouble) for trouble in troubles],
+        "version": get_version(),
+        "uptime_s": round(node.engine.uptime, 1),
         "address": node.key.address,
         "chain": genesis.name,
         "chain_id": genesis.chain_id.hex(),
@@ -60,18 +57,26 @@ def report_status(node: NodeView) -> dict[str, Any]:
         "final_age_s": round(status.final_age, 1),
         "is_syncing": status.is_syncing,
         "epoch": status.epoch,
+        "epoch_blocks_left": epoch.last_height - status.height,
         "view": status.view,
         "beacon": node.engine.state.beacon.previous.hex(),
         "checkpoint": str(node.engine.checkpoint or ""),
         "is_validator": status.is_validator,
+        "stake_share": get_stake_share(epoch.validators, node.key.public_key),
         "participation_votes": None if status.standing is None else status.standing.votes,
         "participation_blocks": None if status.standing is None else status.standing.blocks,
         "participation_needed": None if status.standing is None else status.standing.needed,
         "mempool_operations": status.mempool_operations,
         "connected_peers": status.peers,
         "known_peers": len(node.discovery.table),
+        "can_be_dialled": node.network.can_be_dialled(),
         "listening": [f"{address}/p2p/{node.key.address}" for address in node.network.listen_addresses],
         "models": list(node.backend_pool.get_models()),
+        "backends": report_backends(node),
+        "available": account.available,
+        "held": account.held,
+        "bonded": account.bonded,
+        "earned": node.payments.payee.earned,
         "serves_others": availability.is_open,
         "serves_others_because": availability.reason,
         "serves_others_changes_in_s": availability.changes_in_s,
@@ -134,6 +139,7 @@ def report_peers(node: NodeView) -> dict[str, Any]:
             {
                 "address": format_address(peer.peer),
                 "connected": peer.peer in connected,
+                "relayed": peer.peer in connected and node.network.is_relayed(peer.peer),
                 "addresses": list(peer.addresses),
                 "relays": list(peer.relays),
                 "models": list(peer.models),
@@ -188,17 +194,7 @@ def report_models(node: NodeView) -> dict[str, Any]:
                 "stake": sum(stakes),
             }
         )
-    backends = [
-        {
-            "capacity": admission.capacity,
-            "running": admission.running,
-            "queued_own": admission.waiting(Origin.OWN),
-            "queued_delegated": admission.waiting(Origin.DELEGATED),
-            "drained_in_s": round(admission.predict_drained(), 1) if admission.total_waiting else 0,
-        }
-        for admission in node.backend_pool.admissions
-    ]
-    return {"models": models, "backends": backends}
+    return {"models": models, "backends": report_backends(node)}
 
 
 def report_requests(node: NodeView, limit: int) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The admin listener: HTTP on loopback, by which the owner watches the running node and gives it orders.
 
-``/healthz`` and ``/metrics`` need no token. Everything else needs ``Authorization: Bearer …`` with the token in the
-data directory. Bodies and answers are JSON, errors ``{"error": text}``. Amounts are in micro-credits. Nothing is
-answered to a web page, nor under another name than a loopback one (:mod:`serving.http.access`).
+``/healthz``, ``/livez`` and ``/metrics`` need no token. Everything else needs ``Authorization: Bearer …`` with the
+token in the data directory, or a session of the dashboard (:mod:`serving.admin.levels`), but for what comes through the
+Unix socket in the data directory (:mod:`serving.admin.local_sockets`). Bodies and answers are JSON, errors
+``{"error": text}``. Amounts are in micro-credits. Nothing is answered to a web page of another origin, nor under
+another name than a loopback one (:mod:`serving.http.access`).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,12 +33,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
 from serving.admin.bodies import make_answer, read_object, read_section
+from serving.admin.confinement import Confined
+from serving.admin.health import Verdict, report_health
+from serving.admin.key_orders import (
+    CreateOrder,
+    RevokeOrder,
+    create_key,
+    report_key_usage,
+    report_keys,
+    revoke_key,
+)
+from serving.admin.ledger import QUERIES, Ledger, Query
+from serving.admin.levels import Endpoint, Level, PageRoute, Pages
 from serving.admin.metrics import CONTENT_TYPE, Metrics
 from serving.admin.node_view import NodeView
 from serving.admin.policy_orders import Reload, change_policy, report_policy
 from serving.admin.reports import (
     report_duels,
-    report_health,
     report_models,
     report_peers,
     report_requests,
@@ -63,13 +77,18 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_LIMIT = 50
 """Requests that ``/requests`` lists unless ``limit`` says otherwise."""
+METRICS = "/metrics"
+"""Path of the page for Prometheus: without token on loopback, and not for the public."""
 LISTENER_STOP_TIMEOUT_S = 1.0
 """How long requests under way may take when the listener is stopped."""
+LOCAL = "wwwserve.local"
+"""Key of the scope of a request that came through the socket that only the owner can open."""
 
-Endpoint = Callable[[Request], Awaitable[Response]]
 MakeReport = Callable[[NodeView], dict[str, Any] | Awaitable[dict[str, Any]]]
 Partition = Callable[[Sequence[bytes]], Awaitable[None]]
 """Cuts the node off from these peers; see ``p2p.host.network.Libp2pNetwork.partition``."""
+MakePages = Callable[[NodeView, str], Pages]
+"""Makes the pages of a node whose owner has this token."""
 
 
 def _refuse_reload() -> dict[str, Any]:
@@ -84,6 +103,8 @@ REPORTS: Mapping[str, MakeReport] = {
     "/wallet": report_wallet,
     "/policy": report_policy,
     "/duels": report_duels,
+    "/keys": report_keys,
+    "/keys/usage": report_key_usage,
 }
 """What is answered to ``GET`` of a path."""
 
@@ -98,7 +119,8 @@ class Admin:
     """The listener of one node.
 
     ``reload`` has the policy follow the configuration file again, and returns it. ``partition`` is a testing aid: it
-    opens ``PUT /testing/partition``, which cuts the node off from named peers.
+    opens ``PUT /testing/partition``, which cuts the node off from named peers. ``make_pages`` makes the pages for
+    browsers from the node and the owner's token.
     """
 
     def __init__(
@@ -108,24 +130,40 @@ class Admin:
         listener: trio.SocketListener,
         reload: Reload = _refuse_reload,
         partition: Partition | None = None,
+        make_pages: MakePages | None = None,
+        local: socket.socket | None = None,
     ) -> None:
         self._node = node
         self._reload = reload
+        self._local = local
         self._partition = partition
         self._token = token
         self._listener = listener
         self._metrics = Metrics(node)
+        self._ledger = Ledger(node.engine.chain)
         host, port, *_ = listener.socket.getsockname()
         self.address: tuple[str, int] = (host, port)
         """Host and port that are listened on."""
-        access = AccessRules(host)
-        self.app = Starlette(
-            middleware=[Middleware(_Doorkeeper, access=access)],
-            routes=[
-                Route("/healthz", self._get_health),
-                Route("/metrics", self._get_metrics),
-                *(Route(path, self._guard(call), methods=[method]) for method, path, call in self._get_routes()),
-            ],
+        self._pages = None if make_pages is None else make_pages(node, token)
+        pages = () if self._pages is None else self._pages.get_routes()
+        self._routes = [*self._get_routes(), *pages]
+        doorkeeper = Middleware(_Doorkeeper, access=AccessRules(host, serves_pages=True))
+        self.app = self._make_app(self._routes, self._get_level, [doorkeeper])
+
+    def make_public_app(self) -> Starlette:
+        """What anybody may look at, for a listener that others reach: no token and no session is worth anything there.
+
+        Who gets in is for that listener to say.
+        """
+        routes = [each for each in self._routes if each.level is Level.PUBLIC and each.method == "GET"]
+        return self._make_app([each for each in routes if each.path != METRICS], lambda request: Level.PUBLIC, [])
+
+    def _make_app(
+        self, routes: Sequence[PageRoute], get_level: Callable[[Request], Level], middleware: Sequence[Middleware]
+    ) -> Starlette:
+        return Starlette(
+            middleware=[Middleware(Confined), *middleware],
+            routes=[Route(each.path, self._guard(each, get_level), methods=[each.method]) for each in routes],
             exception_handlers={HTTPException: _answer_http_exception},
         )
 
@@ -138,8 +176,12 @@ class Admin:
         token_path: Path,
         reload: Reload = _refuse_reload,
         partition: Partition | None = None,
+        make_pages: MakePages | None = None,
+        local: socket.socket | None = None,
     ) -> Admin:
         """Bind ``host`` and ``port`` (0: any free one) and read the token, or make it; :meth:`run` then serves.
+
+        ``local`` is a socket that listens for the owner's own processes, which need no token.
 
         Raises:
             ListenError: the address is in use or cannot be bound.
@@ -152,40 +194,61 @@ class Admin:
             raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
         for listener in others:  # a name with several addresses; one will do
             await listener.aclose()
-        return cls(node, token, first, reload, partition)
+        return cls(node, token, first, reload, partition, make_pages, local)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
-        config = Config()
-        config.bind = [f"fd://{self._listener.socket.detach()}"]  # hypercorn owns the socket from here on
-        config.errorlog = logging.getLogger("hypercorn.error")
-        config.include_server_header = False
-        config.graceful_timeout = LISTENER_STOP_TIMEOUT_S
+        config = _make_config(self._listener.socket.detach())  # hypercorn owns the socket from here on
         app: Any = self.app  # ASGI, for which the two libraries have types of their own
-        await serve(app, config, mode="asgi", task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            if self._pages is not None:
+                nursery.start_soon(self._pages.run)
+            if self._local is not None:
+                nursery.start_soon(self._serve_locally, self._local)
+            await nursery.start(partial(serve, app, config, mode="asgi"))
+            task_status.started()
 
-    def _get_routes(self) -> Iterator[tuple[str, str, Endpoint]]:
-        """Method, path and endpoint of every route that needs the token."""
+    async def _serve_locally(self, listener: socket.socket) -> None:
+        app: Any = _Local(self.app)
+        await serve(app, _make_config(listener.detach()), mode="asgi")
+
+    def _get_routes(self) -> Iterator[PageRoute]:
+        """Every route of the listener itself."""
+        public, reading, acting = Level
+        yield PageRoute("GET", "/healthz", public, self._get_health)
+        yield PageRoute("GET", "/livez", public, self._get_life)
+        yield PageRoute("GET", METRICS, public, self._get_metrics)
         for path, report in REPORTS.items():
-            yield "GET", path, partial(self._get_report, report)
-        yield "GET", "/requests", self._get_requests
+            yield PageRoute("GET", path, reading, partial(self._get_report, report))
+        for path, query in QUERIES.items():
+            yield PageRoute("GET", path, public, partial(self._ask_ledger, query))
+        yield PageRoute("GET", "/requests", reading, self._get_requests)
         for name, kind in WALLET_ORDERS.items():
-            yield "POST", f"/wallet/{name}", partial(self._carry_out, kind)
-        yield "POST", "/wallet/register", self._register
-        yield "PUT", "/policy", self._change_policy
-        yield "POST", "/policy/reload", self._reload_policy
+            yield PageRoute("POST", f"/wallet/{name}", acting, partial(self._carry_out, kind))
+        yield PageRoute("POST", "/wallet/register", acting, self._register)
+        yield PageRoute("POST", "/keys", acting, self._create_key)
+        yield PageRoute("POST", "/keys/revoke", acting, self._revoke_key)
+        yield PageRoute("PUT", "/policy", acting, self._change_policy)
+        yield PageRoute("POST", "/policy/reload", acting, self._reload_policy)
         if self._partition is not None:
-            yield "PUT", "/testing/partition", partial(self._set_partition, self._partition)
+            yield PageRoute("PUT", "/testing/partition", acting, partial(self._set_partition, self._partition))
 
-    def _guard(self, endpoint: Endpoint) -> Endpoint:
-        """Let only the owner in, and answer every failure in JSON."""
+    def _get_level(self, request: Request) -> Level:
+        """What who sends a request may do: all with the token, else what the session says."""
+        if request.scope.get(LOCAL) or is_authorized(request.headers.get("authorization", ""), self._token):
+            return Level.ACTING
+        return Level.PUBLIC if self._pages is None else self._pages.get_level(request)
+
+    def _guard(self, route: PageRoute, get_level: Callable[[Request], Level]) -> Endpoint:
+        """Let only those in who may use the route, and answer every failure in JSON."""
 
         async def guarded(request: Request) -> Response:
-            if not is_authorized(request.headers.get("authorization", ""), self._token):
-                reason = "this needs the token in the node's data directory: Authorization: Bearer …"
-                raise HTTPException(401, reason, {"www-authenticate": "Bearer"})
+            level = get_level(request)
+            if level < route.level:
+                raise _refuse(level)
+            request.state.level_of = partial(get_level, request)
             try:
-                return await endpoint(request)
+                return await route.endpoint(request)
             except OrderRefused as error:
                 raise HTTPException(409, str(error)) from None
             except (HTTPException, ClientDisconnect):
@@ -197,7 +260,12 @@ class Admin:
         return guarded
 
     async def _get_health(self, request: Request) -> Response:
-        return make_answer(report_health(self._node))
+        """503 when nothing is paid any more; a node with less than all of its backends does what it can."""
+        health = report_health(self._node)
+        return make_answer(health, 503 if health["status"] == Verdict.STALLED else 200)
+
+    async def _get_life(self, request: Request) -> Response:
+        return make_answer({"status": "alive"})
 
     async def _get_metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=CONTENT_TYPE)
@@ -205,6 +273,9 @@ class Admin:
     async def _get_report(self, report: MakeReport, request: Request) -> Response:
         content = report(self._node)
         return make_answer(await content if inspect.isawaitable(content) else content)
+
+    async def _ask_ledger(self, query: Query, request: Request) -> Response:
+        return make_answer(await self._ledger.answer(query, request))
 
     async def _get_requests(self, request: Request) -> Response:
         return make_answer(report_requests(self._node, _parse_limit(request)))
@@ -214,6 +285,12 @@ class Admin:
 
     async def _register(self, request: Request) -> Response:
         return _answer_order(await carry_out_registration(self._node, await read_section(request, Order)))
+
+    async def _create_key(self, request: Request) -> Response:
+        return make_answer(await create_key(self._node.keys, await read_section(request, CreateOrder)))
+
+    async def _revoke_key(self, request: Request) -> Response:
+        return make_answer(await revoke_key(self._node.keys, await read_section(request, RevokeOrder)))
 
     async def _change_policy(self, request: Request) -> Response:
         """Change what is given, until the node stops; the rest stays."""
@@ -231,6 +308,34 @@ class Admin:
         except KeyFormatError as error:
             raise HTTPException(400, f"peers: {error}") from None
         return make_answer({"peers": order.peers})
+
+
+def _refuse(level: Level) -> HTTPException:
+    """Why a visitor of ``level`` may not use a route that takes more."""
+    if level is Level.READING:
+        return HTTPException(403, "this session only reads; unlock it first")
+    reason = "this needs the token in the node's data directory: Authorization: Bearer …"
+    return HTTPException(401, reason, {"www-authenticate": "Bearer"})
+
+
+def _make_config(descriptor: int) -> Config:
+    """How a socket that listens is served."""
+    config = Config()
+    config.bind = [f"fd://{descriptor}"]
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.include_server_header = False
+    config.graceful_timeout = LISTENER_STOP_TIMEOUT_S
+    return config
+
+
+class _Local:
+    """Marks requests that came through the owner's own socket."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, LOCAL: True}, receive, send)
 
 
 class _Doorkeeper:
@@ -262,7 +367,8 @@ def _parse_limit(request: Request) -> int:
 
 def _answer_order(outcome: dict[str, Any]) -> Response:
     """202 for an operation that is not final yet."""
-    return make_answer(outcome, 202 if outcome["height"] is None else 200)
+    is_pending = outcome["operation"] is not None and outcome["height"] is None
+    return make_answer(outcome, 202 if is_pending else 200)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

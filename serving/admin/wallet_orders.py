@@ -62,9 +62,11 @@ def _check_memo(memo: str) -> str:
 
 
 class Order(Section):
-    """Any order; the answer waits up to ``wait`` seconds for the operation to be final."""
+    """Any order; the answer waits up to ``wait`` seconds for the operation to be final. A dry run only says what the
+    operation would cost."""
 
     wait: float = Field(default=0.0, ge=0, le=MAX_FINALITY_WAIT_S)
+    dry_run: bool = False
 
 
 class AmountOrder(Order):
@@ -127,6 +129,8 @@ WALLET_ORDERS: Mapping[str, WalletOrder] = {
 async def carry_out(node: NodeView, kind: WalletOrder, order: Order) -> dict[str, Any]:
     """Sign and submit the operation of an order, unless it would fail; returns what became of it.
 
+    Of a dry run it returns the fee, and what would be available afterwards.
+
     Raises:
         OrderRefused: it would fail, which on the ledger would still cost its fee.
     """
@@ -134,9 +138,11 @@ async def carry_out(node: NodeView, kind: WalletOrder, order: Order) -> dict[str
     def make(nonce: int) -> NoncedOperation:
         return kind.make(node, order, nonce)
 
-    obstacle = _find_obstacle(node, make)
+    obstacle, foreseen = _foresee(node, make)
     if obstacle is not None:
         raise OrderRefused(obstacle)
+    if order.dry_run:
+        return {"operation": None, **foreseen, "height": None, "failure": None}
     try:
         signed = await node.wallet.submit(make)
     except InvalidOperation as error:
@@ -168,12 +174,17 @@ async def _wait_outcome(node: NodeView, signed: SignedOperation, wait: float) ->
     return {"operation": signed.id.hex(), "fee": fee, "height": height, "failure": failure}
 
 
-def _find_obstacle(node: NodeView, make: Callable[[int], NoncedOperation]) -> str | None:
-    """Why the operation would fail if it were the next on the ledger; None if it would not."""
+def _foresee(node: NodeView, make: Callable[[int], NoncedOperation]) -> tuple[str | None, dict[str, int]]:
+    """Why the operation would fail if it were the next on the ledger (None if it would not), and what it would cost."""
     engine, signer = node.engine, node.key.public_key
     state, context = engine.state, BlockContext.after(engine.genesis, engine.header)
     unsigned = SignedOperation(make(state.account(signer).nonce), signer, bytes(64))
+    after = StateOverlay(state)
     try:
-        return process_operation(StateOverlay(state), context, unsigned)
+        obstacle = process_operation(after, context, unsigned)
     except InvalidOperation as error:
-        return str(error)
+        obstacle = str(error)
+    return obstacle, {
+        "fee": compute_fee(engine.genesis, unsigned),
+        "available_after": after.account(signer).available,
+    }

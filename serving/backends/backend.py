@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from serving.openai.answers import Answer
 
@@ -36,8 +36,8 @@ class Load:
     known: bool
 
 
-FEATURES = ("tools", "vision", "logprobs")
-"""What a request may ask of a model beyond text, in the order of their bits in an announcement."""
+FEATURES = ("tools", "vision", "logprobs", "completions", "embeddings")
+"""What a request may ask of a model beyond chats of text, in the order of their bits in an announcement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +78,16 @@ class Backend(Protocol):
 
     async def run(self) -> None:
         """Run what the backend needs apart from requests (probes, an embedded server) until cancelled."""
+
+
+@runtime_checkable
+class LocatedBackend(Protocol):
+    """A backend that says where it is."""
+
+    @property
+    def place(self) -> str:
+        """Its URL, or ``embedded``."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why it does not answer, if it does not."""

@@ -20,12 +20,16 @@ import trio
 
 from p2p.runtime import Runtime
 from serving.backends.backend import BackendError, Load, ModelLimits
+from serving.backends.forced_calls import force_call
 from serving.backends.load_metrics import compute_full_load
 from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
 from serving.openai.answers import Answer
+from serving.openai.requests import CHAT_COMPLETIONS
 
 MODEL = "smollm2-135m"
 """Name of the embedded model."""
+TEMPLATE = Path(__file__).with_name("smollm2.jinja")
+"""Its chat template, with tools. Without tools it writes what the one in the weights does."""
 QUANTIZATION = "q4_1-kv16"
 """Number formats of its weights and of its key-value cache."""
 SILENT = -1
@@ -72,6 +76,8 @@ class EmbeddedBackend:
         """See :meth:`serving.backends.backend.Backend.complete`."""
         if self._backend is None:
             raise BackendError("the embedded model is not loaded")
+        if path == CHAT_COMPLETIONS:
+            body = force_call(body)
         async with self._backend.complete(path, body, stream=stream) as response:
             yield response
 
@@ -80,12 +86,25 @@ class EmbeddedBackend:
         return compute_full_load(0, self._parallel) if self._backend is None else self._backend.get_load()
 
     def get_limits(self, model: str) -> ModelLimits:
-        """See :meth:`serving.backends.backend.Backend.get_limits`. It was not trained to call tools."""
-        return ModelLimits(self._context, frozenset({"logprobs"}))
+        """See :meth:`serving.backends.backend.Backend.get_limits`.
+
+        It was not trained to call tools: a call that is asked for is well formed, and seldom sensible.
+        """
+        return ModelLimits(self._context, frozenset({"tools", "logprobs", "completions", "embeddings"}))
 
     def is_alive(self) -> bool:
         """Whether the model is loaded and answers."""
         return self._backend is not None and self._backend.is_alive()
+
+    @property
+    def place(self) -> str:
+        """In this process."""
+        return "embedded"
+
+    @property
+    def fault(self) -> str | None:
+        """Why it does not answer, if it does not."""
+        return None if self.is_alive() else "the model is not loaded yet"
 
     async def wait_alive(self) -> None:
         """Return once the model is loaded and answers."""
@@ -142,6 +161,9 @@ class EmbeddedBackend:
         params.endpoint_metrics = True
         params.endpoint_slots = False  # it would show prompts
         params.ui = False
+        params.chat_template = TEMPLATE.read_text()
+        params.embedding = True  # beside chats and completions
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         try:
             return xllamacpp.Server(params)
         except Exception as error:

@@ -7,7 +7,7 @@ about once a second or, where there is none, asks for the list of models every f
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -24,7 +24,10 @@ from serving.backends.load_metrics import (
     detect_reader,
 )
 from serving.http.client import HttpClientError, HttpPool, HttpResponse, HttpTimeouts
+from serving.http.messages import read_retry_after
 from serving.openai.answers import Answer
+from serving.openai.bodies import parse_json
+from serving.openai.requests import encode_body
 
 log = structlog.get_logger(__name__)
 
@@ -65,9 +68,11 @@ class OpenAICompatibleBackend:
         capacity: int = 32,
         timeouts: BackendTimeouts | None = None,
         limits: ModelLimits | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         """``models`` empty: asked for at ``/v1/models``. ``capacity``: requests it runs at a time before they queue.
-        ``limits`` are those of each model; a context length of 0 is asked for there as well.
+        ``limits`` are those of each model; a context length of 0 is asked for there as well. ``aliases`` are names of
+        models here, with what the server calls each of them.
 
         Raises:
             ValueError: ``base_url`` or ``capacity`` is not valid.
@@ -77,10 +82,15 @@ class OpenAICompatibleBackend:
         patience = timeouts or BackendTimeouts()
         streamed = HttpTimeouts(patience.connect_s, patience.first_byte_s, patience.stall_s)
         self._whole = HttpTimeouts(patience.connect_s, patience.answer_s, patience.stall_s)
+        self._base_url = base_url
+        self._fault: str | None = None
+        """What is wrong with the last list of models, if it is not alive."""
         self._pool = HttpPool(base_url, api_key=api_key, timeouts=streamed, max_connections=2 * capacity + 64)
         # Probes have connections of their own: requests that fill the pool must not make the backend look dead.
         self._probes = HttpPool(base_url, api_key=api_key, timeouts=PROBE_TIMEOUTS, max_connections=2, max_idle=1)
         self._configured = models
+        self._aliases = dict(aliases or {})
+        self._known_as = {name: alias for alias, name in self._aliases.items()}
         self._discovered: tuple[str, ...] = ()
         self._limits = limits or ModelLimits()
         self._context_lengths: dict[str, int] = {}
@@ -110,6 +120,7 @@ class OpenAICompatibleBackend:
     async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
         """See :meth:`serving.backends.backend.Backend.complete`. The first byte of a stream has its own timeout."""
         timeouts = None if stream else self._whole
+        body = self._rename(body)
         self._in_flight += 1
         try:
             async with AsyncExitStack() as stack:
@@ -119,9 +130,17 @@ class OpenAICompatibleBackend:
                     self._probe_now.set()
                     raise BackendError(str(error)) from error
                 content_type = response.header(b"content-type") or b"application/json"
-                yield Answer(response.status, content_type.decode("latin-1"), _Body(response))
+                retry_after_s = read_retry_after(response.headers) if response.status != 200 else 0.0
+                yield Answer(response.status, content_type.decode("latin-1"), _Body(response), retry_after_s)
         finally:
             self._in_flight -= 1
+
+    def _rename(self, body: bytes) -> bytes:
+        """``body`` with the server's own name of the model. Without an alias the very same bytes."""
+        content = parse_json(body) if self._aliases else None
+        model = content.get("model") if isinstance(content, dict) else None
+        name = self._aliases.get(model) if isinstance(model, str) else None
+        return body if name is None or content is None else encode_body({**content, "model": name})
 
     def get_load(self) -> Load:
         """See :meth:`serving.backends.backend.Backend.get_load`. Does no I/O: the page is at most a few seconds old."""
@@ -137,6 +156,16 @@ class OpenAICompatibleBackend:
     def is_alive(self) -> bool:
         """Whether one of the last two probes was answered."""
         return self._alive.is_set()
+
+    @property
+    def place(self) -> str:
+        """Its URL."""
+        return self._base_url
+
+    @property
+    def fault(self) -> str | None:
+        """Why the last probes were not answered, if they were not."""
+        return None if self._alive.is_set() else self._fault
 
     async def wait_alive(self) -> None:
         """Return once the backend has answered a probe."""
@@ -210,10 +239,13 @@ class OpenAICompatibleBackend:
         try:
             async with self._probes.request("GET", "/v1/models") as response:
                 status, body = response.status, await response.read()
-        except HttpClientError:
+        except HttpClientError as error:
+            self._fault = str(error) or "does not answer"
             return False
+        self._fault = f"answers {status} to GET /v1/models" if status != 200 else "lists no model"
         if status == 200:
-            self._context_lengths = _parse_models(body)
+            listed = _parse_models(body)
+            self._context_lengths = {self._known_as.get(name, name): length for name, length in listed.items()}
             self._discovered = tuple(self._context_lengths)
             if missing := [name for name in self._configured if self._discovered and name not in self._discovered]:
                 log.warning("backend does not list a configured model", missing=missing, listed=self._discovered)

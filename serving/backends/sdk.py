@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from serving.backends.backend import Backend, BackendError
-from serving.openai.answers import MAX_UNSTREAMED_BYTES
+from serving.openai.content import MAX_UNSTREAMED_BYTES
 
 if TYPE_CHECKING:
     import openai

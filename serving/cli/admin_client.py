@@ -1,62 +1,104 @@
-"""Requests of the command line to the admin listener of the node that runs in a data directory.
-
-The running node writes the listener's address into ``admin.address``; the token is in ``admin.token``.
-"""
+"""Requests of the command line to the node that runs in a data directory: HTTP over its Unix socket."""
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from chain.cli.app import get_default_data_dir
-from chain.cli.format import print_line
+from chain.cli.contract import CommandError, ExitCode, print_result
+from chain.cli.options import get_default_data_dir
+from chain.cli.text import say_credits
+from chain.files import short_path
 from chain.printable import escape_unprintable
-from serving.cli.errors import CommandError
-from serving.config.data_directory import ADMIN_ADDRESS_FILE, ADMIN_TOKEN_FILE
 
+ADMIN_SOCKET_FILE = "admin.sock"
+"""The socket in a data directory; see :mod:`serving.admin.local_sockets`."""
+READ_TIMEOUT_S = 5.0
+"""How long an answer may take that only reads."""
 ADMIN_TIMEOUT_S = 90.0
-"""How long an answer may take, unless more is asked for."""
+"""How long an answer to an order may take, unless more is asked for; it may wait for an operation to be final."""
+CODES = {409: ExitCode.REFUSED}
+"""Exit codes by the status of a refusal; of others it is that of a failure."""
 
 
-def ask_node(
-    data_dir: Path | None, method: str, path: str, content: Any = None, timeout: float = ADMIN_TIMEOUT_S
-) -> Any:
+def ask_node(data_dir: Path | None, method: str, path: str, content: Any = None, timeout: float | None = None) -> Any:
     """Send a request to the node's admin listener and return its JSON answer; ``timeout`` in seconds.
 
     Raises:
-        CommandError: no node runs there, or it refuses.
+        CommandError: no node runs there, it does not answer, or it refuses.
     """
-    import httpx
-
-    directory = data_dir or get_default_data_dir()
-    try:
-        address = (directory / ADMIN_ADDRESS_FILE).read_text().strip()
-        token = (directory / ADMIN_TOKEN_FILE).read_text().strip()
-    except OSError as error:
-        raise CommandError(f"no node runs in {directory}; start it with: wwwserve run -d {directory}") from error
-    headers = {"Authorization": f"Bearer {token}"}
-    try:
-        response = httpx.request(
-            method, f"http://{address}{path}", json=content, headers=headers, timeout=timeout, trust_env=False
-        )
-    except httpx.HTTPError as error:
-        raise CommandError(
-            f"the node in {directory} does not answer at {address}; is it running? (wwwserve run -d {directory})"
-        ) from error
-    answer = response.json() if response.headers.get("content-type", "").startswith("application/json") else {}
-    if response.is_error:
-        raise CommandError(escape_unprintable(str(answer.get("error", f"the node answered {response.status_code}"))))
+    timeout = timeout or (READ_TIMEOUT_S if method == "GET" else ADMIN_TIMEOUT_S)
+    with open_answer(data_dir, method, path, content, timeout) as response:
+        answer = json.loads(response.read() or b"{}")
+    if response.status >= 400:
+        reason = say_credits(str(answer.get("error", f"the node answered {response.status}")))
+        raise CommandError(escape_unprintable(reason), code=CODES.get(response.status, ExitCode.FAILED))
     return answer
+
+
+@contextmanager
+def open_answer(
+    data_dir: Path | None,
+    method: str,
+    path: str,
+    content: Any,
+    timeout: float,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[http.client.HTTPResponse]:
+    """Send a request to the node, and read its answer as it comes, each part within ``timeout`` seconds.
+
+    Raises:
+        CommandError: no node runs there, or it does not answer; from the block, too.
+    """
+    directory = data_dir or get_default_data_dir()
+    kind = {} if content is None else {"Content-Type": "application/json"}
+    body = None if content is None else json.dumps(content)
+    connection = _Connection(directory / ADMIN_SOCKET_FILE, timeout)
+    try:
+        connection.request(method, path, body, {**kind, **headers})
+        yield connection.getresponse()
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+        raise CommandError(
+            f"no node runs in {directory}", code=ExitCode.NO_NODE, hint=f"start it with: wwwserve run -d {directory}"
+        ) from error
+    except TimeoutError as error:
+        raise CommandError(
+            f"the node in {directory} does not answer within {timeout:g} s",
+            code=ExitCode.TIMEOUT,
+            hint="its log says more; if it hangs, end it and start it again",
+        ) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise CommandError(f"the node in {directory} does not answer: {error}") from error
+    finally:
+        connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        with short_path(self._path) as path:
+            self.sock.connect(path)
 
 
 def print_fields(content: dict[str, Any], as_json: bool) -> None:
     """Print an answer, one field a line, or as JSON."""
-    if as_json:
-        print_line(json.dumps(content))
-        return
     width = max(map(len, content), default=0)
+    lines = []
     for name, value in content.items():
-        if isinstance(value, list):
-            value = ", ".join(map(str, value))
-        print_line(f"{name.replace('_', ' '):>{width}}  {'-' if value in (None, '') else value}")
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        shown = escape_unprintable(str("-" if shown in (None, "") else shown))
+        lines.append(f"{escape_unprintable(name.replace('_', ' ')):>{width}}  {shown}")
+    print_result(content, as_json, *lines)

@@ -1,203 +1,170 @@
-"""The command line ``wwwserve``: ``init``, ``run`` and ``demo`` here, the owner's commands and ``chain`` beside it."""
+"""The command line ``wwwserve``: the tree of all commands, by a newcomer's path."""
 
 from __future__ import annotations
 
-import secrets
-import tempfile
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
 
-import structlog
-import trio
 import typer
-from rich.console import Console
 
-from chain.check_economics import check_checks
-from chain.cli.app import DataDir, get_default_data_dir
-from chain.cli.format import print_line
-from chain.crypto import KeyPair
-from chain.duel_economics import check_duels
-from chain.duel_parameters import DuelParameters
-from chain.genesis import Genesis, load_genesis, make_genesis, make_validator
-from chain.keyfile import create_identity
-from chain.light.client import Checkpoint
-from chain.parameters import CREDIT, Parameters
-from consensus.voting.disk import JOURNAL_FILE
-from consensus.voting.journal import Journal
-from p2p.addresses import parse_proxy
-from p2p.runtime import RealRuntime
-from serving.cli.calibrate import calibrate_check
-from serving.cli.chain import build_chain_app
-from serving.cli.errors import CommandError
-from serving.cli.judge import build_judge_app
-from serving.cli.owner import add_owner_commands
-from serving.cli.stopped_node import get_passphrase, load_key, load_own_genesis
-from serving.config.data_directory import (
-    CONFIG_FILE,
-    GENESIS_FILE,
-    KEY_FILE,
-    create_private,
-    lock_data_dir,
-    make_data_dir,
-)
-from serving.config.file import load_config, write_default_config
-from serving.config.schema import ApiConfig, ApiKeyConfig, NodeConfig
+from chain.cli.contract import print_result
+from chain.cli.tree import Entry, build_group
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from serving.cli.start import RunNode
 
-API_KEY_PREFIX = "sk-"
-"""Beginning of the keys that ``init`` makes, by which programs that look for leaked secrets know them."""
-API_KEY_BYTES = 32
-"""Random bytes of such a key."""
+RUN_NODE = "node:run_node"
+"""What ``run`` runs: the composition root, which imports everything and so is imported by that command alone."""
 
-RunNode = Callable[[Path, NodeConfig, KeyPair, Genesis], Awaitable[None]]
-"""Runs the node in a data directory until it is told to stop."""
+START, LOOK, MONEY, NETWORK, LEDGER = "Start", "Look", "Money", "Network", "Ledger"
+"""Panels of the help."""
 
 
-def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
-    """The whole command line; ``run_node`` is what ``run`` runs."""
-    app = typer.Typer(
-        help="An open market of LLM services without a centre.", no_args_is_help=True, pretty_exceptions_enable=False
-    )
-    app.command()(init)
+def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
+    """The whole command line; ``run_node`` is what ``run`` runs (default: :data:`RUN_NODE`)."""
 
-    @app.command()
-    def run(
-        data_dir: DataDir = None,
-        anonymous: Annotated[
-            bool, typer.Option("--anonymous", help="Listen nowhere and connect to the bootstrap peers alone.")
-        ] = False,
-        socks5: Annotated[
-            str | None, typer.Option(metavar="HOST:PORT", help="Dial every peer through this proxy.")
-        ] = None,
-    ) -> None:
-        """Run the node in a data directory until it is stopped."""
-        from serving.cli.logs import configure_logs
+    def load_run() -> Callable[..., Any]:
+        from serving.cli.start import make_run
 
-        directory = data_dir or get_default_data_dir()
-        if not (directory / KEY_FILE).exists():
-            raise CommandError(f"no node in {directory}; make one with: wwwserve init -d {directory} …")
-        config = load_config(directory / CONFIG_FILE)
-        if socks5 is not None:
-            try:
-                parse_proxy(socks5)
-            except ValueError as error:
-                raise CommandError(f"--socks5: {error}") from None
-            config = config.model_copy(update={"socks5": socks5})
-        if anonymous or config.anonymous:
-            config = config.as_anonymous()
-        configure_logs(config.log.level, config.log.format)
-        genesis = load_own_genesis(directory)
-        key = load_key(directory / KEY_FILE)
-        with lock_data_dir(directory) as was_open:
-            if was_open:
-                log.warning("the data directory was open to other users, and is closed now", directory=str(directory))
-            trio.run(run_node, directory, config, key, genesis)
+        return make_run(lambda: run_node or _import_run_node())
 
-    app.command()(demo)
-    app.command("calibrate")(calibrate_check)
-    add_owner_commands(app)
-    app.add_typer(build_judge_app(), name="judge")
-    app.add_typer(build_chain_app(), name="chain")
+    def load_share() -> Callable[..., Any]:
+        from serving.cli.share_command import make_share
+
+        return make_share(load_run())
+
+    entries = {
+        "init": Entry(
+            "Make a data directory: key, configuration, genesis, and a journal without votes.",
+            "serving.cli.start:init",
+            ("wwwserve init --new-chain home", "wwwserve init --genesis genesis.json"),
+            START,
+        ),
+        "run": Entry(
+            "Run the node in a data directory until it is stopped.",
+            load_run,
+            ("wwwserve run", "wwwserve run --vllm Qwen/Qwen3-8B"),
+            START,
+        ),
+        "share": Entry(
+            "Share a server that runs already: vLLM, SGLang, Ollama, llama.cpp, LM Studio, LiteLLM or any like them.",
+            load_share,
+            ("wwwserve share http://127.0.0.1:11434", "wwwserve share http://127.0.0.1:9000 --new-chain home --no-run"),
+            START,
+        ),
+        "demo": Entry(
+            "Run a network of four nodes with real models on this machine.",
+            "serving.cli.start:demo",
+            ("wwwserve demo", "wwwserve demo --once"),
+            START,
+        ),
+        "ask": Entry(
+            "Ask a model, and print its answer as it comes; who served it and what it cost stands below, on stderr.",
+            "serving.cli.ask:ask",
+            ('wwwserve ask "Why is the sky blue?"', "wwwserve ask -m smollm2-135m --json < question.txt"),
+            START,
+        ),
+        "chat": Entry(
+            "Talk with a model, a line at a time, until Ctrl-D. With --json each answer is a JSON value on a line.",
+            "serving.cli.ask:chat",
+            ("wwwserve chat", "wwwserve chat -m smollm2-135m --local-only"),
+            START,
+        ),
+        "status": Entry(
+            "Where the node stands: ledger, peers, models, requests.",
+            "serving.cli.owner:status",
+            ("wwwserve status", "wwwserve status --json"),
+            LOOK,
+        ),
+        "peers": Entry("Who is online, and what they serve.", "serving.cli.owner:peers", ("wwwserve peers",), LOOK),
+        "models": Entry(
+            "Models that this node serves or can offload to others, and how their executors have done in duels.",
+            "serving.cli.owner:models",
+            ("wwwserve models",),
+            LOOK,
+        ),
+        "doctor": Entry(
+            "Look for what is wrong with the node, running or not, and say what mends it.",
+            "serving.cli.doctor:doctor",
+            ("wwwserve doctor", "wwwserve doctor --json"),
+            LOOK,
+        ),
+        "dashboard": Entry(
+            "Open the dashboard of the running node with the owner's rights. The link is good once, for a minute.",
+            "serving.cli.dashboard:dashboard",
+            ("wwwserve dashboard --no-open",),
+            LOOK,
+        ),
+        "duels": Entry(
+            "Duels and checks of a model that this node took part in since it started ('chain show --duels' has all).",
+            "serving.cli.owner:duels",
+            ("wwwserve duels",),
+            LOOK,
+        ),
+        "wallet": Entry("The node's account.", _load("serving.cli.wallet:build_wallet_app"), panel=MONEY),
+        "policy": Entry("The policy of the running node.", _load("serving.cli.policy:build_policy_app"), panel=NETWORK),
+        "reload": Entry(
+            "Have the running node read the policy in config.yaml again (as the signal HUP does).",
+            "serving.cli.policy:reload",
+            ("wwwserve reload",),
+            NETWORK,
+        ),
+        "completion": Entry(
+            "Print what makes a shell complete commands and options.",
+            "serving.cli.completion:completion",
+            ("wwwserve completion bash > ~/.local/share/bash-completion/completions/wwwserve",),
+            START,
+        ),
+        "keys": Entry("Keys of the OpenAI API.", _load("serving.cli.keys:build_keys_app"), panel=START),
+        "judge": Entry(
+            "Comparing answers of other nodes with your own backend.",
+            _load("serving.cli.judge:build_judge_app"),
+            panel=NETWORK,
+        ),
+        "calibrate": Entry(
+            "Check honest answers of a backend, and propose the thresholds of the same-model check.",
+            "serving.cli.calibrate:calibrate_check",
+            ("wwwserve calibrate --prompts 400",),
+            NETWORK,
+        ),
+        "chain": Entry(
+            "Audit, show, export and prove a ledger.", _load("serving.cli.chain:build_chain_app"), panel=LEDGER
+        ),
+    }
+    app = build_group(entries, "An open market of LLM services without a centre.")
+    app.callback()(_take_options)
     return app
 
 
-def init(
-    data_dir: DataDir = None,
-    genesis: Annotated[Path | None, typer.Option(help="Genesis file of the chain to join.")] = None,
-    new_chain: Annotated[
-        str | None, typer.Option(help="Name of a new chain of one's own, with this node as its first validator.")
-    ] = None,
-    duel_rate: Annotated[
-        int,
-        typer.Option(
-            min=0, max=1_000, help="Of 1,000 paid answers on the new chain, how many are answered again and judged."
-        ),
-    ] = 0,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="A recent block of that chain that you trust, HEIGHT:BLOCKID: begin from there.")
-    ] = None,
-    api_key: Annotated[
-        bool,
-        typer.Option("--api-key", help="Make a key for users of the API, which other machines need, and print it."),
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print_result(None, False, f"wwwserve {version('wwwserve')}")
+        raise typer.Exit
+
+
+def _take_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
-    """Make a data directory: key, configuration, genesis, and a journal without votes."""
-    directory = data_dir or get_default_data_dir()
-    if (genesis is None) == (new_chain is None):
-        raise CommandError("say which chain: --genesis FILE to join one, or --new-chain NAME to begin one")
-    if duel_rate and new_chain is None:
-        raise CommandError("the chain that you join says how many duels there are: --duel-rate goes with --new-chain")
-    if checkpoint is not None:
-        if new_chain is not None:
-            raise CommandError("a new chain has no block yet: --checkpoint goes with --genesis")
-        try:
-            Checkpoint.parse(checkpoint)
-        except ValueError as error:
-            raise CommandError(f"--checkpoint: {error}") from None
-    for name in (KEY_FILE, GENESIS_FILE, CONFIG_FILE):
-        if (directory / name).exists():
-            raise CommandError(f"{directory / name} exists already; choose another directory with -d")
-    joined = load_genesis(genesis) if genesis is not None else None
-    parameters = Parameters(duels=DuelParameters(rate=duel_rate))
-    check_duels(parameters)
-    check_checks(parameters)
-    try:
-        make_data_dir(directory)
-        with create_private():
-            secret = API_KEY_PREFIX + secrets.token_urlsafe(API_KEY_BYTES) if api_key else None
-            key, joined = _make_files(directory, joined, new_chain or "", parameters, checkpoint, secret)
-    except OSError as error:
-        raise CommandError(f"cannot write {directory}: {error.strerror}; choose another directory with -d") from error
-    print_line(f"address  {key.address}")
-    print_line(f"chain    {joined.name} ({joined.chain_id.hex()[:8]})")
-    if secret is not None:
-        print_line(f"api key  {secret}  (kept in {directory / CONFIG_FILE})")
-    print_line(f"edit {directory / CONFIG_FILE}, then start the node with: wwwserve run -d {directory}")
+    pass
 
 
-def _make_files(
-    directory: Path,
-    genesis: Genesis | None,
-    new_chain: str,
-    parameters: Parameters,
-    checkpoint: str | None,
-    api_key: str | None,
-) -> tuple[KeyPair, Genesis]:
-    """Write the files of a new node; without ``genesis`` it begins the chain ``new_chain`` as its only validator.
+def _load(place: str) -> Callable[[], typer.Typer]:
+    """What imports and builds the application of a group."""
+    module, _, function = place.partition(":")
 
-    ``parameters`` are those of the chain that it begins.
+    def load() -> typer.Typer:
+        app: typer.Typer = getattr(import_module(module), function)()
+        return app
 
-    Raises:
-        OSError: one cannot be written.
-    """
-    key = create_identity(directory / KEY_FILE, get_passphrase())
-    if genesis is None:
-        beacon = secrets.token_bytes(32)
-        account = make_validator(key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT)
-        genesis = make_genesis(new_chain, RealRuntime().now(), beacon, [account], parameters)
-    (directory / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
-    keys = () if api_key is None else (ApiKeyConfig(key=api_key),)
-    write_default_config(directory / CONFIG_FILE, NodeConfig(checkpoint=checkpoint, api=ApiConfig(keys=keys)))
-    Journal.open(directory / JOURNAL_FILE, genesis.chain_id, key.public_key).close()
-    return key, genesis
+    return load
 
 
-def demo(
-    once: Annotated[bool, typer.Option("--once", help="Send twenty prompts, audit the ledgers and stop.")] = False,
-    directory: Annotated[
-        Path | None, typer.Option(help="Where to keep the nodes (default: a new temporary one).")
-    ] = None,
-) -> None:
-    """Run a network of four nodes with real models on this machine."""
-    from serving.cli.demo import DemoFailed, run_demo
-
-    console = Console()
-    if directory is not None and directory.exists() and any(directory.iterdir()):
-        raise CommandError(f"{directory} is not empty; remove it or name another directory")
-    directory = directory or Path(tempfile.mkdtemp(prefix="wwwserve-demo-"))
-    try:
-        run_demo(directory, once, console)
-    except DemoFailed as error:
-        raise CommandError(f"{error} (the nodes' directories are kept: {directory})") from error
+def _import_run_node() -> RunNode:
+    module, _, function = RUN_NODE.partition(":")
+    run_node: RunNode = getattr(import_module(module), function)
+    return run_node

@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from chain.cli.app import DataDir, get_default_data_dir
-from chain.cli.format import format_count, format_percent, print_line
+from chain.cli.contract import CommandError, print_result
+from chain.cli.options import AsJson, DataDir, get_default_data_dir
+from chain.cli.text import format_count, format_percent, print_line
 from chain.files import write_atomically
 from chain.genesis import load_genesis
 from chain.state.sequential_test import PPM
 from p2p.runtime import RealRuntime
 from serving.backends.backend import Backend, BackendError
 from serving.backends.openai_compatible import OpenAICompatibleBackend
-from serving.cli.errors import CommandError
 from serving.config.build import build_backend, build_identity
 from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE
 from serving.config.file import load_config
@@ -69,6 +69,7 @@ def calibrate_check(
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the prompts, the answers and the positions.")] = 7,
     out: Annotated[Path | None, typer.Option(help="File to write the proposed thresholds to, as JSON.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check honest answers of a backend, and propose the thresholds of the same-model check."""
     if against_key_env is not None and against is None:
@@ -88,24 +89,19 @@ def calibrate_check(
     calibration = calibrate(run.measurements)
     if identity is not None and identity.engine != engine:
         raise CommandError(f"the identity of {identity.model!r} names {identity.engine}, and the engine is {engine}")
-    _show(engine, run, calibration)
-    _show_network(path.parent / GENESIS_FILE, run)
     digest = None if identity is None else identity.digest.hex()
-    if identity is not None:
-        print_line(f"identity {digest} of {identity.model}: weights {identity.weights.hex()}")
+    content = {"model": name, "engine": engine, "identity": digest, "positions": POSITIONS, **asdict(calibration)}
+    if not as_json:
+        _show(engine, run, calibration)
+        _show_network(path.parent / GENESIS_FILE, run)
+        if identity is not None:
+            print_line(f"identity {digest} of {identity.model}: weights {identity.weights.hex()}")
     if out is not None:
-        content = {
-            "model": name,
-            "engine": engine,
-            "identity": digest,
-            "positions": POSITIONS,
-            **asdict(calibration),
-        }
         try:
             write_atomically(out, json.dumps(content, indent=1).encode() + b"\n")
         except OSError as error:
             raise CommandError(f"cannot write {out}: {error.strerror}") from error
-        print_line(f"wrote {out}")
+    print_result(content, as_json, *(() if out is None else (f"wrote {out}",)))
 
 
 def _build_own(path: Path, model: str | None) -> tuple[Backend, Backend | None, ModelIdentity | None]:

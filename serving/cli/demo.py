@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rich.text import Text
 
 from chain.audit.audit import audit_chain
 from chain.audit.sources import StoreSource
+from chain.cli.contract import print_result
 from chain.genesis import make_genesis, make_validator
 from chain.keyfile import create_identity
 from chain.parameters import CREDIT, Parameters
@@ -80,8 +82,11 @@ class DemoFailed(Exception):
     """The demonstration did not show what it promises; the message says what."""
 
 
-def run_demo(directory: Path, once: bool, console: Console) -> None:
+def run_demo(directory: Path, once: bool, console: Console, as_json: bool = False) -> None:
     """Make a network in the empty directory ``directory``, run it, and stop it at the end.
+
+    What people read goes to ``console``; with ``as_json`` one JSON value is printed, when the nodes are up, or with
+    ``once`` at the end.
 
     Raises:
         DemoFailed: something that should have been shown was not.
@@ -92,6 +97,10 @@ def run_demo(directory: Path, once: bool, console: Console) -> None:
             node.start()
         wait_until_ready(nodes, console)
         _announce(nodes, console)
+        places = [{"api": node.api_url, "address": node.address, "directory": str(node.directory)} for node in nodes]
+        if as_json and not once:
+            print_result({"directory": str(directory), "nodes": places}, as_json)
+            sys.stdout.flush()
         if not once:
             console.print("\nRunning until Ctrl-C.")
             while True:
@@ -107,6 +116,9 @@ def run_demo(directory: Path, once: bool, console: Console) -> None:
         stop_nodes(nodes)
     if once:
         _audit(nodes, console)
+        answers = [{**asdict(result), **rows[result.request_id]} for result in results]
+        if as_json:
+            print_result({"directory": str(directory), "nodes": places, "answers": answers}, as_json)
 
 
 def make_nodes(directory: Path) -> list[NodeProcess]:
@@ -118,7 +130,8 @@ def make_nodes(directory: Path) -> list[NodeProcess]:
         home = directory / f"node{number}"
         make_data_dir(home)
         peer_port, api_port, admin_port = ports[3 * number : 3 * number + 3]
-        nodes.append(NodeProcess(home, create_identity(home / KEY_FILE), peer_port, api_port, admin_port))
+        key = create_identity(home / KEY_FILE)
+        nodes.append(NodeProcess(home, key, peer_port, api_port, admin_port, ends_with_parent=True))
     parameters, beacon = PARAMETERS, secrets.token_bytes(32)
     accounts = [
         make_validator(node.key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (MODEL,)) for node in nodes
@@ -184,6 +197,10 @@ def _announce(nodes: Sequence[NodeProcess], console: Console) -> None:
     for number, node in enumerate(nodes):
         console.print(f"  node {number}  {node.api_url}  {node.address}", highlight=False, soft_wrap=True)
     body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]})
+    home = nodes[0].directory
+    console.print("\nTry, in another terminal:\n", highlight=False)
+    for command in (f"ask -d {home} 'Hello!'", f"status -d {home}", f"chain blocks -d {home}"):
+        console.print(f"  wwwserve {command}", highlight=False, soft_wrap=True, markup=False)
     console.print("\nTalk to any of them as to OpenAI:\n", highlight=False)
     command = f"  curl -N {nodes[0].api_url}/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
     console.print(command, highlight=False, soft_wrap=True, markup=False)

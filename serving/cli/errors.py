@@ -1,49 +1,35 @@
-"""How a command line ends: an error that its user can put right is one line on stderr and exit code 1."""
+"""How a command line of a node ends: an error that its user can put right is one line on stderr and an exit code."""
 
 from __future__ import annotations
 
 import typer
 
-from chain.cli.format import print_line, print_lines
-from chain.exceptions import LedgerError, StoreDamaged
-from p2p.network import NetworkError
-from serving.config.schema import ConfigError
-from serving.http.server import ListenError
-from serving.quality.same_model.identity import IdentityRefused
+from chain.cli.contract import REPAIR, CommandError, ExitCode, Failure, describe_ledger_error, run_command
 
-
-class CommandError(Exception):
-    """The command cannot be carried out as it was given. The message says what to do."""
-
-
-USER_ERRORS = (LedgerError, NetworkError, ListenError, ConfigError, IdentityRefused, CommandError)
-"""Errors that are shown as one line. Any other is a defect, and is shown with its traceback."""
-
-
-REPAIR = "start the node again to repair it: the database is kept aside, and the chain fetched from others"
-"""What the owner of a node does about a damaged database."""
+__all__ = ["REPAIR", "CommandError", "ExitCode", "describe_error", "run_app"]
 
 
 def run_app(app: typer.Typer) -> None:
     """Run a command line.
 
     Raises:
-        SystemExit: it has ended; the code is 1 after a user's error.
+        SystemExit: it has ended, with a code of :class:`chain.cli.contract.ExitCode`.
     """
-    try:
-        app()
-    except (*USER_ERRORS, BaseExceptionGroup) as error:
-        found = _find_user_error(error)
-        if found is None:
-            raise
-        show = print_lines if isinstance(found, (ConfigError, CommandError)) else print_line
-        show(f"error: {found}; {REPAIR}" if isinstance(found, StoreDamaged) else f"error: {found}", to_stderr=True)
-        raise SystemExit(1) from None
+    raise SystemExit(run_command(app, describe=describe_error))
 
 
-def _find_user_error(error: BaseException) -> BaseException | None:
-    """The user's error in ``error``, which nurseries may have wrapped in groups; None if it holds any other error."""
+def describe_error(error: BaseException) -> Failure | None:
+    """How an error is shown, which nurseries may have wrapped in groups; None if it is a defect, or beside one."""
     if isinstance(error, BaseExceptionGroup):
-        found = [_find_user_error(part) for part in error.exceptions]
+        found = [describe_error(part) for part in error.exceptions]
         return found[0] if found and None not in found else None
-    return error if isinstance(error, USER_ERRORS) else None
+    if isinstance(error, CommandError):
+        return error.failure
+    from p2p.network import NetworkError
+    from serving.config.schema import ConfigError
+    from serving.http.server import ListenError
+    from serving.quality.same_model.identity import IdentityRefused
+
+    if isinstance(error, (NetworkError, ListenError, ConfigError, IdentityRefused)):
+        return Failure(str(error))
+    return describe_ledger_error(error)

@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from chain.cli.app import AsJson, DataDir, get_default_data_dir
-from chain.cli.format import format_percent, print_line
-from serving.cli.errors import CommandError
+from chain.cli.contract import CommandError, print_result
+from chain.cli.options import AsJson, DataDir, get_default_data_dir
+from chain.cli.text import format_percent, print_line
+from chain.cli.tree import Entry, build_group
 from serving.config.data_directory import CONFIG_FILE
 from serving.config.file import describe_errors, load_config
 from serving.config.schema import EmbeddedModel, JudgeConfig, OpenAIModel, Section
@@ -39,10 +40,19 @@ TABLE_COLUMNS = 120
 
 def build_judge_app() -> typer.Typer:
     """The commands."""
-    app = typer.Typer(help="Comparing answers of other nodes with your own backend.", no_args_is_help=True)
-    app.command("test")(test)
-    app.command("prompt")(show_prompt)
-    return app
+    entries = {
+        "test": Entry(
+            "Measure how well a backend judges, and say whether to judge with it.",
+            lambda: test,
+            ("wwwserve judge test --quick",),
+        ),
+        "prompt": Entry(
+            "Print the judging prompt in force, to begin one of your own with.",
+            lambda: show_prompt,
+            ("wwwserve judge prompt",),
+        ),
+    }
+    return build_group(entries, "Comparing answers of other nodes with your own backend.")
 
 
 def test(
@@ -104,13 +114,17 @@ def test(
         print_line("A quarter of the cases leaves wide intervals: decide by a run without --quick.")
 
 
-def show_prompt(data_dir: DataDir = None) -> None:
+def show_prompt(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Print the judging prompt in force, to begin one of your own with."""
     directory = data_dir or get_default_data_dir()
     path = directory / CONFIG_FILE
     config = load_config(path).judge if path.exists() else JudgeConfig()
     config.load_prompt(directory)  # one that cannot be used is an error
-    sys.stdout.buffer.write(config.read_prompt(directory))
+    prompt = config.read_prompt(directory)
+    if as_json:
+        print_result({"prompt": prompt.decode()}, as_json)
+    else:
+        sys.stdout.buffer.write(prompt)
 
 
 def _read_options(section: type[S], values: dict[str, Any]) -> S:

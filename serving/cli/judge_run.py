@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import trio
 
+from chain.cli.contract import CommandError
 from p2p.runtime import RealRuntime
 from serving.backends.backend import Backend, BackendError
-from serving.cli.errors import CommandError
 from serving.config.build import build_backend
 from serving.config.schema import EmbeddedModel, JudgeConfig, OpenAIModel
 from serving.quality.judging.ballot import ReplyForm

@@ -21,8 +21,8 @@ from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from serving.config.data_directory import ADMIN_TOKEN_FILE, CONFIG_FILE, GENESIS_FILE
 
-WWWSERVE = (sys.executable, "-P", "-m", "node")
-"""The ``wwwserve`` command, whatever directory it is installed in; ``-P``: never a ``node.py`` of the current one."""
+WWWSERVE = (sys.executable, "-P", "-m", "serving.cli.main")
+"""The ``wwwserve`` command, whatever directory it is installed in; ``-P``: never modules of the current one."""
 OUTPUT_FILE = "node.log"
 """Standard output and standard error of the process, in the data directory."""
 HTTP_TIMEOUT_S = 90.0
@@ -48,6 +48,8 @@ class NodeProcess:
     """What is started; ``run`` and its arguments are added."""
     options: Sequence[str] = field(default=(), kw_only=True)
     """More arguments of ``run``."""
+    ends_with_parent: bool = field(default=False, kw_only=True)
+    """Whether it ends in order when this process ends, however that ends."""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), kw_only=True)
     """The environment of the process."""
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -88,11 +90,12 @@ class NodeProcess:
         Journal.open(self.directory / JOURNAL_FILE, genesis.chain_id, self.key.public_key).close()
 
     def write_config(self, content: Mapping[str, Any]) -> None:
-        """Write the configuration: the node's own ports, and the keys in ``content``."""
+        """Write the configuration: the node's own ports, and the keys in ``content``. Told to end, it ends at once."""
         config = {
             "listen": [self.listen_address],
             "admin": {"port": self.admin_port},
             "limits": {"exempt_loopback": True},
+            "drain_timeout_s": 0,
             **content,
             "api": {"port": self.api_port, **content.get("api", {})},
         }
@@ -101,9 +104,10 @@ class NodeProcess:
     def start(self) -> None:
         """Start the process; its output is appended to the log."""
         with (self.directory / OUTPUT_FILE).open("ab") as log:
+            watched = ["--stop-with-stdin"] if self.ends_with_parent else []
             self.process = subprocess.Popen(
-                [*self.command, "run", "--data-dir", str(self.directory), *self.options],
-                stdin=subprocess.DEVNULL,
+                [*self.command, "run", "--data-dir", str(self.directory), *watched, *self.options],
+                stdin=subprocess.PIPE if self.ends_with_parent else subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self.environment,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import typer
 
-from chain.cli.app import get_default_data_dir
+from chain.cli.contract import CommandError
+from chain.cli.options import get_default_data_dir
 from chain.crypto import KeyPair
 from chain.files import write_atomically
 from chain.genesis import Genesis, load_genesis
@@ -18,7 +19,6 @@ from chain.keyfile import PassphraseNeeded, load_identity
 from chain.store.layout import PAYMENTS_PREFIX
 from consensus.voting.disk import DataDisk, NodeStorage, open_storage
 from p2p.runtime import RealRuntime
-from serving.cli.errors import CommandError
 from serving.config.data_directory import GENESIS_FILE, KEY_FILE, lock_data_dir
 
 PASSPHRASE_VARIABLE = "WWWSERVE_PASSPHRASE"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from chain.cli.app import AsJson, DataDir
-from chain.cli.format import format_credits, print_line
-from chain.crypto import parse_address
-from chain.exceptions import KeyFormatError
-from chain.parameters import CREDIT
+from chain.amounts import CREDIT
+from chain.cli.contract import CommandError, ExitCode, print_result
+from chain.cli.options import AsJson, DataDir
+from chain.cli.text import format_credits, print_line, say_credits
+from chain.cli.tree import Entry, build_group
 from serving.cli.admin_client import ADMIN_TIMEOUT_S, ask_node, print_fields
-from serving.cli.errors import CommandError
 
 FINALITY_TIMEOUT_S = 60
 """How long a command waits for its operation to be final."""
@@ -36,20 +37,44 @@ PLAIN_COMMANDS = {
     "unjail": "Be a validator again after having been jailed (a running node asks for it by itself).",
 }
 """Commands that take nothing."""
+NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
+"""So that an amount such as -5 is refused as an amount, not as an option."""
 
 
 def build_wallet_app() -> typer.Typer:
     """The commands of ``wwwserve wallet``."""
-    app = typer.Typer(help="The node's account.", no_args_is_help=True)
-    app.command()(show)
-    app.command()(transfer)
+    entries = {
+        "show": Entry("Address and balances.", lambda: show, ("wwwserve wallet show",)),
+        "transfer": Entry(
+            "Send credits to another account.",
+            lambda: transfer,
+            ("wwwserve wallet transfer ADDRESS 12.5", "wwwserve wallet transfer ADDRESS 12.5 --yes --no-wait"),
+            settings=NEGATIVE_NUMBERS,
+        ),
+    }
     for name, text in AMOUNT_COMMANDS.items():
-        app.command(name, help=text)(_make_amount_command(name))
+        command = _make_amount_command(name, text)
+        entries[name] = Entry(
+            text, partial(_return, command), (f"wwwserve wallet {name} 5",), settings=NEGATIVE_NUMBERS
+        )
     for name, text in PLAIN_COMMANDS.items():
-        app.command(name, help=text)(_make_plain_command(name))
-    app.command()(serve)
-    app.command()(register)
-    return app
+        command = _make_plain_command(name, text)
+        entries[name] = Entry(text, partial(_return, command), (f"wwwserve wallet {name}",))
+    entries["serve"] = Entry(
+        "Declare on the ledger the models that the bond stands behind; an empty declaration leaves the lottery.",
+        lambda: serve,
+        ("wwwserve wallet serve smollm2-135m",),
+    )
+    entries["register"] = Entry(
+        "Get a newcomer's first bond, where the chain grants one, for some minutes of computing.",
+        lambda: register,
+        ("wwwserve wallet register",),
+    )
+    return build_group(entries, "The node's account.")
+
+
+def _return(command: Callable[..., None]) -> Callable[..., None]:
+    return command
 
 
 def show(data_dir: DataDir = None, as_json: AsJson = False) -> None:
@@ -73,51 +98,76 @@ def transfer(
     recipient: Annotated[str, typer.Argument(help="Address of the recipient (12D3KooW…).")],
     amount: Amount,
     data_dir: DataDir = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     no_wait: NoWait = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Send credits to another account."""
+    """Send credits to another account.
+
+    It shows what that costs, and asks on a terminal before it signs.
+    """
+    from chain.crypto import parse_address
+    from chain.exceptions import KeyFormatError
+
     try:
         parse_address(recipient)
     except KeyFormatError as error:
-        raise CommandError(str(error)) from error
-    _order(data_dir, "transfer", {"recipient": recipient, "amount": parse_credits(amount)}, no_wait)
+        raise CommandError(str(error), code=ExitCode.USAGE) from error
+    micro_credits = parse_credits(amount)
+    order = {"recipient": recipient, "amount": micro_credits}
+    if not yes and not as_json and sys.stdin.isatty():
+        foreseen = ask_node(data_dir, "POST", "/wallet/transfer", {**order, "dry_run": True})
+        print_line(f"to         {recipient}")
+        print_line(f"amount     {format_credits(micro_credits)} credits")
+        print_line(f"fee        {format_credits(foreseen['fee'])} credits")
+        print_line(f"available  {format_credits(foreseen['available_after'])} credits afterwards")
+        typer.confirm("Send it?", abort=True)
+    _order(data_dir, "transfer", order, no_wait, as_json)
 
 
 def serve(
     models: Annotated[list[str] | None, typer.Argument(help="Model names; none: an empty declaration.")] = None,
     data_dir: DataDir = None,
     no_wait: NoWait = False,
+    as_json: AsJson = False,
 ) -> None:
     """Declare on the ledger the models that the bond stands behind; an empty declaration leaves the lottery.
 
     A running node with a bond declares the models of its backends again within seconds. So before an empty declaration
     unbond everything, or set 'models: []' in config.yaml and restart the node.
     """
-    _order(data_dir, "serve", {"models": sorted(set(models or []))}, no_wait)
+    _order(data_dir, "serve", {"models": sorted(set(models or []))}, no_wait, as_json)
 
 
-def register(data_dir: DataDir = None, no_wait: NoWait = False) -> None:
+def register(data_dir: DataDir = None, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Get a newcomer's first bond, where the chain grants one, for some minutes of computing."""
-    print_line("searching for a proof of work; this may take some minutes")
-    _order(data_dir, "register", {}, no_wait, REGISTER_TIMEOUT_S)
+    print_line("searching for a proof of work, if the chain grants a bond; this may take some minutes", to_stderr=True)
+    _order(data_dir, "register", {}, no_wait, as_json, REGISTER_TIMEOUT_S)
 
 
-def _make_amount_command(kind: str) -> Callable[..., None]:
-    def command(amount: Amount, data_dir: DataDir = None, no_wait: NoWait = False) -> None:
-        _order(data_dir, kind, {"amount": parse_credits(amount)}, no_wait)
+def _make_amount_command(kind: str, text: str) -> Callable[..., None]:
+    def command(amount: Amount, data_dir: DataDir = None, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+        _order(data_dir, kind, {"amount": parse_credits(amount)}, no_wait, as_json)
 
+    command.__doc__ = text
     return command
 
 
-def _make_plain_command(kind: str) -> Callable[..., None]:
-    def command(data_dir: DataDir = None, no_wait: NoWait = False) -> None:
-        _order(data_dir, kind, {}, no_wait)
+def _make_plain_command(kind: str, text: str) -> Callable[..., None]:
+    def command(data_dir: DataDir = None, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+        _order(data_dir, kind, {}, no_wait, as_json)
 
+    command.__doc__ = text
     return command
 
 
 def _order(
-    data_dir: Path | None, kind: str, content: dict[str, Any], no_wait: bool, timeout: float = ADMIN_TIMEOUT_S
+    data_dir: Path | None,
+    kind: str,
+    content: dict[str, Any],
+    no_wait: bool,
+    as_json: bool,
+    timeout: float = ADMIN_TIMEOUT_S,
 ) -> None:
     """Have the node submit an operation, and print what became of it.
 
@@ -126,12 +176,15 @@ def _order(
     """
     wait = 0 if no_wait else FINALITY_TIMEOUT_S
     answer = ask_node(data_dir, "POST", f"/wallet/{kind}", {**content, "wait": wait}, timeout)
-    if answer.get("height") is None:
-        print_line(f"sent, not final yet: {answer['operation']}")
-    elif answer.get("failure"):
-        raise CommandError(f"final at height {answer['height']}, but the operation failed: {answer['failure']}")
-    else:
-        print_line(f"final at height {answer['height']}: {answer['operation']}")
+    if answer.get("failure"):
+        failure = f"final at height {answer['height']}, but the operation failed: {say_credits(answer['failure'])}"
+        raise CommandError(failure, code=ExitCode.REFUSED)
+    if answer.get("height") is not None:
+        print_result(answer, as_json, f"final at height {answer['height']}: {answer['operation']}")
+        return
+    print_result(answer, as_json, f"sent, not final yet: {answer['operation']}")
+    if not no_wait:
+        raise typer.Exit(ExitCode.TIMEOUT)
 
 
 def parse_credits(text: str) -> int:
@@ -143,8 +196,13 @@ def parse_credits(text: str) -> int:
     whole, _, fraction = text.partition(".")
     digits = whole + fraction
     if not (digits.isascii() and digits.isdigit()) or len(fraction) > 6:
-        raise CommandError(f"{text!r} is not an amount of credits (expected 12 or 0.5, with at most six decimals)")
+        raise CommandError(
+            f"{text!r} is not an amount of credits (expected 12 or 0.5, with at most six decimals)", code=ExitCode.USAGE
+        )
     amount = int(whole or 0) * CREDIT + int(fraction.ljust(6, "0") or 0)
     if not 0 < amount < 2**63:
-        raise CommandError(f"{text} credits cannot be moved; expected more than 0 and less than 2^63 micro-credits")
+        raise CommandError(
+            f"{text} credits cannot be moved; expected more than 0 and less than 9,223,372,036,854 credits",
+            code=ExitCode.USAGE,
+        )
     return amount

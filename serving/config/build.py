@@ -5,6 +5,9 @@ libp2p is imported only when a network is built, because the commands that need 
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +16,10 @@ from p2p.addresses import get_endpoint
 from p2p.network import PeerDirectory
 from p2p.runtime import Runtime
 from serving.backends.backend import Backend, BackendError, ModelLimits
+from serving.config.data_directory import CONFIG_FILE
 from serving.config.schema import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel
+from serving.http.access import is_loopback
+from serving.http.tls import CertificateError, ServerCertificate
 from serving.offload.settings import OriginatorSettings
 from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.quality.judging.ballot import ReplyForm
@@ -39,15 +45,21 @@ def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backe
     """The backend that one entry of ``models`` describes.
 
     Raises:
-        ConfigError: its API key is missing from the environment.
+        ConfigError: its API key is missing from the environment, or its command is not installed.
     """
     from serving.backends.embedded import EmbeddedBackend
     from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
+    from serving.backends.supervised import SupervisedBackend
 
     timeouts = BackendTimeouts(first_byte_s=entry.first_token_timeout_s, stall_s=entry.stall_timeout_s)
     if isinstance(entry, EmbeddedModel):
         return EmbeddedBackend(runtime, parallel=entry.capacity, timeouts=timeouts)
-    return OpenAICompatibleBackend(
+    make: Callable[..., OpenAICompatibleBackend] = OpenAICompatibleBackend
+    if entry.command:
+        if shutil.which(entry.command[0]) is None:
+            raise ConfigError(f"command of {entry.base_url}: {entry.command[0]} is not installed")
+        make = partial(SupervisedBackend, command=entry.command)
+    return make(
         entry.base_url,
         api_key=entry.get_api_key(),
         models=entry.names,
@@ -55,6 +67,7 @@ def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backe
         capacity=entry.capacity,
         timeouts=timeouts,
         limits=ModelLimits(entry.context_length or 0, frozenset(entry.features)),
+        aliases=entry.aliases,
     )
 
 
@@ -103,6 +116,35 @@ def build_policy(config: NodeConfig) -> Policy:
         return load_policy(config.policy.get_name(), config.policy.get_parameters())
     except ValueError as error:
         raise ConfigError(f"policy.name: {error}") from None
+
+
+def check_api_keys(config: NodeConfig, has_keys: bool) -> None:
+    """Refuse an API that lets other machines in without a key.
+
+    Raises:
+        ConfigError: it does.
+    """
+    host = config.api.host
+    if not has_keys and not is_loopback(host):
+        raise ConfigError(
+            f"{CONFIG_FILE}: api.host: {host!r} lets other machines in, which takes keys: make one with "
+            "'wwwserve keys create NAME', or listen on 127.0.0.1"
+        )
+
+
+def build_certificate(config: NodeConfig, directory: Path) -> ServerCertificate | None:
+    """The certificate of the API of the node in ``directory``; None if it speaks no TLS.
+
+    Raises:
+        ConfigError: its files cannot be used.
+    """
+    api = config.api
+    if api.tls_certificate is None or api.tls_key is None:
+        return None
+    try:
+        return ServerCertificate(directory / api.tls_certificate, directory / api.tls_key)
+    except CertificateError as error:
+        raise ConfigError(f"api.tls_certificate: {error}") from None
 
 
 def build_originator_settings(config: NodeConfig) -> OriginatorSettings:

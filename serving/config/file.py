@@ -247,7 +247,7 @@ def _format_field(section: Section, name: str, info: FieldInfo, indent: str) -> 
     lines = _comment(info.description or "", indent)
     if isinstance(value, Section):
         return [*lines, f"{indent}{name}:", *_format_section(value, indent + "  ")]
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and any(isinstance(item, Section) for item in value.values()):
         lines.append(f"{indent}{name}:")
         for key, item in value.items():
             lines += [f"{indent}  {_format_scalar(key)}:", *_format_section(item, indent + "    ")]
@@ -270,7 +270,9 @@ def _format_item(item: object, indent: str) -> list[str]:
 
 
 def _format_scalar(value: object) -> str:
-    text = str(yaml.safe_dump(value, width=float("inf"), allow_unicode=True)).removesuffix("\n").removesuffix("\n...")
+    flow = True if isinstance(value, dict) else None
+    dumped = str(yaml.safe_dump(value, width=float("inf"), allow_unicode=True, default_flow_style=flow))
+    text = dumped.removesuffix("\n").removesuffix("\n...")
     if "\n" in text:
         text = str(yaml.safe_dump(value, width=float("inf"), default_style='"')).removesuffix("\n")
     return text

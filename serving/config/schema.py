@@ -22,8 +22,8 @@ from p2p.addresses import check_dialable_address, check_listen_address, is_ip_ad
 from serving.backends.load_metrics import LoadReader
 from serving.http.access import is_loopback
 from serving.http.client import BaseUrl
+from serving.keys.records import ConfiguredKey
 from serving.offload.settings import OriginatorSettings
-from serving.openai.keys import ApiKey
 from serving.quality.judging.prompt import MAX_PROMPT_BYTES, JudgePrompt, PromptError, load_default_prompt
 from serving.quality.same_model.weights import hash_weights
 from serving.scheduling.policy import DEFAULT_POLICY, PARAMETERS_OF, ModelQuota, PolicyParameters
@@ -144,10 +144,12 @@ class ApiKeyConfig(Section):
 class ApiConfig(Section):
     """The OpenAI API, for users."""
 
-    host: Text = Field(default="127.0.0.1", description="0.0.0.0 lets other machines in; that takes keys.")
+    host: Text = Field(default="127.0.0.1", description="0.0.0.0 lets other machines in; everybody needs a key then.")
     port: Port = Field(default=8000, description="0: any free port. (The default of vLLM is 8000 too.)")
     keys: Annotated[tuple[ApiKeyConfig, ...], Strict(False)] = Field(
-        default=(), description="Without any, all programs of this machine may use the API, and no other machine."
+        default=(),
+        description="Keys with a rate; 'wwwserve keys create' makes others, with more limits, and keeps no more than "
+        "their hash. As long as there is no key, all programs of this machine may use the API, and no other machine.",
     )
     allowed_hosts: Annotated[tuple[HostName, ...], Strict(False)] = Field(
         default=(),
@@ -164,10 +166,22 @@ class ApiConfig(Section):
         le=100_000,
         description="Connections from one IPv4 address, or from one IPv6 subnet (/64). Loopback has no such limit.",
     )
+    tls_certificate: Text | None = Field(
+        default=None,
+        description="File with the certificate and those above it (PEM), relative to this directory: the API then "
+        "speaks TLS alone.",
+    )
+    tls_key: Text | None = Field(default=None, description="File with the key of the certificate (PEM).")
 
-    def get_keys(self) -> tuple[ApiKey, ...]:
-        """The keys, as the API takes them."""
-        return tuple(ApiKey(entry.key, entry.requests_per_minute) for entry in self.keys)
+    @model_validator(mode="after")
+    def _check_tls(self) -> ApiConfig:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("takes both tls_certificate and tls_key, or neither")
+        return self
+
+    def get_keys(self) -> tuple[ConfiguredKey, ...]:
+        """The keys, as a keyring takes them."""
+        return tuple(ConfiguredKey(entry.key, entry.requests_per_minute) for entry in self.keys)
 
 
 class AdminConfig(Section):
@@ -175,6 +189,22 @@ class AdminConfig(Section):
 
     host: LoopbackHost = Field(default="127.0.0.1", description="An address of this machine only.")
     port: Port = Field(default=8001, description="0: any free port.")
+
+
+class DashboardConfig(Section):
+    """What anybody may see of this node in a browser, at an address of its own."""
+
+    public: bool = Field(
+        default=False,
+        description="Whether to show chain, network and models to anybody, but nothing of yours. (Your own is at the "
+        "admin listener: 'wwwserve dashboard' opens it.)",
+    )
+    host: Text = Field(default="0.0.0.0", description="127.0.0.1 behind a reverse proxy of this machine.")
+    port: Port = Field(default=8002, description="0: any free port.")
+    allowed_hosts: Annotated[tuple[HostName, ...], Strict(False)] = Field(
+        default=(),
+        description="Names by which it is reached: explorer.example.org. [] allows any, but not on loopback.",
+    )
 
 
 _POLICY = PolicyParameters()
@@ -390,8 +420,19 @@ class OpenAIModel(Section):
     base_url: Url = Field(description="URL of the server, with or without /v1.")
     api_key: Secret | None = Field(default=None, repr=False, description="API key of the server, if it needs one.")
     api_key_env: Text | None = Field(default=None, description="Or the environment variable that holds the key.")
+    command: Annotated[tuple[Text, ...], Strict(False)] = Field(
+        default=(),
+        description="Command that starts the server, word by word: the node runs it, watches it and starts it again. "
+        "[] if something else runs it.",
+    )
     names: Annotated[tuple[ModelName, ...], Strict(False)] = Field(
         default=(), max_length=MAX_MODELS, description="Models to serve; [] serves those that the server lists."
+    )
+    aliases: dict[ModelName, Text] = Field(
+        default={},
+        max_length=MAX_MODELS,
+        description="Names by which models are known here and to other nodes, with what the server calls them: "
+        "{Qwen/Qwen3-8B: 'qwen3:8b'}. So one model has one name, whatever serves it.",
     )
     capacity: Capacity = Field(default=32, description="Requests that run at a time; further ones wait.")
     context_length: int | None = Field(
@@ -400,9 +441,11 @@ class OpenAIModel(Section):
         lt=2**31,
         description="Most tokens of prompt and answer together; null asks the server (vLLM and SGLang tell it).",
     )
-    features: Annotated[tuple[Literal["tools", "vision", "logprobs"], ...], Strict(False)] = Field(
-        default=("tools", "logprobs"),
-        description="What requests may ask for beyond text: tools, vision, logprobs.",
+    features: Annotated[
+        tuple[Literal["tools", "vision", "logprobs", "completions", "embeddings"], ...], Strict(False)
+    ] = Field(
+        default=("tools", "logprobs", "completions"),
+        description="What requests may ask for beyond chats: tools, vision, logprobs, completions, embeddings.",
     )
     load: LoadReader = Field(
         default="auto", description="Format of its metrics page: auto, vllm, sglang, llamacpp or none."
@@ -616,6 +659,9 @@ class NodeConfig(Section):
     )
     api: ApiConfig = Field(default=ApiConfig(), description="The OpenAI API, for users.")
     admin: AdminConfig = Field(default=AdminConfig(), description="For the owner: status, wallet, policy, metrics.")
+    dashboard: DashboardConfig = Field(
+        default=DashboardConfig(), description="What anybody may see of this node in a browser."
+    )
     policy: PolicyConfig = Field(
         default=PolicyConfig(), description="Which requests this node serves, offloads, accepts, queues or declines."
     )
@@ -645,6 +691,17 @@ class NodeConfig(Section):
         ge=0,
         le=10**9,
         description="Past epochs whose blocks to keep; 0 keeps everything, for others to audit and catch up from.",
+    )
+    index_accounts: bool = Field(
+        default=True,
+        description="Keep an index of the operations of each account, for 'chain history' and the admin listener.",
+    )
+    drain_timeout_s: float = Field(
+        default=20.0,
+        ge=0,
+        le=3600,
+        description="When the node is told to end: how long it finishes what is under way, in seconds. It takes "
+        "nothing new then. A second signal (Ctrl-C) ends it at once.",
     )
     log: LogConfig = Field(default=LogConfig(), description="What the node writes about itself.")
 
@@ -730,12 +787,6 @@ class NodeConfig(Section):
         yield from self._find_anonymity_conflicts()
         for key, reason in self.policy.find_conflicts():
             yield ("policy", key), reason
-        if not self.api.keys and not is_loopback(self.api.host):
-            reason = (
-                f"{self.api.host!r} lets other machines in, which takes keys: put one into api.keys "
-                "('wwwserve init --api-key' makes one), or listen on 127.0.0.1"
-            )
-            yield ("api", "host"), reason
         keys = [entry.key for entry in self.api.keys]
         for index, key in enumerate(keys):
             if key in keys[:index]:
@@ -752,3 +803,5 @@ class NodeConfig(Section):
             yield ("judge", "enabled"), "there is no backend to judge with: set it to false"
         if self.api.port and self.api.port == self.admin.port:
             yield ("admin", "port"), "is the port of the API"
+        if self.dashboard.public and self.dashboard.port and self.dashboard.port in (self.api.port, self.admin.port):
+            yield ("dashboard", "port"), "is the port of another listener of this node"

@@ -38,30 +38,37 @@ class AccessRules:
 
     ``listen_host`` is the name or address that it listens on. On a loopback address it answers as any loopback name or
     address, and as one of ``hosts``; on another address as one of ``hosts``, or as anything if there are none. It
-    answers no page but those of ``origins``, such as ``https://chat.example.org``.
+    answers no page but those of ``origins``, such as ``https://chat.example.org``, and with ``serves_pages`` its own.
     """
 
-    def __init__(self, listen_host: str, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+    def __init__(
+        self, listen_host: str, hosts: Iterable[str] = (), origins: Iterable[str] = (), *, serves_pages: bool = False
+    ) -> None:
         self._is_loopback = is_loopback(listen_host)
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origin.lower().encode() for origin in origins)
+        self._serves_pages = serves_pages
 
     def admit(self, headers: Headers) -> bytes | None:
-        """Admit a request. Returns the origin of the page that sends it; None if no page does.
+        """Admit a request. Returns the origin of the foreign page that sends it; None if no such page does.
 
         Raises:
             ApiError: 403, for a host or an origin that is not allowed.
         """
-        origin = None
+        origins = []
+        own = b""
         for name, value in headers:
             if name == b"host":
                 self._check_host(value)
+                own = b"http://" + value.strip().lower()
             elif name == b"origin":
-                if value.lower() not in self._origins:
-                    shown = value.decode("latin-1")
-                    raise forbidden(f"Web pages of {shown} may not use this listener.", "origin_not_allowed")
-                origin = value
-        return origin
+                origins.append(value)
+        foreign = [origin for origin in origins if not (self._serves_pages and origin.lower() == own)]
+        for origin in foreign:
+            if origin.lower() not in self._origins:
+                shown = origin.decode("latin-1")
+                raise forbidden(f"Web pages of {shown} may not use this listener.", "origin_not_allowed")
+        return foreign[-1] if foreign else None
 
     def _check_host(self, value: bytes) -> None:
         host = value.decode("latin-1").strip().lower()

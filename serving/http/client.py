@@ -27,6 +27,8 @@ RESPONSE_READ_BYTES = 65536
 """Most bytes of one read from a socket."""
 MAX_HEADER_BYTES = 64 * 1024
 """Longest head of a response."""
+RESEND_WITHIN_S = 1.0
+"""Seconds within which a kept connection that the server had closed already is found dead."""
 
 
 class HttpClientError(Exception):
@@ -199,7 +201,8 @@ class HttpPool:
         """Send a request (a body is sent as JSON) and enter with the head of the response.
 
         A request that finds a kept connection dead before any byte of a response is sent once more, over a fresh
-        connection. That may repeat work the server had begun; a completion changes nothing there, so it is safe.
+        connection, if that took no longer than :data:`RESEND_WITHIN_S`: a server that worked on it for longer would
+        do it all again.
 
         Raises:
             HttpClientError: on entering, if the server does not answer.
@@ -246,10 +249,12 @@ class HttpPool:
         for old in useless:
             await old.close()
         if connection is not None:
+            started_at = trio.current_time()
             try:
                 return connection, await connection.exchange(head, body, deadline)
             except _DeadConnection:
-                pass
+                if trio.current_time() - started_at > RESEND_WITHIN_S:
+                    raise HttpClientError("the server closed the connection without an answer") from None
         connection = await self._connect(timeouts)
         try:
             return connection, await connection.exchange(head, body, deadline)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 from serving.openai.errors import bad_request
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case, and values."""
+
+MAX_RETRY_AFTER_S = 3600.0
+"""Longest time of a Retry-After that is passed on."""
 
 
 def find_header(headers: Headers, name: bytes) -> bytes | None:
@@ -17,6 +21,26 @@ def find_header(headers: Headers, name: bytes) -> bytes | None:
         if key == name:
             return value
     return None
+
+
+def read_retry_after(headers: Headers) -> float:
+    """Seconds until a server wants to be asked again, as its response says (RFC 9110, section 10.2.3); 0: it does not.
+
+    A date is taken relative to the response's own: the two clocks may differ.
+    """
+    value = find_header(headers, b"retry-after")
+    if value is None:
+        return 0.0
+    try:
+        if value.strip().isdigit():
+            seconds = float(value)
+        else:
+            date = find_header(headers, b"date")
+            then = parsedate_to_datetime(value.decode("latin-1"))
+            seconds = 0.0 if date is None else (then - parsedate_to_datetime(date.decode("latin-1"))).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from p2p.runtime import Runtime
 from serving.http.limits import BodyBudget, ConnectionCounter, HttpLimits, Verdict
 from serving.http.messages import HttpRequest, RequestHead, check_framing, find_header
 from serving.http.responder import ClientGone, Responder
+from serving.http.tls import ServerCertificate
 from serving.openai.errors import (
     INVALID_REQUEST,
     ApiError,
@@ -61,6 +62,8 @@ class ListenError(Exception):
     """The address cannot be listened on: the port is in use, not permitted, or not of this machine."""
 
 
+ByteStream = trio.SocketStream | trio.SSLStream
+"""A connection, in the clear or secured."""
 Handler = Callable[[HttpRequest, Responder], Awaitable[None]]
 Admit = Callable[[RequestHead, Responder], None]
 """Admits a request by its head, or raises ``ApiError``; it may add to the headers of whatever the response is."""
@@ -86,13 +89,16 @@ class HttpServer:
         runtime: Runtime,
         limits: HttpLimits,
         admit: Admit,
+        certificate: ServerCertificate | None = None,
     ) -> None:
+        """``certificate``: speak TLS alone."""
         self.limits = limits
         self.admit = admit
         self.bodies: BodyBudget[_Connection] = BodyBudget(limits.unfinished_bytes)
         self._handler = handler
         self._listeners = list(listeners)
         self._runtime = runtime
+        self._certificate = certificate
         self.counter = ConnectionCounter(limits)
         self.newcomers = trio.Lock()
         """Held for a turn by one of the connections that have carried nothing yet."""
@@ -109,6 +115,7 @@ class HttpServer:
         runtime: Runtime,
         limits: HttpLimits | None = None,
         admit: Admit = admit_all,
+        certificate: ServerCertificate | None = None,
     ) -> HttpServer:
         """Bind ``host`` (an IP address or a name) and ``port`` (0: any free one); :meth:`run` then serves.
 
@@ -119,13 +126,18 @@ class HttpServer:
             listeners = await trio.open_tcp_listeners(port, host=host)
         except OSError as error:
             raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-        return cls(handler, listeners, runtime, limits or HttpLimits(), admit)
+        return cls(handler, listeners, runtime, limits or HttpLimits(), admit, certificate)
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port that are listened on (the first, if the name stands for several addresses)."""
         host, port, *_ = self._listeners[0].socket.getsockname()
         return host, port
+
+    @property
+    def scheme(self) -> str:
+        """Scheme of its URLs."""
+        return "http" if self._certificate is None else "https"
 
     @property
     def connections(self) -> int:
@@ -146,13 +158,27 @@ class HttpServer:
             longest = next(iter(self.waiting))
             del self.waiting[longest]
             longest.close()
-        connection = _Connection(self, stream, client, self._handler, refuse=verdict is Verdict.REFUSE)
         try:
-            await connection.serve()
+            secured = await self._secure(stream)
+            if secured is not None:
+                connection = _Connection(self, secured, client, self._handler, refuse=verdict is Verdict.REFUSE)
+                await connection.serve()
         except Exception as error:
             log.error("connection failed", exception="".join(format_exception(error)))
         finally:
             self.counter.remove(client)
+
+    async def _secure(self, stream: trio.SocketStream) -> ByteStream | None:
+        """The stream to speak HTTP over; None if the client does not finish a TLS handshake in time."""
+        if self._certificate is None:
+            return stream
+        secured = trio.SSLStream(
+            stream, self._certificate.get_context(trio.current_time()), server_side=True, https_compatible=True
+        )
+        with trio.move_on_after(self.limits.headers_timeout_s), suppress(trio.BrokenResourceError):
+            await secured.do_handshake()
+            return secured
+        return None
 
     def date(self) -> bytes:
         """Value of the ``Date`` header, formatted once per second."""
@@ -165,9 +191,7 @@ class HttpServer:
 class _Connection:
     """One client's connection: the request loop, and the task that reads."""
 
-    def __init__(
-        self, server: HttpServer, stream: trio.SocketStream, client: str, handler: Handler, refuse: bool
-    ) -> None:
+    def __init__(self, server: HttpServer, stream: ByteStream, client: str, handler: Handler, refuse: bool) -> None:
         self.date = server.date
         self.server = server
         self.protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=server.limits.header_bytes)
@@ -458,7 +482,8 @@ class _Connection:
         self._taken.set()
         with trio.move_on_after(REFUSAL_READ_TIMEOUT_S):
             try:
-                await self._stream.send_eof()
+                if isinstance(self._stream, trio.SocketStream):  # TLS has no half-closed connections
+                    await self._stream.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             while not self._gone:

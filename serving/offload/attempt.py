@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
 
 import structlog
 import trio
@@ -21,7 +20,8 @@ from chain.types.operations import Hold, Usage, compute_digest, compute_hold_id,
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
-from serving.offload.choice import Reason
+from serving.failover.rules import CLIENT_ERRORS
+from serving.offload.attempt_terms import AttemptFailed, AttemptTerms, Stalled
 from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
 from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
@@ -29,7 +29,6 @@ from serving.offload.patience import Patience
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_ANSWER_BYTES,
-    RELAYED_STATUSES,
     Accepted,
     Completed,
     Declined,
@@ -47,8 +46,6 @@ from serving.offload.protocol import (
 )
 from serving.offload.settings import OriginatorSettings
 from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, Answer, AnswerInspector
-from serving.openai.requests import Request
-from serving.scheduling.predictor import Prediction
 
 log = structlog.get_logger(__name__)
 
@@ -64,40 +61,6 @@ RESUME_INTERVAL_S = 0.5
 """Seconds between attempts to reach a lost executor again."""
 MAX_RESUMPTIONS_ASKED = 3
 """Most resumptions of one answer by the originator."""
-
-
-class Stalled(BackendError):
-    """The executor sent no content for too long. A pause is no lie: what was received may be captured."""
-
-
-class AttemptFailed(Exception):
-    """One candidate did not deliver. ``retry_after_s``: when it expects to take requests again (0: unknown).
-    ``is_queued``: it had put the request into its queue.
-    """
-
-    def __init__(self, message: str, retry_after_s: float = 0.0, is_queued: bool = False) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-        self.is_queued = is_queued
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptTerms:
-    """What one attempt offers: ``number`` is the executor's position in the lottery of the period begun with ``round``.
-
-    ``prediction`` is what was expected of it, and ``reason`` why it is asked. ``first_token_within_s``: after how long
-    another is asked instead (None: as the settings say).
-    """
-
-    request: Request
-    amount: int
-    round: int
-    seq: int
-    number: int
-    executor: bytes
-    prediction: Prediction
-    reason: Reason
-    first_token_within_s: float | None = None
 
 
 class OffloadAttempt:
@@ -122,6 +85,8 @@ class OffloadAttempt:
         """Empty until the hold is offered."""
         self.inspector = AnswerInspector(stream=False)
         """Has seen as much of the answer as was received."""
+        self.error_body = b""
+        """Of an answer that is a client error."""
         self.is_over = False
         """Whether the whole answer came, and was found right."""
         self.is_queued = False
@@ -183,6 +148,7 @@ class OffloadAttempt:
         self.answer = Answer(head.status, head.content_type, chunks)
         self.inspector = AnswerInspector(
             self.answer.is_stream,
+            form=request.endpoint.form,
             choices=request.choices,
             has_tools=request.has_tools,
             withhold_usage=not request.wants_usage,
@@ -193,6 +159,7 @@ class OffloadAttempt:
             self.first_token_s = trio.current_time() - self.begun_at
         else:
             first = b"".join([chunk async for chunk in chunks])
+            self.error_body = b"" if head.status == 200 else first
         self.answer.body = await self._stack.enter_async_context(aclosing(_prepend(first, chunks)))
 
     def compute_waited(self, now: float) -> float:
@@ -263,7 +230,7 @@ class OffloadAttempt:
         head = await self._receive_next()
         if not isinstance(head, ResponseHead):
             raise _unexpected(head)
-        if head.status != 200 and head.status not in RELAYED_STATUSES:
+        if head.status != 200 and head.status not in CLIENT_ERRORS:
             raise BackendError(f"the executor answered {head.status}")
         kind = head.content_type
         is_clean = len(kind) <= MAX_CONTENT_TYPE_CHARS and kind.isascii() and kind.isprintable()

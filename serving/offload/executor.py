@@ -28,11 +28,12 @@ from serving.offload.offered_bodies import OfferedBodies, OfferedBody
 from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reason, encode_message
 from serving.offload.session import Job, OffloadSession
 from serving.offload.settings import ExecutorSettings
+from serving.openai.endpoints import ENDPOINTS
 from serving.openai.errors import ApiError
-from serving.openai.requests import PATHS, Request, read_request
+from serving.openai.requests import Request, read_request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin
 from serving.scheduling.availability import AvailabilityGate
-from serving.scheduling.backend_pool import BackendPool
+from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 from serving.scheduling.output_length import OutputLengths
 from serving.scheduling.policy import Decision, Policy
 from serving.scheduling.prediction import (
@@ -98,6 +99,11 @@ class Executor:
         self._nursery: trio.Nursery | None = None
         self.served = 0
         self.declined = 0
+
+    @property
+    def under_way(self) -> int:
+        """Requests of other nodes that are being served."""
+        return len(self._sessions)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out what is accepted, until cancelled."""
@@ -179,11 +185,12 @@ class Executor:
             _Declined: nothing.
         """
         model = offer.hold.model
-        backend = self._backend_pool.find(model)
-        if backend is None:
-            raise _Declined("the model is not served here at the moment")
+        backend, *others = self._find_backends(model)
         body, request, tap = await self._receive_request(exchange, offer)
         speed = backend.get_speed(model)
+        feature = request.endpoint.feature
+        if feature is not None and feature not in speed.features:
+            raise _Declined(f"the model has no {feature} here")
         demand = self._make_demand(exchange.peer, offer, request, speed)
         # A slot may be free here while the backend is busy with others.
         wait_s = backend.admission.predict_wait(demand) or predict_wait(speed, self._lengths.get_usual(model))
@@ -203,8 +210,21 @@ class Executor:
                 may_start = unpaid.enter_context(backend.admission.unpaid())
             except NotAdmitted as error:
                 raise _decline_busy(error.retry_after_s) from None
-        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, demand, tap)
+        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, demand, tap, others)
         return job, decision is Decision.QUEUE or not may_start
+
+    def _find_backends(self, model: str) -> list[ScheduledBackend]:
+        """The backends of ``model`` in the order in which to ask them. What is broken is not offered to others.
+
+        Raises:
+            _Declined: none works.
+        """
+        now, found = trio.current_time(), self._backend_pool.order(model)
+        if not found:
+            raise _Declined("the model is not served here at the moment")
+        if found[0].breaker.is_open(now):
+            raise _decline_busy(min(each.breaker.get_rest(now) for each in found))
+        return found
 
     def _make_demand(self, payer: bytes, offer: Offer, request: Request, speed: ServiceSpeed) -> Demand:
         """What the request of an offer asks of admission: a slot while its originator waits and its hold is good."""
@@ -290,11 +310,12 @@ class Executor:
         suspension = self._payee.history.get_suspension(payer, trio.current_time())
         if suspension:
             raise _Declined("you did not pay for what was accepted", math.ceil(1000 * suspension))
-        if offer.path not in PATHS:
+        endpoint = ENDPOINTS.get(offer.path)
+        if endpoint is None:
             raise _Declined("unknown path")
         if hold.payee != me:
             raise _Declined("the hold pays another node")
-        least = parameters.get_price(hold.model).compute(Usage(offer.size, 1))
+        least = parameters.get_price(hold.model).compute(Usage(offer.size, 0 if endpoint.is_priced_by_prompt else 1))
         if hold.amount < max(least, 1):
             raise _Declined("the hold does not cover the request")
         if hold.attempt >= parameters.max_attempts:  # before the draw, whose cost grows with it

@@ -25,6 +25,9 @@ UNREACHABLE_WEIGHT = 0.25
 changes is soon back."""
 UNREACHABLE_WAIT_S = 15.0
 """Time for which such an executor waits."""
+FILTERED_WEIGHT = 0.25
+"""Weight of an error of a content filter, which goes to the user without a second opinion. One that filters nearly all
+is asked last."""
 MAX_FAULT_SHARE = 1 / 3
 """Above this share of faults an executor is faulty. It starts with one success: a single fault counts for a while."""
 MAX_RETRY_AFTER_S = 60.0
@@ -106,6 +109,10 @@ class ExecutorScores:
     def note_unshared_error(self, executor: bytes, model: str, now: float) -> None:
         """It gave a client error for a request that another answered."""
         self._begin_outcome(executor, model, now).unshared_errors += 1.0
+
+    def note_filtered(self, executor: bytes, model: str, now: float) -> None:
+        """It said that its content filter withholds the answer."""
+        self._begin_outcome(executor, model, now).unshared_errors += FILTERED_WEIGHT
 
     def note_declined(self, executor: bytes, model: str, now: float, retry_after_s: float) -> None:
         """It declined, and may be asked again after ``retry_after_s``. That is no fault."""

@@ -18,21 +18,23 @@ import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError
-from chain.parameters import CREDIT
+from chain.parameters import CREDIT, Price
 from chain.state.lottery import compute_lottery_seed
 from p2p.network import NetworkError
 from p2p.peers.announcement import PeerLoad
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError
-from serving.offload.attempt import AttemptFailed, AttemptTerms, OffloadAttempt, Stalled
+from serving.failover.rules import CLIENT_ERRORS, Outcome, judge_status
+from serving.offload.attempt import OffloadAttempt
+from serving.offload.attempt_terms import AttemptFailed, AttemptTerms, Stalled
 from serving.offload.choice import Candidate, Reason, RequestsSent, order_candidates
 from serving.offload.context import OffloadContext
 from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.executor_scores import MAX_RETRY_AFTER_S, ExecutorScores
-from serving.offload.protocol import RELAYED_STATUSES
 from serving.offload.settings import OriginatorSettings
+from serving.openai.provider_rules import ANYBODY, ProviderRules
 from serving.openai.requests import Request
 from serving.scheduling.announced_load import read_model_load
 from serving.scheduling.prediction import BYTES_PER_TOKEN, UNKNOWN_SPEED, ServiceSpeed
@@ -89,16 +91,33 @@ class Originator:
         self.client_errors = ClientErrors()
         self._decoding = DecodingShare()
 
-    def has_executors(self, model: str) -> bool:
-        """Whether another node stands behind ``model`` in this serving period."""
+    def has_executors(self, model: str, rules: ProviderRules = ANYBODY) -> bool:
+        """Whether another node stands behind ``model`` in this serving period, one that ``rules`` allow."""
         table = self._context.engine.state.serving_table(self._context.first_round)
         me = self._context.key.public_key
-        return table is not None and any(model in entry.models and entry.public_key != me for entry in table.entries)
+        return table is not None and any(
+            model in entry.models and entry.public_key != me and rules.allows(entry.public_key)
+            for entry in table.entries
+        )
 
     def get_models(self) -> set[str]:
         """Every model that a node stands behind in this serving period."""
         table = self._context.engine.state.serving_table(self._context.first_round)
         return {model for entry in table.entries for model in entry.models} if table is not None else set()
+
+    def find_speeds(self) -> dict[str, list[ServiceSpeed]]:
+        """What the other executors of each model announce of it, of those that are present."""
+        table = self._context.engine.state.serving_table(self._context.first_round)
+        me, found = self._context.key.public_key, dict[str, list[ServiceSpeed]]()
+        for entry in table.entries if table is not None else ():
+            for model in entry.models:
+                if entry.public_key != me and self._is_present(entry.public_key, model):
+                    found.setdefault(model, []).append(self._read_load(entry.public_key, model)[1])
+        return found
+
+    def get_price(self, model: str) -> Price:
+        """What an offloaded request to a model costs."""
+        return self._context.engine.genesis.parameters.get_price(model)
 
     def preview(self, request: Request, expected: Expected) -> tuple[Prediction, Reason] | None:
         """Whom :meth:`complete` would ask first now, if it did not explore; None if nobody."""
@@ -110,6 +129,14 @@ class Originator:
         amount = payer.compute_price(request.model, len(request.body), request.max_completion_bytes)
         order = self._order(request, expected, self._context.first_round, seq, amount, explores=False)
         return (order[0][0].prediction, order[0][1]) if order else None
+
+    def compute_price(self, request: Request, completion_bytes: int) -> int:
+        """Price of an answer of ``completion_bytes``, in micro-credits."""
+        return self._context.payments.payer.compute_price(request.model, len(request.body), completion_bytes)
+
+    def get_token_price(self, model: str) -> int:
+        """What a thousand bytes of an answer cost, and as many of a request, in micro-credits."""
+        return self._context.payments.payer.compute_price(model, 1_000, 1_000)
 
     def compute_expected_price(self, request: Request, expected: Expected) -> float:
         """What an offloaded answer is likely to cost, in credits."""
@@ -148,7 +175,11 @@ class Originator:
                     if doubted is None:
                         raise
                     break
-                if attempt.answer.status in RELAYED_STATUSES:
+                outcome = judge_status(attempt.answer.status, attempt.error_body)
+                if outcome is Outcome.FILTERED:
+                    log.info("a content filter has the last word", executor=format_address(terms.executor))
+                    self.scores.note_filtered(terms.executor, request.model, trio.current_time())
+                elif attempt.answer.status in CLIENT_ERRORS:
                     if doubted is None:
                         doubted = attempt
                         continue
@@ -171,7 +202,7 @@ class Originator:
         """This node's backend has answered a request with ``status`` to which an executor gave a client error."""
         if status == 200:
             self._note_unshared(doubted)
-        elif status in RELAYED_STATUSES:
+        elif status in CLIENT_ERRORS:
             self.client_errors.shared += 1
 
     def _note_outcome(self, attempt: OffloadAttempt, doubted: OffloadAttempt | None) -> None:
@@ -254,7 +285,7 @@ class Originator:
                 rank = self.scores.rank(executor, request.model, now)
                 candidates.append(Candidate(number, executor, rank, prediction))
         return order_candidates(
-            candidates,
+            [candidate for candidate in candidates if request.rules.allows(candidate.executor)],
             settings.choices,
             expected.kept_by,
             settings.exploration if explores else 0.0,

@@ -2,7 +2,8 @@
 
 Signs of life are free to send, and so are bytes that carry no content. So they break a silence, but it is content that
 renews the patience: before the first content another executor can still take over, and after it a user sees the answer
-grow. No attempt outlives its hold.
+grow. Where the request is queued, before it begins or again in the middle, the patience is longer. No attempt outlives
+its hold.
 
 Where another executor could take over, the first content is waited for until it is *expected*
 (``serving.scheduling.first_token_bound``). That does not hold while the request is queued, nor while the hold is not
@@ -42,6 +43,8 @@ class Patience:
         self._settings = settings
         self._end = now + settings.hold_time_ms / 1000
         queue_s = min(max(settings.queue_timeout_s, QUEUE_FACTOR * predicted_s), settings.max_queue_timeout_s)
+        self._queue_s = queue_s
+        """How long a request may be queued at a time."""
         writing_s = 0.0 if stream else settings.token_timeout_s * max_tokens
         self._latest = min(now + queue_s + writing_s, self._end)
         """How far keep-alives may put off the deadline."""
@@ -58,8 +61,8 @@ class Patience:
         self._is_closed = False
 
     def note_queued(self, now: float) -> None:
-        """The executor says that the request is queued."""
-        if not self.has_content:
+        """The executor says that the request is queued, or is queued again in the middle of its answer."""
+        if not self._is_closed:
             self.deadline = max(self.deadline, min(now + self._settings.first_chunk_timeout_s, self._latest))
 
     def excuse_unpaid(self, now: float, *, is_final: bool) -> bool:
@@ -78,6 +81,7 @@ class Patience:
         self.has_content = True
         if not self._is_closed:
             self.deadline = min(now + self._settings.pause_timeout_s, self._end)
+            self._latest = min(now + self._queue_s, self._end)
 
     def note_closed(self, now: float) -> None:
         """The closing event of a stream has come: all that is left to send is the delivery."""

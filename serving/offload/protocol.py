@@ -35,8 +35,6 @@ MAX_REQUEST_BYTES = 4 << 20
 """Longest body of a request."""
 MAX_ANSWER_BYTES = 32 << 20
 """Longest body of an answer."""
-RELAYED_STATUSES = (400, 413, 415, 422)
-"""Client errors: of a backend's errors those that may be the request's own fault. No other is relayed."""
 MAX_OFFLOAD_REASON_BYTES = 256
 """Most bytes of a reason, in UTF-8."""
 

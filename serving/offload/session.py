@@ -12,6 +12,7 @@ the originator reads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -27,12 +28,13 @@ from serving.accounting.credit_line import CreditExhausted, CreditLine
 from serving.accounting.payee import make_refund
 from serving.accounting.receipts import is_receipt
 from serving.backends.backend import BackendError
+from serving.failover.local import BackendsFailed, Tries, ask_backends
+from serving.failover.rules import CLIENT_ERRORS
 from serving.offload.answer_buffer import AnswerBuffer, BufferFull
 from serving.offload.context import AnswerTap, DeliveredTexts, OffloadContext, receive_message
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_ANSWER_BYTES,
-    RELAYED_STATUSES,
     Completed,
     Failed,
     KeepAlive,
@@ -73,9 +75,10 @@ class PaymentFailed(Exception):
 class Job:
     """What was accepted: an offer, the request that came with it, and the backend that is to answer it.
 
-    ``body`` is the body as it was offered, which the request's digest and price count. ``unpaid`` is what counts as
-    unpaid, and ends when the hold is final. Until then the answer is sent if the payer ``has_credit``, and the backend
-    asked if the request ``may_start``. ``demand`` is for its slot. ``tap`` is that on an answer which others may check.
+    ``others`` are asked if that fails before there is content. ``body`` is the body as it was offered, which the
+    request's digest and price count. ``unpaid`` is what counts as unpaid, and ends when the hold is final. Until then
+    the answer is sent if the payer ``has_credit``, and the backend asked if the request ``may_start``. ``demand`` is
+    for its slot. ``tap`` is that on an answer which others may check.
     """
 
     hold_id: bytes
@@ -88,6 +91,7 @@ class Job:
     may_start: bool
     demand: Demand
     tap: AnswerTap | None = None
+    others: Sequence[ScheduledBackend] = ()
 
 
 class OffloadSession:
@@ -240,9 +244,6 @@ class OffloadSession:
         self._settle(delivery, receipt)
         return True
 
-    def _note_begun(self) -> None:
-        self._began_at = trio.current_time()
-
     def _note_left(self) -> None:
         """The originator left before anything of the answer came: what it made the backend work counts against it."""
         if self._hold is not None and self._began_at is not None and not self._is_late:
@@ -382,36 +383,45 @@ class OffloadSession:
         job, failure, written = self._job, None, 0
         if not job.may_start:
             await self._covered.wait()
-        path, stream, tap = job.request.path, job.request.stream, job.tap
-        body = job.body if tap is None else tap.asked
-        serving = job.backend.complete(path, body, job.demand, stream=stream, on_slot=self._note_begun)
+        tap, slot_at = job.tap, self._accepted_at
+
+        def note_slot() -> None:
+            nonlocal slot_at
+            slot_at = trio.current_time()
+            if self._began_at is None:
+                self._began_at = slot_at
+
+        tries = Tries(job.request, job.body if tap is None else tap.asked, job.demand)
         try:
             with self._work:
-                async with serving as answer:
-                    if answer.status != 200 and answer.status not in RELAYED_STATUSES:
-                        raise BackendError(f"the backend answered {answer.status}")
+                async with ask_backends((job.backend, *job.others), tries, note_slot) as begun:
+                    answer = begun.answer
                     self._buffer.begin(answer)
                     if tap is not None:
                         tap.begin(answer.is_stream)
-                    self._timer = job.backend.meter.start_timer(
-                        job.request.model,
-                        estimate_tokens(len(job.body)),
-                        self._accepted_at if self._began_at is None else self._began_at,
-                        is_stream=answer.is_stream,
-                    )
-                    async for piece in answer.body:
+                    prompt, meter = estimate_tokens(len(job.body)), begun.backend.meter
+                    timer = meter.start_timer(job.request.model, prompt, slot_at, is_stream=answer.is_stream)
+                    self._timer = timer
+                    async for piece in begun.read():
                         now = trio.current_time()
                         passed = piece if tap is None else tap.feed(piece)
                         written += len(passed)
-                        self._timer.feed(now, len(passed))
+                        timer.feed(now, len(passed))
                         await self._buffer.put(passed)
-                        self._timer.note_taken(trio.current_time(), trio.current_time() - now)
+                        timer.note_taken(trio.current_time(), trio.current_time() - now)
                     if tap is not None:
                         passed = tap.finish()
                         written += len(passed)
                         await self._buffer.put(passed)
         except BufferFull as error:
             raise NetworkError("the originator is away, and its answer is long") from error
+        except BackendsFailed as error:
+            if error.answer is None or error.answer.status not in CLIENT_ERRORS:
+                failure = BackendError(str(error))
+            else:
+                self._buffer.begin(error.answer)
+                async for piece in error.answer.body:
+                    await self._buffer.put(piece)
         except (NotAdmitted, BackendError) as error:
             failure = BackendError(str(error))
         # However long the originator takes to read it: an answer has no more content than bytes.
@@ -434,7 +444,11 @@ class OffloadSession:
         await self._covered.wait()
         request = job.request
         self._inspector = inspector = AnswerInspector(
-            head.is_stream, choices=request.choices, has_tools=request.has_tools, cut_long=True
+            head.is_stream,
+            form=request.endpoint.form,
+            choices=request.choices,
+            has_tools=request.has_tools,
+            cut_long=True,
         )
         await self._send(self._exchange, ResponseHead(head.status, head.content_type[:128], self._salt))
         while piece := await self._buffer.get():
@@ -547,7 +561,9 @@ class OffloadSession:
                 continue
             if self._is_answered:
                 return
-            queued = not self._answered and self._job.backend.admission.waiting(Origin.DELEGATED) > 0
+            queued = self._job.backend.is_backlogged
+            if not self._answered:
+                queued |= self._job.backend.admission.waiting(Origin.DELEGATED) > 0
             try:
                 await self._exchange.send(encode_message(KeepAlive(queued)))
             except NetworkError:

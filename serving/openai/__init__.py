@@ -3,10 +3,10 @@
 Read in this order:
 
 1. ``requests``: the few fields of a request that the node must know.
-2. ``content``: the bytes of an answer that are paid for.
-3. ``answers``: an answer, and its inspector, which reads usage, finish reason and errors in passing.
-4. ``errors``: errors in OpenAI's shape.
-5. ``keys``: API keys and their rates.
+2. ``endpoints``: what a backend answers, and what is offloaded.
+3. ``content``: the bytes of an answer that are paid for.
+4. ``answers``: an answer, and its inspector, which reads usage, finish reason and errors in passing.
+5. ``errors``: errors in OpenAI's shape.
 
 Every other package of ``serving`` may import this one, which imports none of them.
 """

@@ -11,17 +11,22 @@ import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
-from serving.openai.content import Content, count_completion_bytes, decode_body, decode_event, make_end
+from serving.openai.content import (
+    MESSAGES,
+    AnswerForm,
+    AnyContent,
+    VectorContent,
+    count_completion_bytes,
+    decode_body,
+    decode_event,
+    make_end,
+)
 from serving.openai.errors import bad_gateway
 
 EVENT_STREAM = "text/event-stream"
 """How the content type of a streamed answer begins."""
 
-MAX_UNSTREAMED_BYTES = 4 << 20
-"""Longest answer that is not streamed. It is decoded on the event loop, in a tenth of a second at worst: a thread would
-hold the interpreter's lock meanwhile."""
 MAX_EVENT_BYTES = 256 << 10
 """Longest event of a stream, in which a long token has the log probabilities of a thousand candidates."""
 TOO_LONG_EVENT = f"an event of the answer is longer than {MAX_EVENT_BYTES} bytes"
@@ -55,11 +60,13 @@ class Answer:
     """Head of an answer, and its body after transfer decoding, wherever it comes from.
 
     ``body`` may be iterated once; it raises :class:`~serving.backends.backend.BackendError` if the answer breaks off.
+    ``retry_after_s``: when whoever answered expects to have time, as its header Retry-After says (0: it does not).
     """
 
     status: int
     content_type: str
     body: AsyncIterator[bytes]
+    retry_after_s: float = 0.0
 
     @property
     def is_stream(self) -> bool:
@@ -68,7 +75,7 @@ class Answer:
 
 
 class AnswerInspector:
-    """Watches one answer to a request for ``choices`` choices, in which calls count if it ``has_tools``.
+    """Watches one answer, of ``form``, to a request for ``choices`` choices, in which calls count if it ``has_tools``.
 
     ``withhold_usage`` keeps the usage event of a stream from a user who did not ask for it. ``cut_long`` has a stream
     end for its length before an event that is too long; else that is an error. ``error`` is the message of an error
@@ -79,12 +86,14 @@ class AnswerInspector:
         self,
         stream: bool,
         *,
+        form: AnswerForm = MESSAGES,
         choices: int = 1,
         has_tools: bool = False,
         withhold_usage: bool = False,
         cut_long: bool = False,
     ) -> None:
         self.is_stream = stream
+        self._form = form
         self._choices = choices
         self._has_tools = has_tools
         self._withhold = withhold_usage
@@ -104,6 +113,8 @@ class AnswerInspector:
         self.completion_bytes = 0
         """What the answer so far is billed by. Of one that is not streamed it is known at the end."""
         self.finish_reason = ""
+        self.is_malformed = False
+        """Whether an event of a stream was no JSON. It is passed on: what it may have said is not hidden."""
         self.error: str | None = None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -112,8 +123,8 @@ class AnswerInspector:
             return b""
         if not self.is_stream:
             self._buffer += chunk
-            if len(self._buffer) > MAX_UNSTREAMED_BYTES:
-                self._break_off(f"the answer is longer than {MAX_UNSTREAMED_BYTES} bytes")
+            if len(self._buffer) > self._form.max_bytes:
+                self._break_off(f"the answer is longer than {self._form.max_bytes} bytes")
             return b""
         searched = max(0, len(self._buffer) - _LONGEST_BREAK + 1)  # a long event is not searched anew with every chunk
         self._buffer += chunk
@@ -145,18 +156,18 @@ class AnswerInspector:
         if self.is_stream:
             rest = rest.rstrip(b"\r\n")
             data = _get_data(rest)
-            is_whole = _CLOSING.match(data) or decode_event(data) is not None
+            is_whole = _CLOSING.match(data) or decode_event(data, self._form) is not None
             return self._watch(rest + b"\n\n") if is_whole else b""
-        content = decode_body(rest)
+        content = decode_body(rest, self._form)
         if content is not None:
             self._read(content)
-            self._done = content.choices is not None
+            self._done = content.choices is not None and self._has_all(content)
         return rest
 
     def end(self) -> bytes:
         """End a stream before its backend does, as one that has reached its length; returns the events to pass on."""
         self._buffer = bytearray()
-        return self.feed(make_end(self._last, self._choices))
+        return self.feed(make_end(self._last, self._choices, self._form))
 
     def _watch(self, event: bytes) -> bytes:
         """Read one event; returns what the user may see of it."""
@@ -165,9 +176,10 @@ class AnswerInspector:
         if self._done or self.error is not None:
             return event
         data = _get_data(event)
-        content = decode_event(data)
+        content = decode_event(data, self._form)
         if content is None:
             self._done = _CLOSING.match(data) is not None
+            self.is_malformed = self.is_malformed or not (self._done or data.strip() == b"")
             if _ERROR.match(data):
                 self.error = "an error event that is not JSON"
             return event
@@ -184,7 +196,7 @@ class AnswerInspector:
             return b""
         return event
 
-    def _read(self, content: Content[Any]) -> None:
+    def _read(self, content: AnyContent) -> None:
         self.completion_bytes += count_completion_bytes(content, self._choices, self._has_tools)
         for choice in content.choices or ():
             reason = choice.finish_reason
@@ -193,6 +205,10 @@ class AnswerInspector:
         tokens = b"" if content.usage is None else bytes(content.usage.completion_tokens)
         if _TOKENS.fullmatch(tokens):
             self._reported = int(tokens)
+
+    def _has_all(self, content: AnyContent) -> bool:
+        """Whether there are as many embeddings as were asked for."""
+        return not isinstance(content, VectorContent) or len(content.choices or ()) == self._choices
 
     def _break_off(self, reason: str) -> bytes:
         """Take nothing more of an answer that is too long; returns the events that end a stream."""
@@ -203,6 +219,11 @@ class AnswerInspector:
         self.error, self.is_too_long = reason, True
         self._buffer = bytearray()
         return bad_gateway(f"The answer broke off: {reason}.").event()
+
+    @property
+    def max_bytes(self) -> int:
+        """The longest that an answer that is not streamed may be."""
+        return self._form.max_bytes
 
     @property
     def completion_tokens(self) -> int:

@@ -5,6 +5,9 @@ reasoning, and the names and arguments of calls, if the request has tools. Frami
 here are worth nothing, and of a repeated key the last counts, as it does for clients. The node that pays and the node
 that is paid count the same bytes with :func:`count_completion_bytes`, so that both come to the same number.
 
+Answers have one of three forms: messages (chat completions), texts (the older completions) and vectors (embeddings),
+which have no completion bytes.
+
 Decoding is typed and skips all other fields: msgspec takes a seventh of the time of ``json`` for an event. No field has
 the type Any, which would have lists of any size built.
 """
@@ -12,7 +15,8 @@ the type Any, which would have lists of any size built.
 from __future__ import annotations
 
 import json
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -57,13 +61,26 @@ class StreamedChoice(msgspec.Struct, gc=False):
     message: Message | None = msgspec.field(default=None, name="delta")
 
 
+class TextChoice(msgspec.Struct, gc=False):
+    """A choice of the older completions, whole or a piece of it."""
+
+    finish_reason: str | None = None
+    text: str | None = None
+
+
+class Vector(msgspec.Struct, gc=False):
+    """An embedding, which is not looked at."""
+
+    finish_reason: ClassVar[None] = None
+
+
 class ReportedUsage(msgspec.Struct, gc=False):
     """The usage that a backend reports; it is for the user alone."""
 
     completion_tokens: msgspec.Raw = msgspec.Raw()
 
 
-C = TypeVar("C", Choice, StreamedChoice)
+C = TypeVar("C", Choice, StreamedChoice, TextChoice)
 T = TypeVar("T")
 
 
@@ -75,6 +92,17 @@ class Content(msgspec.Struct, Generic[C], gc=False):
     error: msgspec.Raw = msgspec.Raw()
 
 
+class VectorContent(msgspec.Struct, gc=False):
+    """A whole answer that is a list of embeddings: they are its choices."""
+
+    choices: list[Vector] | None = msgspec.field(default=None, name="data")
+    usage: ReportedUsage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+AnyContent = Content[Any] | VectorContent
+
+
 class Form(msgspec.Struct, gc=False, omit_defaults=True):
     """What all events of a stream have in common."""
 
@@ -84,19 +112,54 @@ class Form(msgspec.Struct, gc=False, omit_defaults=True):
     model: str = ""
 
 
-_BODY = msgspec.json.Decoder(Content[Choice])
-_EVENT = msgspec.json.Decoder(Content[StreamedChoice])
 _FORM = msgspec.json.Decoder(Form)
 
 
-def decode_body(raw: bytes | bytearray) -> Content[Choice] | None:
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """How the answers of an endpoint are written: the decoders of a whole one and of an event, an empty piece of a
+    choice, and the longest whole answer in bytes."""
+
+    body: msgspec.json.Decoder[Any]
+    event: msgspec.json.Decoder[Any]
+    empty_piece: tuple[str, Any]
+    max_bytes: int
+
+
+MAX_UNSTREAMED_BYTES = 4 << 20
+"""Longest answer that is not streamed. It is decoded on the event loop, in a tenth of a second at worst: a thread would
+hold the interpreter's lock meanwhile."""
+MAX_VECTORS_BYTES = 32 << 20
+"""Longest answer of embeddings: a thousand of a large model. Skipping numbers takes no longer than reading text."""
+
+MESSAGES = AnswerForm(
+    msgspec.json.Decoder(Content[Choice]),
+    msgspec.json.Decoder(Content[StreamedChoice]),
+    ("delta", {}),
+    MAX_UNSTREAMED_BYTES,
+)
+"""Of chat completions."""
+TEXTS = AnswerForm(
+    msgspec.json.Decoder(Content[TextChoice]),
+    msgspec.json.Decoder(Content[TextChoice]),
+    ("text", ""),
+    MAX_UNSTREAMED_BYTES,
+)
+"""Of the older completions."""
+VECTORS = AnswerForm(
+    msgspec.json.Decoder(VectorContent), msgspec.json.Decoder(VectorContent), ("", None), MAX_VECTORS_BYTES
+)
+"""Of embeddings, which are never streamed."""
+
+
+def decode_body(raw: bytes | bytearray, form: AnswerForm = MESSAGES) -> AnyContent | None:
     """An answer in one piece; None if it is not valid JSON of this form."""
-    return _decode(_BODY, raw)
+    return _decode(form.body, raw)
 
 
-def decode_event(data: bytes) -> Content[StreamedChoice] | None:
+def decode_event(data: bytes, form: AnswerForm = MESSAGES) -> AnyContent | None:
     """The data of one event of a stream; None if it is not valid JSON of this form."""
-    return _decode(_EVENT, data)
+    return _decode(form.event, data)
 
 
 def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | bytearray) -> T | None:
@@ -108,14 +171,19 @@ def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | bytearray) -> T | Non
         return None
 
 
-def count_completion_bytes(content: Content[Any], most_choices: int, has_tools: bool) -> int:
+def count_completion_bytes(content: AnyContent, most_choices: int, has_tools: bool) -> int:
     """The completion bytes of an event or a body, of whose choices the first ``most_choices`` count.
 
     Calls count if the request ``has_tools``; no client shows them else. Servers that give reasoning under both of its
     names mean one text.
     """
+    if isinstance(content, VectorContent):
+        return 0
     count = 0
     for choice in (content.choices or ())[:most_choices]:
+        if isinstance(choice, TextChoice):
+            count += _measure(choice.text)
+            continue
         message = choice.message
         if message is None:
             continue
@@ -133,10 +201,11 @@ def _measure(text: str | None) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def make_end(event: bytes, choices: int) -> bytes:
+def make_end(event: bytes, choices: int, answer_form: AnswerForm = MESSAGES) -> bytes:
     """The events that end a stream for its length, in the form of its last ``event`` (JSON)."""
     form = _decode(_FORM, event)
     if form is None or len(form.id) + len(form.object) + len(form.model) > MAX_FORM_CHARS:
         form = Form()
-    ends = [{"index": index, "delta": {}, "finish_reason": "length"} for index in range(choices)]
+    name, piece = answer_form.empty_piece
+    ends = [{"index": index, name: piece, "finish_reason": "length"} for index in range(choices)]
     return b"data: " + json.dumps({**msgspec.to_builtins(form), "choices": ends}).encode() + b"\n\ndata: [DONE]\n\n"

@@ -8,6 +8,7 @@ user in one of these two forms.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import ceil
 
 INVALID_REQUEST = "invalid_request_error"
@@ -18,6 +19,8 @@ RATE_LIMIT = "rate_limit_error"
 """Type of an error about too many requests."""
 SERVER_ERROR = "server_error"
 """Type of an error of this node or its backend."""
+MAX_SHOWN_CHARS = 128
+"""Most of an unknown name that its error repeats."""
 UNAVAILABLE = "service_unavailable_error"
 """Type of an error when no node takes the request now."""
 
@@ -25,7 +28,8 @@ UNAVAILABLE = "service_unavailable_error"
 class ApiError(Exception):
     """An answer that is an error: status, and the four fields of OpenAI's error object.
 
-    ``retry_after_s`` hints at when the client may try again (0: no hint).
+    ``retry_after_s`` hints at when the client may try again (0: no hint). ``is_final``: it need not try again, which
+    OpenAI's clients read in a header of theirs.
 
     Raise it in an HTTP handler before the response has started and the server answers with it.
     """
@@ -38,6 +42,7 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after_s: float = 0.0,
+        is_final: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -46,9 +51,12 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.retry_after_s = retry_after_s
+        self.is_final = is_final
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Headers of the response, beside those of any other (RFC 9110, section 10.2.3)."""
+        if self.is_final:
+            return [(b"x-should-retry", b"false")]
         return [(b"retry-after", b"%d" % ceil(self.retry_after_s))] if self.retry_after_s else []
 
     def body(self) -> bytes:
@@ -91,15 +99,30 @@ def forbidden(message: str, code: str) -> ApiError:
     return ApiError(403, message, INVALID_REQUEST, code)
 
 
+def key_forbids_model(model: str) -> ApiError:
+    """403: the API key is not good for the model."""
+    message = f"This API key may not use the model '{model}'."
+    return ApiError(403, message, INVALID_REQUEST, "model_not_allowed", "model")
+
+
 def not_found(message: str) -> ApiError:
     """404: no such path."""
     return ApiError(404, message, INVALID_REQUEST, "unknown_url")
 
 
-def model_not_found(model: str) -> ApiError:
-    """404: no node in reach serves the model."""
-    message = f"The model '{model}' does not exist or is not served by any node in reach."
+def model_not_found(model: str, nearest: Sequence[str] = ()) -> ApiError:
+    """404: no node in reach serves the model; ``nearest`` are names that may be meant."""
+    shown = model if len(model) <= MAX_SHOWN_CHARS else model[:MAX_SHOWN_CHARS] + "…"
+    message = f"The model '{shown}' does not exist or is not served by any node in reach."
+    if nearest:
+        message += f" Did you mean: {', '.join(nearest)}?"
     return ApiError(404, message, INVALID_REQUEST, "model_not_found", "model")
+
+
+def no_provider(model: str) -> ApiError:
+    """404: nodes serve the model, but none that the request allows."""
+    message = f"No node that 'provider' allows serves the model '{model}'."
+    return ApiError(404, message, INVALID_REQUEST, "model_not_found", "provider")
 
 
 def method_not_allowed(method: str) -> ApiError:
@@ -125,6 +148,12 @@ def unsupported_media_type(message: str) -> ApiError:
 def too_many_requests(message: str, retry_after_s: float = 0.0) -> ApiError:
     """429: queues are full or a rate limit is reached; the client may retry."""
     return ApiError(429, message, RATE_LIMIT, "rate_limit_exceeded", retry_after_s=retry_after_s)
+
+
+def quota_exceeded(message: str, retry_after_s: float = 0.0) -> ApiError:
+    """429: the budget of the API key does not cover the request; without a hint it never will."""
+    quota = "insufficient_quota"
+    return ApiError(429, message, quota, quota, retry_after_s=retry_after_s, is_final=not retry_after_s)
 
 
 def headers_too_large(limit: int) -> ApiError:

@@ -1,4 +1,4 @@
-"""What the node reads of a user's request: model, streaming, token limits. Other fields pass through unchanged."""
+"""What the node reads of a request: model, streaming, how many answers, token limits. Other fields pass unchanged."""
 
 from __future__ import annotations
 
@@ -10,16 +10,28 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from serving.openai.bodies import parse_json
+from serving.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, ApiEndpoint
 from serving.openai.errors import bad_request
 from serving.openai.prefixes import Prefix, hash_prefixes
+from serving.openai.provider_rules import ANYBODY, ProviderRules
 
-CHAT_COMPLETIONS = "/v1/chat/completions"
+CHAT_COMPLETIONS = CHAT.path
 """Path of chat completions."""
-PATHS = (CHAT_COMPLETIONS,)
-"""Paths that can be served and offloaded."""
 
+TEXT_FIELDS = {"messages": CHAT.path, "prompt": COMPLETIONS.path, "input": EMBEDDINGS.path}
+"""The field with the texts of each endpoint."""
 MAX_CHOICES = 16
 """Largest ``n``: answers to one request."""
+MAX_TEXTS = 128
+"""Most answers to one request for completions: ``n`` to each of its prompts."""
+MAX_VECTORS = 2048
+"""Most texts of one request for embeddings."""
+DEFAULT_TEXT_TOKENS = 16
+"""Most tokens of a completion whose request names no limit, as OpenAI documents it."""
+ECHOED_PER_BYTE = 4
+"""Completion bytes that a hold covers for each byte of a request whose answers repeat its prompt: a token may be two
+bytes of JSON, and eight of text."""
 MAX_REQUEST_TOKENS = 2**31
 """Most tokens that a request may ask for; the node's own cap is far lower."""
 LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict", "num_predict")
@@ -28,6 +40,12 @@ CHOICES = ("n", "n_cmpl")
 """Fields for the number of answers; the larger counts."""
 FIELDS_READ = frozenset({"model", "stream", "stream_options", "tools", "functions", *LIMITS, *CHOICES})
 """What a node reads. Some servers read them in any case, so no other spelling of them is let through."""
+ENDPOINT_FIELDS = {
+    CHAT.path: FIELDS_READ,
+    COMPLETIONS.path: FIELDS_READ | {"prompt", "echo", "best_of"},
+    EMBEDDINGS.path: frozenset({"model", "stream", "input"}),
+}
+"""The same by endpoint."""
 IMAGES = ("image_url", "input_image", "image")
 """Types of the parts of a message that are images."""
 MAX_JSON_ITEMS = 1 << 16
@@ -51,12 +69,14 @@ _JSON_ITEM = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{,]', re.DOTALL)
 class Request:
     """One parsed request.
 
-    ``body`` is what goes to the backend: the user's own bytes, or the same JSON with the two fields that billing needs
-    (``stream_options.include_usage`` and a token limit) filled in. ``choices`` is how many answers it asks for
-    (``n``); ``max_tokens`` is the most completion tokens that they can have together; ``wants_usage``: the user asked
-    for the usage event of a stream; ``has_tools``: the answer may be calls; ``is_limited``: the user set a token limit.
-    ``timeout_s``: how long the client waits for the answer to begin. ``features`` are what it asks of the model beyond
-    text. ``prefixes`` are those of the conversation, on the node that the user asked.
+    ``path`` is that of its endpoint. ``body`` is what goes to the backend: the user's own bytes, or the same JSON with
+    the two fields that billing needs (``stream_options.include_usage`` and a token limit) filled in. ``choices`` is how
+    many answers it asks for (``n``, for each prompt); ``max_tokens`` is the most completion tokens that they can have
+    together; ``wants_usage``: the user asked for the usage event of a stream; ``has_tools``: the answer may be calls;
+    ``is_limited``: the user set a token limit. ``timeout_s``: how long the client waits for the answer to begin.
+    ``features`` are what it asks of the model beyond text. ``prefixes`` are those of the conversation, and ``key`` is
+    the name of the API key that came with it, on the node that the user asked. ``echoed_bytes``: completion bytes that
+    only repeat the prompt, at most.
     """
 
     path: str
@@ -72,11 +92,26 @@ class Request:
     is_limited: bool = False
     features: frozenset[str] = frozenset()
     prefixes: tuple[Prefix, ...] = ()
+    key: str = ""
+    rules: ProviderRules = ANYBODY
+    echoed_bytes: int = 0
+
+    @property
+    def endpoint(self) -> ApiEndpoint:
+        """What it is a request to."""
+        return ENDPOINTS[self.path]
 
     @property
     def max_completion_bytes(self) -> int:
         """Completion bytes that a hold for this request covers."""
-        return self.max_tokens * HELD_BYTES_PER_TOKEN
+        return self.max_tokens * HELD_BYTES_PER_TOKEN + self.echoed_bytes
+
+
+def find_path(body: bytes) -> str:
+    """The path to which a body is a request: the fields with its texts tell. Any other body counts as a chat."""
+    content = parse_json(body)
+    found = [path for name, path in TEXT_FIELDS.items() if isinstance(content, dict) and name in content]
+    return found[0] if len(found) == 1 else CHAT.path
 
 
 def read_request(path: str, body: bytes) -> Request:
@@ -85,7 +120,7 @@ def read_request(path: str, body: bytes) -> Request:
     Raises:
         ApiError: 400, naming the field at fault.
     """
-    return _read(path, body, _parse(body), MAX_REQUEST_TOKENS, local_only=False)
+    return _read(path, body, parse_body(body), MAX_REQUEST_TOKENS, local_only=False)
 
 
 def parse_request(
@@ -104,23 +139,30 @@ def parse_request(
     Raises:
         ApiError: 400, naming the field at fault.
     """
-    content = _parse(body)
+    content = parse_body(body)
     model = content.get("model")
     if model_caps and isinstance(model, str):
         token_cap = model_caps.get(model, token_cap)
-    request = _read(path, body, content, token_cap, local_only)
+    request = _read(path, body, content, token_cap, local_only, DEFAULT_TEXT_TOKENS)
     prefixes = hash_prefixes(request.model, content.get("messages"))
     request = replace(request, timeout_s=timeout_s, prefixes=prefixes)
+    if request.endpoint is EMBEDDINGS:
+        return request
     limits = {name: content.get(name) for name in LIMITS}
     changes: dict[str, Any] = {name: token_cap for name, value in limits.items() if value and value > token_cap}
     if all(value is None for value in limits.values()):
-        changes["max_tokens"] = token_cap
+        changes["max_tokens"] = request.max_tokens // request.choices
     if request.stream and not request.wants_usage:
         changes["stream_options"] = {**(content.get("stream_options") or {}), "include_usage": True}
-    return replace(request, body=_encode({**content, **changes})) if changes else request
+    return replace(request, body=encode_body({**content, **changes})) if changes else request
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def parse_body(body: bytes) -> dict[str, Any]:
+    """The object that a body is.
+
+    Raises:
+        ApiError: 400, it is none, or one that takes too long to read.
+    """
     if len(body) > MAX_JSON_ITEMS and any(islice(_JSON_ITEM.finditer(body), MAX_JSON_ITEMS, None)):
         raise bad_request(f"The JSON of the body has more than {MAX_JSON_ITEMS} strings, commas and brackets.")
     try:
@@ -144,16 +186,29 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _read(path: str, body: bytes, content: dict[str, Any], token_cap: int, local_only: bool) -> Request:
+def _read(
+    path: str,
+    body: bytes,
+    content: dict[str, Any],
+    token_cap: int,
+    local_only: bool,
+    default_text_tokens: int = MAX_REQUEST_TOKENS,
+) -> Request:
+    endpoint, fields = ENDPOINTS[path], ENDPOINT_FIELDS[path]
     for name in content:
-        if name not in FIELDS_READ and name.casefold() in FIELDS_READ:
+        if name not in fields and name.casefold() in fields:
             raise bad_request(f"Write '{name.casefold()}' in small letters.", param=name.casefold())
+    for name, of_path in TEXT_FIELDS.items():
+        if endpoint is not CHAT and of_path != path and name in content:
+            raise bad_request(f"'{name}' is not for {path}.", param=name)
     model = content.get("model")
     if not isinstance(model, str) or not model:
         raise bad_request("Name a model in the field 'model'.", param="model")
     stream = content.get("stream") or False
     if not isinstance(stream, bool):
         raise bad_request("'stream' must be true or false.", param="stream")
+    if endpoint is EMBEDDINGS:
+        return _read_embeddings(body, content, model, stream, local_only)
     options = content.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise bad_request("'stream_options' must be an object.", param="stream_options")
@@ -161,6 +216,10 @@ def _read(path: str, body: bytes, content: dict[str, Any], token_cap: int, local
     choices = _read_largest(content, CHOICES) or 1
     if choices > MAX_CHOICES:
         raise bad_request(f"'n' is at most {MAX_CHOICES}.", param="n")
+    echoed_bytes = 0
+    if endpoint is COMPLETIONS:
+        token_cap = token_cap if limit else min(token_cap, default_text_tokens)
+        choices, echoed_bytes = _read_prompts(body, content, choices)
     wants_usage = bool(options and options.get("include_usage"))
     has_tools = bool(content.get("tools") or content.get("functions"))
     return Request(
@@ -174,8 +233,54 @@ def _read(path: str, body: bytes, content: dict[str, Any], token_cap: int, local
         has_tools=has_tools,
         local_only=local_only,
         is_limited=limit is not None,
-        features=_find_features(content, has_tools),
+        features=_find_features(content, has_tools) | ({endpoint.feature} if endpoint.feature else set()),
+        echoed_bytes=echoed_bytes,
     )
+
+
+def _read_embeddings(body: bytes, content: dict[str, Any], model: str, stream: bool, local_only: bool) -> Request:
+    """A request for embeddings, whose answer has no tokens."""
+    if stream:
+        raise bad_request("Embeddings are not streamed.", param="stream")
+    count = _count_texts(content, "input")
+    if count > MAX_VECTORS:
+        raise bad_request(f"'input' has at most {MAX_VECTORS} texts.", param="input")
+    return Request(
+        EMBEDDINGS.path,
+        body,
+        model,
+        stream=False,
+        choices=count,
+        max_tokens=0,
+        wants_usage=True,
+        has_tools=False,
+        local_only=local_only,
+        features=frozenset({"embeddings"}),
+    )
+
+
+def _read_prompts(body: bytes, content: dict[str, Any], choices: int) -> tuple[int, int]:
+    """How many answers a request for completions gets, and the most bytes of its prompts that they repeat."""
+    best_of = _read_count(content, "best_of") or choices
+    if best_of != choices:
+        raise bad_request("'best_of' is not supported: ask for several answers with 'n'.", param="best_of")
+    total = choices * _count_texts(content, "prompt")
+    if total > MAX_TEXTS:
+        raise bad_request(f"'prompt' and 'n' ask for more than {MAX_TEXTS} answers.", param="prompt")
+    echo = content.get("echo") or False
+    if not isinstance(echo, bool):
+        raise bad_request("'echo' must be true or false.", param="echo")
+    return total, ECHOED_PER_BYTE * len(body) * choices if echo else 0
+
+
+def _count_texts(content: dict[str, Any], name: str) -> int:
+    """How many texts a field has: one, or one in each entry of a list; the numbers of tokens in a list are one."""
+    texts = content.get(name)
+    if isinstance(texts, str):
+        return 1
+    if not isinstance(texts, list) or not texts:
+        raise bad_request(f"'{name}' must be a text or a list of texts, or of their tokens.", param=name)
+    return 1 if type(texts[0]) is int else len(texts)
 
 
 def _find_features(content: dict[str, Any], has_tools: bool) -> frozenset[str]:
@@ -191,7 +296,8 @@ def _find_features(content: dict[str, Any], has_tools: bool) -> frozenset[str]:
     return frozenset(asked)
 
 
-def _encode(content: dict[str, Any]) -> bytes:
+def encode_body(content: Mapping[str, Any]) -> bytes:
+    """The JSON of an object."""
     try:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say only by an escape

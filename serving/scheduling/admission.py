@@ -63,7 +63,7 @@ class Demand:
     """What a request asks of admission.
 
     ``predicted_s`` is its predicted service time (0: unknown), ``max_wait_s`` how long it can wait for its slot.
-    ``payer`` is the node that pays for a delegated request.
+    ``payer`` is the node that pays for a delegated request, or the API key of an own one.
     """
 
     origin: Origin
@@ -168,15 +168,15 @@ class Admission:
             self.unpaid_waiting -= 1
 
     def has_room(self, demand: Demand) -> bool:
-        """Whether a delegated request may wait if it has to: no payer has more places of the queue than are left free.
+        """Whether a request may wait if it has to: no payer has more places of its queue than are left free.
 
         That is the dynamic threshold of Choudhury and Hahne (1998). A payer that is alone gets half of the queue, two
         get a third each, and none keeps the others out.
         """
         if self._taken < self.capacity and self._is_within_limit(self._make_ticket(demand)):
             return True
-        taken = sum(ticket.demand.payer == demand.payer for ticket in self._queues[Origin.DELEGATED])
-        return taken < self.max_queue - self.waiting(Origin.DELEGATED)
+        taken = sum(ticket.demand.payer == demand.payer for ticket in self._queues[demand.origin])
+        return taken < self.max_queue - self.waiting(demand.origin)
 
     @property
     def utilization(self) -> float:
@@ -261,6 +261,7 @@ class Admission:
         ticket = self._make_ticket(demand)
         counters = self.counters[demand.origin]
         try:
+            self._check_share(demand)
             await self._acquire(ticket)
         except QueueFull:
             counters.full += 1
@@ -275,6 +276,16 @@ class Admission:
             self.service_times.note(demand.predicted_s, trio.current_time() - ticket.started_at)
         finally:
             self._release(ticket)
+
+    def _check_share(self, demand: Demand) -> None:
+        """Keep places of the queue free of one API key. Offers have been checked before they came here.
+
+        Raises:
+            QueueFull: it has as many as it leaves free.
+        """
+        if demand.origin is Origin.OWN and demand.payer and not self.has_room(demand):
+            reason = "as many requests of this API key are waiting as there are places left"
+            raise QueueFull(reason, self.predict_drained())
 
     def _make_ticket(self, demand: Demand) -> _Ticket:
         self._arrivals += 1

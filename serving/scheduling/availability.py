@@ -90,6 +90,8 @@ class AvailabilityGate:
         self._own_requests = 0
         self._quiet_since: float | None = None
         """Since when no request of the node's users is under way, on the monotonic clock; None: since the start."""
+        self.is_ending = False
+        """Whether the node ends, and serves nobody anew."""
 
     @contextmanager
     def own_use(self) -> Iterator[None]:
@@ -103,6 +105,8 @@ class AvailabilityGate:
 
     def check(self) -> Availability:
         """Whether other nodes are served now."""
+        if self.is_ending:
+            return Availability(False, None, "this node is ending")
         now = trio.current_time()
         if self._quiet_since is None:  # nobody knows who was here before the start
             self._quiet_since = now

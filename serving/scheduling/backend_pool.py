@@ -11,6 +11,7 @@ import trio
 from serving.backends.backend import Backend
 from serving.openai.answers import Answer
 from serving.scheduling.admission import Admission, Demand, Origin
+from serving.scheduling.circuit_breaker import CircuitBreaker
 from serving.scheduling.policy import LoadSnapshot, Policy, PolicyParameters
 from serving.scheduling.prediction import ServiceSpeed
 from serving.scheduling.speed import SpeedMeter
@@ -18,11 +19,12 @@ from serving.scheduling.speed import SpeedMeter
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBackend:
-    """One backend with its admission."""
+    """One backend with its admission and its circuit breaker."""
 
     backend: Backend
     admission: Admission
     meter: SpeedMeter = field(default_factory=SpeedMeter)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     def get_speed(self, model: str) -> ServiceSpeed:
         """How busy it is, counting other users of the backend where it shows them, and how fast it was of late."""
@@ -38,6 +40,11 @@ class ScheduledBackend:
             context_length=limits.context_length,
             features=limits.features,
         )
+
+    @property
+    def is_backlogged(self) -> bool:
+        """Whether requests wait in the backend itself: some that had begun too, if its cache is full."""
+        return self.backend.get_load().waiting > 0
 
     def get_load_snapshot(self, model: str) -> LoadSnapshot:
         """What the policy decides by. Utilization is the larger of the backend's own and that of the slots."""
@@ -62,6 +69,7 @@ class ScheduledBackend:
         """
         async with self.admission.slot(demand):
             on_slot()
+            self.breaker.begin(trio.current_time())
             async with self.backend.complete(path, body, stream=stream) as answer:
                 yield answer
 
@@ -102,8 +110,17 @@ class BackendPool:
         return tuple(sorted({model for scheduled in alive for model in scheduled.backend.models}))
 
     def get_offered_models(self) -> tuple[str, ...]:
-        """Those of them that other nodes may ask for, within the owner's hours."""
-        return tuple(filter(self._policy.parameters.accepts, self.get_models()))
+        """Those of them that other nodes may ask for, within the owner's hours: not all of the backends are broken.
+
+        One that is busy for a second is announced: it declines until then.
+        """
+        now = trio.current_time()
+        accepted = filter(self._policy.parameters.accepts, self.get_models())
+        return tuple(
+            model
+            for model in accepted
+            if not all(scheduled.breaker.is_withdrawn(now) for scheduled in self.find_all(model))
+        )
 
     @property
     def first_model(self) -> str | None:
@@ -115,9 +132,19 @@ class BackendPool:
         return any(model in scheduled.backend.models for scheduled in self._scheduled)
 
     def find(self, model: str) -> ScheduledBackend | None:
-        """A living backend of ``model``, the least busy where several are."""
-        found = self.find_all(model)
-        return min(found, key=lambda scheduled: scheduled.admission.utilization) if found else None
+        """The backend of ``model`` to ask first; None if none is alive."""
+        found = self.order(model)
+        return found[0] if found else None
+
+    def order(self, model: str) -> list[ScheduledBackend]:
+        """The living backends of ``model`` in the order in which to ask them: those that fail last, then by load."""
+        now = trio.current_time()
+        return sorted(self.find_all(model), key=lambda each: (each.breaker.is_open(now), each.admission.utilization))
+
+    def works(self, model: str) -> bool:
+        """Whether a living backend of ``model`` is asked in its turn."""
+        now = trio.current_time()
+        return any(not each.breaker.is_open(now) for each in self.find_all(model))
 
     def find_all(self, model: str) -> list[ScheduledBackend]:
         """The living backends of ``model``."""
@@ -126,6 +153,16 @@ class BackendPool:
             for scheduled in self._scheduled
             if model in scheduled.backend.models and scheduled.backend.is_alive()
         ]
+
+    @property
+    def scheduled(self) -> Sequence[ScheduledBackend]:
+        """All backends, alive or not, in the order of the configuration."""
+        return self._scheduled
+
+    @property
+    def breakers(self) -> list[CircuitBreaker]:
+        """All circuit breakers, for reports."""
+        return [scheduled.breaker for scheduled in self._scheduled]
 
     @property
     def admissions(self) -> list[Admission]:

@@ -46,10 +46,12 @@ class ServiceSpeed:
     context_length: int = 0
     """Most tokens of prompt and output together; 0: unknown."""
     features: frozenset[str] = frozenset()
-    """Of "tools", "vision", "logprobs"."""
+    """Of "tools", "vision", "logprobs", "completions", "embeddings"."""
 
 
-UNKNOWN_SPEED = ServiceSpeed(0, 0, 0, 0.0, 0.0, 0, frozenset({"tools", "vision", "logprobs"}))
+UNKNOWN_SPEED = ServiceSpeed(
+    0, 0, 0, 0.0, 0.0, 0, frozenset({"tools", "vision", "logprobs", "completions", "embeddings"})
+)
 """A node of which nothing is known: it may have every feature."""
 
 

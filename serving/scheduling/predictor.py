@@ -178,7 +178,9 @@ def expect_size(lengths: OutputLengths, request: Request) -> RequestSize:
 
 
 def note_length(lengths: OutputLengths, request: Request, tokens: float, *, is_cut_off: bool) -> None:
-    """The answer to a request had so many tokens (of each choice)."""
+    """The answer to a request had so many tokens (of each choice). One of embeddings has none, and says nothing."""
+    if request.endpoint.is_priced_by_prompt:
+        return
     prompt = estimate_tokens(len(request.body))
     lengths.note(request.model, prompt, tokens, is_limited=request.is_limited, is_cut_off=is_cut_off)
 

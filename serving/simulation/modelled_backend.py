@@ -119,7 +119,8 @@ class ModelledBackend:
 
     def get_limits(self, model: str) -> ModelLimits:
         """See :meth:`serving.backends.backend.Backend.get_limits`."""
-        return ModelLimits(min(self._curve.context_length, self._curve.kv_capacity))
+        length = min(self._curve.context_length, self._curve.kv_capacity)
+        return ModelLimits(length, frozenset({"tools", "vision", "logprobs"}))
 
     def is_alive(self) -> bool:
         """Whether it has not been stopped."""

@@ -41,8 +41,8 @@ def play(seed: int, script: Script, *, is_outage: bool = False) -> None:
     run_simulation(seed, main)
 
 
-strides = pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"])
-"""Whether it dies at every fourth write or at every one."""
+strides = pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"])
+"""Whether it dies at every sixth write or at every one."""
 
 
 @strides

@@ -223,7 +223,7 @@ def test_more_than_a_third_behind_set_the_pace() -> None:
     """Without them there is no quorum, and they vote for blocks of their own time alone: the chain goes on, slowly, and
     those whose clocks are right pay for views in which they led in vain. No clock makes two chains.
     """
-    course = run_engines({3: -60_000, 4: -60_000}, height=12)
+    course = run_engines({3: -60_000, 4: -60_000}, height=20)
     assert set(course.proposed) == {3, 4}
     assert 1 in course.missed
     assert course.head.chain_time < course.elapsed / 2

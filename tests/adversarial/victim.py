@@ -174,9 +174,15 @@ def _run_victim(bootstrap: list[tuple[bytes, str]], limits: dict[str, Any], dire
     start = program._start
 
     async def start_and_tell(
-        node: program.Node, network: Any, front: Any, admin: Any, data_dir: Path, nursery: trio.Nursery
+        node: program.Node,
+        network: Any,
+        front: Any,
+        admin: Any,
+        data_dir: Path,
+        announce: program.Announce,
+        nursery: trio.Nursery,
     ) -> None:
-        await start(node, network, front, admin, data_dir, nursery)
+        await start(node, network, front, admin, data_dir, announce, nursery)
         node.streams.handle(ASK, _answer)
         network.handle(UNREAD, _sleep)
         network.subscribe(TOPIC)

@@ -24,6 +24,7 @@ import yaml
 
 from chain.audit.sources import StoreSource
 from chain.crypto import KeyPair
+from chain.files import short_path
 from chain.genesis import GenesisAccount, make_genesis
 from chain.keyfile import create_identity
 from chain.parameters import CREDIT
@@ -60,7 +61,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             assert height is not None
         node.kill()
         snapshot = directory / "snapshot"
-        shutil.copytree(node.directory, snapshot)
+        shutil.copytree(node.directory, snapshot, ignore=shutil.ignore_patterns("*.sock"))
         copy = shutil.copytree(node.directory / "chain", directory / "chain")
         ledger = read_ledger(StoreSource(LevelStore(copy)))
         assert ledger.head.height >= height
@@ -155,7 +156,7 @@ BROKEN_DIRECTORIES: list[tuple[str, Callable[[Path, Place], object], str]] = [
     (
         "an API for other machines without keys",
         configure(api={"host": "0.0.0.0"}),
-        r"config\.yaml:\d+: api\.host: '0\.0\.0\.0' lets other machines in, which takes keys",
+        r"config\.yaml: api\.host: '0\.0\.0\.0' lets other machines in, which takes keys",
     ),
     ("key open to others", lambda home, place: (home / "key").chmod(0o644), "run chmod 600 .*key"),
     ("key with passphrase", protect_key, "passphrase is needed.*WWWSERVE_PASSPHRASE"),
@@ -209,7 +210,7 @@ def test_a_damaged_block_is_found_where_it_is(place: Place, tmp_path: Path) -> N
     store.write({key: block[:-1] + bytes([block[-1] ^ 1])})
     store.close()
     result = run_command("verify", home, command="chain")
-    assert (result.code, result.stderr) == (1, "")
+    assert (result.code, result.stderr) == (5, "")
     assert re.match(r"FAULT at height 3, \w+: ", result.stdout)
     assert "sound below" in result.stdout
 
@@ -234,7 +235,7 @@ BAD_REQUESTS: list[tuple[str, bytes, int, str]] = [
     ("headers too large", post(b"", "X: " + 40_000 * "x" + "\r\n"), 431, "larger than"),
     ("announced body too large", post(b"")[:-2].replace(b": 0", b": %d" % BIG) + b"\r\n", 413, "larger than"),
     ("body too large", post(bytes(BIG)), 413, "larger than"),
-    ("unknown path", post(b"{}", path="/v1/embeddings"), 404, "Unknown path /v1/embeddings"),
+    ("unknown path", post(b"{}", path="/v1/images"), 404, "Unknown path /v1/images"),
     ("wrong method", b"GET /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, "GET"),
     ("a page of another site", post(b"{}", "Origin: https://evil.example\r\n"), 403, "may not use this listener"),
     ("another name for this machine", post(b"{}", host="evil.example:8000"), 403, "does not answer as"),
@@ -364,7 +365,7 @@ def test_an_account_that_cannot_pay(place: Place) -> None:
         error = response.json()["error"]
         assert error["code"] == "insufficient_quota" and "0 are available" in error["message"]
     refused = run_command("wallet", "transfer", place.node.address, "1", "-d", gateway.directory)
-    assert refused.code == 1 and "0 are available" in refused.stderr
+    assert refused.code == 4 and "0.000000 are available" in refused.stderr
     assert gateway.stop() == 0
     assert "Traceback" not in gateway.log
 
@@ -377,28 +378,27 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("wwwserve run --fast", 2, "No such option"),
     ("wwwserve serve", 2, "No such command"),
     ("wwwserve wallet transfer", 2, "Missing argument"),
-    ("wwwserve wallet transfer 12D3KooWstranger 1 -d {node}", 1, "is not the address.*expected 12D3KooW"),
-    ("wwwserve wallet transfer {address} lots -d {node}", 1, "'lots' is not an amount"),
-    ("wwwserve wallet transfer {address} 0 -d {node}", 1, "cannot be moved"),
-    ("wwwserve wallet transfer {address} 1000000 -d {node}", 1, "available"),
-    ("wwwserve wallet bond 1000000 -d {node}", 1, "available"),
-    ("wwwserve wallet withdraw -d {node}", 1, "nothing has finished unbonding"),
+    ("wwwserve wallet transfer 12D3KooWstranger 1 -d {node}", 2, "is not the address.*expected 12D3KooW"),
+    ("wwwserve wallet transfer {address} lots -d {node}", 2, "'lots' is not an amount"),
+    ("wwwserve wallet transfer {address} 0 -d {node}", 2, "cannot be moved"),
+    ("wwwserve wallet transfer {address} 1000000 -d {node}", 4, "available"),
+    ("wwwserve wallet bond 1000000 -d {node}", 4, "available"),
+    ("wwwserve wallet withdraw -d {node}", 4, "nothing has finished unbonding"),
     ("wwwserve policy set max_queue -d {node}", 1, "name=value"),
     ("wwwserve policy set max_cue=1 -d {node}", 1, "max_cue"),
     ("wwwserve policy set accept_frequency=2 -d {node}", 1, "accept_frequency"),
-    ("wwwserve status -d {tmp}", 1, "no node runs in .*start it with: wwwserve run"),
-    ("wwwserve status -d {stale}", 1, "does not answer .*is it running.*wwwserve run"),
+    ("wwwserve status -d {tmp}", 3, "no node runs in .*start it with: wwwserve run"),
+    ("wwwserve status -d {stale}", 3, "no node runs in .*start it with: wwwserve run"),
     ("wwwserve init -d {tmp}/new", 1, "--genesis FILE .*--new-chain NAME"),
     ("wwwserve init -d {tmp}/new --genesis {tmp}/none", 1, "cannot read the genesis file"),
     ("wwwserve init -d {tmp}/new --genesis {garbage}", 1, "is not JSON"),
     ("wwwserve init -d {node} --new-chain mine", 1, "exists already; choose another directory"),
     ("wwwserve init -d {garbage}/new --new-chain mine", 1, "cannot write .*new: Not a directory; choose another"),
     ("chain verify {garbage}", 1, "is not a chain export"),
-    ("chain verify {cut}", 1, "FAULT at height .* cut short"),
-    ("chain verify {bent}", 1, "FAULT at height"),
+    ("chain verify {cut}", 5, "FAULT at height .* cut short"),
+    ("chain verify {bent}", 5, "FAULT at height"),
     ("chain verify {tmp}/none", 1, "no chain in .*expected"),
     ("chain verify {tmp}", 1, "no chain in .*expected"),
-    ("chain verify {node}", 1, "in use.*stop the node, or ask it: .*chain verify /ip4/"),
     ("chain verify /ip4/127.0.0.1/tcp/1 --genesis {genesis}", 1, "must end with /p2p/"),
     ("chain verify /ip4/127.0.0.1/tcp/1/p2p/{address} --genesis {genesis}", 1, "cannot reach "),
     ("chain verify {genesis} --socks5 127.0.0.1:9", 1, "is for a node at a multiaddress"),
@@ -425,8 +425,8 @@ def words(running: Place, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     bent = bytearray((tmp / "whole").read_bytes())
     bent[-1000] ^= 1
     (tmp / "bent").write_bytes(bent)
-    (stale / "admin.address").write_text(f"127.0.0.1:{reserve_ports(1)[0]}")
-    (stale / "admin.token").write_text("token")
+    with socket.socket(socket.AF_UNIX) as left, short_path(stale / "admin.sock") as path:  # by a node that was killed
+        left.bind(path)
     other = make_genesis(
         "other", 0, bytes(32), [GenesisAccount(running.node.key.public_key, 1, 1_000 * CREDIT, (), b"t" * 32)]
     )

@@ -53,7 +53,7 @@ def test_a_new_node_begins_with_the_state_at_a_checkpoint(tmp_path: Path) -> Non
             assert f"trusted because of the checkpoint {checkpoint}" in result.output
             assert report["ok"] and report["checkpoint"] == checkpoint
             doubt = run_command("chain", "verify", guest.directory, "--genesis", guest.directory / "genesis.json")
-            assert doubt.code == 1 and "NOT PROVEN" in doubt.stdout
+            assert doubt.code == 6 and "NOT PROVEN" in doubt.stdout
             assert report["base"] == {"height": 40, "block_id": checkpoint[3:], "is_proven": False}
         # The rest of the chain has no room for another block 40.
         false = f"40:{'ab' * 32}"

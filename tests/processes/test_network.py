@@ -143,7 +143,8 @@ def test_the_owners_commands(calm_cluster: Cluster) -> None:
     assert f"/ip4/127.0.0.1/tcp/{node.peer_port}" in command("status")
     peers = command("peers")
     assert all(peer.address in peers for peer in calm_cluster.nodes if peer is not node)
-    assert command("models").split() == [MODEL]
+    served = json.loads(command("models", "--json"))["models"]
+    assert [entry["id"] for entry in served] == [MODEL] and MODEL in command("models")
     available = node.ask("/wallet")["available"]
     assert f"{available / CREDIT:,.6f}" in command("wallet", "show")
     sent = command("wallet", "transfer", other.address, "2.5")
@@ -171,9 +172,8 @@ def test_a_running_node_is_audited_from_afar(calm_cluster: Cluster) -> None:
     genesis = calm_cluster.nodes[0].directory / "genesis.json"
     audit = run_command("verify", node.multiaddress, "--genesis", genesis, command="chain")
     assert "ok, confirmed by" in audit.output
-    here = run_command("verify", node.directory, command="chain")
-    assert here.code == 1
-    assert "in use" in here.stderr and "chain verify /ip4/" in here.stderr
+    here = run_command("verify", node.directory, command="chain")  # of the node that runs there
+    assert here.code == 0 and "ok, confirmed by" in here.stdout
 
 
 def test_a_running_node_is_audited_through_a_proxy_alone(calm_cluster: Cluster, tmp_path: Path) -> None:

@@ -14,13 +14,15 @@ import pytest
 import trio
 
 from chain.crypto import format_address, parse_address
+from chain.store.kv import MemoryStore
 from p2p.runtime import RealRuntime
 from serving.api import Api, read_timeout
 from serving.http.access import AccessRules
 from serving.http.messages import RequestHead
 from serving.http.server import HttpServer
+from serving.keys.keyring import Keyring
+from serving.keys.records import ConfiguredKey
 from serving.openai.errors import ApiError
-from serving.openai.keys import ApiKey
 from serving.scheduling.policy import PolicyParameters
 from tests.support.api_calls import CHAT, FakeResponder, call
 from tests.support.market_world import (
@@ -131,7 +133,8 @@ def test_half_an_event_is_not_passed_on_before_the_error(monkeypatch: pytest.Mon
         ("GET", "/v1/", 404, "unknown_url"),
         ("OPTIONS", CHAT, 405, "method_not_allowed"),
         ("GET", "/v2/models", 404, "unknown_url"),
-        ("POST", "/v1/embeddings", 404, "unknown_url"),
+        ("POST", "/v1/images/generations", 404, "unknown_url"),
+        ("GET", "/v1/embeddings", 405, "method_not_allowed"),
         ("GET", "/v1/modelsx", 404, "unknown_url"),
         ("GET", CHAT, 405, "method_not_allowed"),
         ("POST", "/v1/models", 405, "method_not_allowed"),
@@ -161,9 +164,13 @@ def test_models() -> None:
     simulate(play, Options(executors=1))
 
 
+def make_keys(*configured: ConfiguredKey) -> Keyring:
+    return Keyring(MemoryStore(), RealRuntime(), configured)
+
+
 def test_keys_and_rates() -> None:
     async def play(world: World) -> None:
-        api = Api(world.gateway.dispatcher, [ApiKey("secret", 2)])
+        api = Api(world.gateway.dispatcher, make_keys(ConfiguredKey("secret", 2)))
         body = make_body()
         for wrong in (b"", b"Bearer wrong"):
             _, error = await call(api, body=body, authorization=wrong)
@@ -201,7 +208,7 @@ CHAT_PAGE = b"https://chat.example.org"
 def test_a_request_is_refused_by_its_head(headers: dict[str, bytes], status: int, code: str) -> None:
     async def play(world: World) -> None:
         access = AccessRules("127.0.0.1", (), (CHAT_PAGE.decode(),))
-        api = Api(world.gateway.dispatcher, [ApiKey("secret")], access)
+        api = Api(world.gateway.dispatcher, make_keys(ConfiguredKey("secret")), access)
         responder, error = await call(api, body=make_body(), **headers)
         assert error is not None and (error.status, error.code) == (status, code)
         assert not responder.status and not world.gateway.dispatcher.records
@@ -214,7 +221,7 @@ def test_a_request_is_refused_by_its_head(headers: dict[str, bytes], status: int
 def test_a_page_that_the_owner_allows_asks_first_and_is_then_answered() -> None:
     async def play(world: World) -> None:
         access = AccessRules("127.0.0.1", (), (CHAT_PAGE.decode(),))
-        api = Api(world.gateway.dispatcher, [ApiKey("secret")], access)
+        api = Api(world.gateway.dispatcher, make_keys(ConfiguredKey("secret")), access)
         asked = {"access_control_request_method": b"POST", "access_control_request_headers": b"authorization"}
         responder, error = await call(api, method="OPTIONS", origin=CHAT_PAGE, **asked)
         assert error is None and responder.ended and (responder.status, responder.body) == (204, b"")
@@ -248,8 +255,8 @@ def test_a_request_marked_local_only_stays(value: bytes, leaves: bool) -> None:
 
 
 @asynccontextmanager
-async def serve(world: World, *keys: ApiKey) -> AsyncIterator[openai.AsyncOpenAI]:
-    api = Api(world.gateway.dispatcher, keys, AccessRules("127.0.0.1", (), (CHAT_PAGE.decode(),)))
+async def serve(world: World, *keys: ConfiguredKey) -> AsyncIterator[openai.AsyncOpenAI]:
+    api = Api(world.gateway.dispatcher, make_keys(*keys), AccessRules("127.0.0.1", (), (CHAT_PAGE.decode(),)))
     server = await HttpServer.open(api.handle, "127.0.0.1", 0, RealRuntime(), admit=api.admit)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
@@ -264,7 +271,7 @@ MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
 def test_openais_client(prompt_refunds: None) -> None:
     async def play(world: World) -> None:
-        async with serve(world, ApiKey("secret")) as client:
+        async with serve(world, ConfiguredKey("secret")) as client:
             first = world.drawn()[0]
             assert first.backend is not None
             raw = await client.chat.completions.with_raw_response.create(model=MODEL, messages=MESSAGES, max_tokens=50)

@@ -31,11 +31,12 @@ def make_varied_request(number: int, stream: bool = True) -> Request:
     return make_request(stream, temperature=float(number % 2), seed=number)
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-def test_honest_executors_pass_every_check(stream: bool) -> None:
+def test_honest_executors_pass_every_check() -> None:
+    """Of streamed and whole answers in turns, at both temperatures."""
+
     async def play(world: World, witness: CheckWitness) -> None:
         for number in range(8):
-            assert (await ask(world.gateway, make_varied_request(number, stream))).status == 200
+            assert (await ask(world.gateway, make_varied_request(number, stream=number % 4 < 2))).status == 200
         settled = await witness.wait_settled(8)
         for event in settled:
             assert event.finding.outcome is CheckOutcome.PASSED and event.finding.is_counted

@@ -83,9 +83,9 @@ class ClusterNode(NodeProcess):
         self.ask("/testing/partition", "PUT", {"peers": [peer.address for peer in peers]})
 
     def is_healthy(self) -> bool:
-        """Whether ``/healthz`` answers."""
+        """Whether ``/livez`` answers."""
         try:
-            return HTTP.get(f"http://127.0.0.1:{self.admin_port}/healthz").is_success
+            return HTTP.get(f"http://127.0.0.1:{self.admin_port}/livez").is_success
         except httpx.HTTPError:
             return False
 

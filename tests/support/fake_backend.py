@@ -21,9 +21,19 @@ from p2p.runtime import RealRuntime
 from serving.http.messages import HttpRequest
 from serving.http.responder import ClientGone, Responder
 from serving.http.server import HttpServer
+from serving.openai.endpoints import COMPLETIONS, EMBEDDINGS, ENDPOINTS
 from serving.openai.errors import bad_request, error_event, internal_error, model_not_found, not_found, unauthorized
 from tests.support.judging_texts import read_texts
-from tests.support.openai_answers import DONE, make_chunk, make_usage, make_whole
+from tests.support.openai_answers import (
+    DONE,
+    make_chunk,
+    make_text_chunk,
+    make_text_usage,
+    make_texts,
+    make_usage,
+    make_vectors,
+    make_whole,
+)
 
 MODEL = "fake-model"
 
@@ -33,6 +43,7 @@ class FakeOptions:
     """How the server behaves. Times in seconds."""
 
     models: tuple[str, ...] = (MODEL,)
+    paths: tuple[str, ...] = tuple(ENDPOINTS)  # what it answers
     tokens: int = 8  # per answer, if the request names no max_tokens
     first_token_delay: float = 0.0
     token_delay: float = 0.0
@@ -73,7 +84,7 @@ class FakeBackend:
             self.released.set()
             await respond.reply(200, b"{}")
             return
-        if request.path != "/v1/chat/completions":
+        if request.path not in options.paths:
             raise not_found(f"no {request.path} here")
         self.requests += 1
         if self.keep_bodies:
@@ -128,12 +139,20 @@ class FakeBackend:
             tokens = options.tokens
         if options.token_delay:
             await trio.sleep(options.token_delay * tokens)
-        await respond.reply(200, make_whole(call["model"], options.word * tokens, tokens, "length"))
+        if request.path == EMBEDDINGS.path:
+            answer = make_vectors(call["model"], len(call["input"]) if isinstance(call["input"], list) else 1)
+        elif request.path == COMPLETIONS.path:
+            prompts = call["prompt"] if isinstance(call["prompt"], list) else [call["prompt"]]
+            answer = make_texts(call["model"], [options.word * tokens] * len(prompts), tokens, "length")
+        else:
+            answer = make_whole(call["model"], options.word * tokens, tokens, "length")
+        await respond.reply(200, answer)
 
     async def _stream(self, call: dict[str, Any], tokens: int, respond: Responder) -> None:
         options = self.options
         await respond.start(200, [(b"content-type", b"text/event-stream")])
-        frame = make_chunk(call["model"], options.word)
+        is_text = "prompt" in call
+        frame = (make_text_chunk if is_text else make_chunk)(call["model"], options.word)
         for index in range(tokens):
             if options.gated and index >= options.tokens and self.released.is_set():
                 tokens = index
@@ -149,9 +168,10 @@ class FakeBackend:
             await respond.send(frame)
             if options.token_delay:
                 await trio.sleep(options.token_delay)
-        last = make_chunk(call["model"], finish_reason="length")
+        model = call["model"]
+        last = make_text_chunk(model, "", "length") if is_text else make_chunk(model, finish_reason="length")
         if (call.get("stream_options") or {}).get("include_usage"):
-            last += make_usage(call["model"], tokens)
+            last += (make_text_usage if is_text else make_usage)(model, tokens)
         await respond.send(last + DONE)
         await respond.end()
 

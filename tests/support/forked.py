@@ -21,8 +21,12 @@ from tests.support.waiting import PATIENCE
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
-    ["node", "openai", "p2p.host.network", "serving.admin.server", "serving.backends.openai_compatible"]
-)
+    [
+        "node", "chain.cli.audit_commands", "chain.cli.look", "chain.cli.prove", "serving.cli.owner",
+        "serving.cli.start", "openai", "p2p.host.network", "serving.admin.server", "serving.backends.openai_compatible",
+        "serving.dashboard.pages",
+    ]
+)  # fmt: skip
 PR_SET_PDEATHSIG = 1
 
 

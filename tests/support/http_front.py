@@ -10,14 +10,18 @@ import trio
 from p2p.runtime import RealRuntime
 from serving.http.limits import HttpLimits
 from serving.http.server import Admit, Handler, HttpServer, admit_all
+from serving.http.tls import ServerCertificate
 
 
 @asynccontextmanager
 async def run_front(
-    handler: Handler, limits: HttpLimits | None = None, admit: Admit = admit_all
+    handler: Handler,
+    limits: HttpLimits | None = None,
+    admit: Admit = admit_all,
+    certificate: ServerCertificate | None = None,
 ) -> AsyncIterator[HttpServer]:
     """A server that listens on a free port until the context is left."""
-    server = await HttpServer.open(handler, "127.0.0.1", 0, RealRuntime(), limits, admit)
+    server = await HttpServer.open(handler, "127.0.0.1", 0, RealRuntime(), limits, admit, certificate)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
         yield server

@@ -47,6 +47,7 @@ from serving.dispatcher import RequestRecord
 from serving.offload.protocol import OFFLOAD_PROTOCOL, Message, Offer, decode_message, encode_message
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.openai.answers import Answer
+from serving.openai.endpoints import EMBEDDINGS, ENDPOINTS
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, HELD_BYTES_PER_TOKEN, Request, parse_request
 from serving.quality.duels.backend_work import DuelJudgeSettings
@@ -56,7 +57,17 @@ from serving.quality.judging.prompt import JudgePrompt, load_default_prompt
 from serving.quality.same_model.identity import ModelIdentity
 from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
 from tests.support.memory_file import MemoryFile
-from tests.support.openai_answers import DONE, make_chunk, make_event, make_usage, make_whole
+from tests.support.openai_answers import (
+    DONE,
+    make_chunk,
+    make_event,
+    make_text_chunk,
+    make_text_usage,
+    make_texts,
+    make_usage,
+    make_vectors,
+    make_whole,
+)
 from tests.support.waiting import eventually
 
 Op = TypeVar("Op", bound=Operation)
@@ -91,6 +102,9 @@ class Script:
     """Bytes of log probabilities with each token; in a stream, with those after the first ``padding_after``."""
     padding_after: int = 0
     error: str = "failed on purpose"
+    error_body: bytes = b""
+    """Of a ``status`` other than 200, if not :data:`ERROR_BODY`."""
+    retry_after_s: float = 0.0
 
 
 @dataclass
@@ -106,7 +120,11 @@ class ScriptedBackend:
     completed: int = 0
     cancelled: int = 0
     bodies: list[bytes] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     utilization: float = 0.0
+    limits: ModelLimits = field(default_factory=ModelLimits)
+    others: dict[str, bytes] = field(default_factory=dict)
+    """What it answers at other paths than those of OpenAI's API."""
 
     @asynccontextmanager
     async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
@@ -115,13 +133,20 @@ class ScriptedBackend:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         self.bodies.append(body)
+        self.paths.append(path)
         try:
             if script.refuses:
                 raise BackendError("refused on purpose")
             if not script.head_at_once:
                 await trio.sleep(script.first_delay)
             if script.status != 200:
-                yield Answer(script.status, "application/json", _Pieces([ERROR_BODY]))
+                pieces = _Pieces([script.error_body or ERROR_BODY])
+                yield Answer(script.status, "application/json", pieces, script.retry_after_s)
+            elif path not in ENDPOINTS:
+                status = 200 if path in self.others else 404
+                yield Answer(status, "application/json", _Pieces([self.others.get(path, ERROR_BODY)]))
+            elif path != CHAT_COMPLETIONS:
+                yield compute_other(path, body, self.name, script)
             elif stream:
                 yield Answer(200, "text/event-stream", _Events(self.name, script))
             else:
@@ -139,7 +164,7 @@ class ScriptedBackend:
         return Load(self.running, 0, self.utilization, known=True)
 
     def get_limits(self, model: str) -> ModelLimits:
-        return ModelLimits()
+        return self.limits
 
     def is_alive(self) -> bool:
         return self.script.is_alive
@@ -246,6 +271,22 @@ def compute_whole(name: str, script: Script) -> bytes:
     return _pad(whole, script.padding * script.tokens)
 
 
+def compute_other(path: str, body: bytes, name: str, script: Script) -> Answer:
+    """The answer to a request for completions or embeddings."""
+    asked = json.loads(body)
+    if path == EMBEDDINGS.path:
+        texts = asked["input"]
+        pieces = [make_vectors(MODEL, len(texts) if isinstance(texts, list) else 1)]
+        return Answer(200, "application/json", _Pieces(pieces))
+    prompts = asked["prompt"] if isinstance(asked["prompt"], list) else [asked["prompt"]]
+    texts = [compute_text(name, script.tokens)] * len(prompts) * asked.get("n", 1)
+    if not asked.get("stream"):
+        return Answer(200, "application/json", _Pieces([make_texts(MODEL, texts, script.tokens, "stop")]))
+    pieces = [make_text_chunk(MODEL, f"{name}{number} ") for number in range(script.tokens)]
+    pieces += [make_text_chunk(MODEL, "", "stop"), make_text_usage(MODEL, script.tokens), DONE]
+    return Answer(200, "text/event-stream", _Pieces(pieces, script.token_delay))
+
+
 # The members.
 
 
@@ -260,6 +301,8 @@ class Member:
     store: MemoryStore = field(default_factory=MemoryStore)
     journal: MemoryFile = field(default_factory=MemoryFile)
     duel_store: MemoryStore = field(default_factory=MemoryStore)
+    second: ScriptedBackend | None = None
+    """Its other backend of the model, if it has two."""
     starts: int = 0
     network: SimulatedNetwork | None = None
     scope: trio.CancelScope | None = None
@@ -289,6 +332,8 @@ class Options:
     gateways: tuple[int, ...] = (0,)
     """Members without stake in serving (and without backend, unless ``own_backend``)."""
     own_backend: bool = False
+    two_backends: tuple[int, ...] = ()
+    """Members with a second backend of the model."""
     available: dict[int, int] = field(default_factory=dict)
     """Micro-credits of a member, if not 1,000 credits."""
     bonded: dict[int, int] = field(default_factory=dict)
@@ -304,6 +349,7 @@ class Options:
     identities: dict[int, ModelIdentity] = field(default_factory=dict)
     """What members are configured to declare of the model."""
     make_backend: Callable[[int], ScriptedBackend] = lambda number: ScriptedBackend(f"m{number}-")
+    make_second: Callable[[int], ScriptedBackend] = lambda number: ScriptedBackend(f"m{number}b-")
     spacing: float = 0.25
     seed: int = 1
     capacity: int = 4
@@ -330,7 +376,10 @@ class World:
             key = KeyPair(bytes([number + 1]) * 32)
             serves = number not in options.gateways
             backend = options.make_backend(number) if serves or options.own_backend else None
-            self.members.append(Member(number, key, backend, options.capacity))
+            member = Member(number, key, backend, options.capacity)
+            if number in options.two_backends:
+                member.second = options.make_second(number)
+            self.members.append(member)
             available = options.available.get(number, 1_000 * CREDIT)
             models = (MODEL,) if serves else ()
             bonded = self.options.bonded.get(number, 100 * CREDIT)
@@ -364,7 +413,7 @@ class World:
             blocks=blocks,
             runtime=runtime,
             policy=ProbabilisticPolicy(self.options.policy),
-            backends=[(member.backend, member.capacity)] if member.backend is not None else [],
+            backends=[(each, member.capacity) for each in (member.backend, member.second) if each is not None],
             vote_store=vote_store,
             bootstrap=bootstrap,
             store=member.store,
@@ -472,8 +521,9 @@ class World:
         """What is not idle, in words."""
         busy = [f"open hold of {hold.amount}" for hold in self.open_holds()]
         for member in self.members:
-            if member.backend is not None and member.backend.running:
-                busy.append(f"backend {member.number} runs {member.backend.running}")
+            for backend in (member.backend, member.second):
+                if backend is not None and backend.running:
+                    busy.append(f"backend {backend.name} runs {backend.running}")
             if member.current is None:
                 continue
             node, name = member.current, f"member {member.number}"

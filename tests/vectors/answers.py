@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from serving.openai.answers import EVENT_STREAM, AnswerInspector
+from serving.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS
 from tests.vectors.plain import Json
 
 BODY = "application/json"
@@ -15,9 +16,12 @@ DONE = "data: [DONE]\n\n"
 def make_answers() -> Json:
     """Each body as text in Latin-1, one character a byte."""
     cases = []
-    for what, content_type, choices, text in _list_cases():
+    for what, path, content_type, choices, text in _list_cases():
         inspector = AnswerInspector(
-            content_type.startswith(EVENT_STREAM), choices=choices, has_tools=what != CALLS_WITHOUT_TOOLS
+            content_type.startswith(EVENT_STREAM),
+            form=ENDPOINTS[path].form,
+            choices=choices,
+            has_tools=what != CALLS_WITHOUT_TOOLS,
         )
         inspector.feed(text.encode("latin-1"))
         inspector.finish()
@@ -25,6 +29,7 @@ def make_answers() -> Json:
         cases.append(
             {
                 "what": what,
+                "path": path,
                 "content_type": content_type,
                 "n": choices,
                 "has_tools": what != CALLS_WITHOUT_TOOLS,
@@ -39,11 +44,37 @@ def make_answers() -> Json:
     }
 
 
-def _list_cases() -> Iterable[tuple[str, str, int, str]]:
+def _list_cases() -> Iterable[tuple[str, str, str, int, str]]:
     for what, choices, text in _list_bodies():
-        yield what, BODY, choices, text
+        yield what, CHAT.path, BODY, choices, text
     for what, choices, text in _list_streams():
-        yield what, f"{EVENT_STREAM}; charset=utf-8", choices, text
+        yield what, CHAT.path, f"{EVENT_STREAM}; charset=utf-8", choices, text
+    for what, choices, text in _list_text_bodies():
+        yield what, COMPLETIONS.path, BODY, choices, text
+    for what, choices, text in _list_text_streams():
+        yield what, COMPLETIONS.path, EVENT_STREAM, choices, text
+    vectors = '{"data":[{"embedding":[0.5,0.25]},{"embedding":"AAAAPw=="}],"usage":{"prompt_tokens":2}}'
+    yield "embeddings are worth nothing", EMBEDDINGS.path, BODY, 2, vectors
+    yield "text beside embeddings", EMBEDDINGS.path, BODY, 1, '{"data":[{}],"choices":[{"text":"abc"}]}'
+
+
+def _list_text_bodies() -> Iterable[tuple[str, int, str]]:
+    yield "text of a completion", 1, '{"choices":[{"index":0,"text":"abc","finish_reason":"stop","logprobs":null}]}'
+    yield "two texts of two", 2, '{"choices":[{"text":"ab"},{"index":1,"text":"cde"}]}'
+    yield "two texts of one", 1, '{"choices":[{"text":"ab"},{"index":1,"text":"cde"}]}'
+    yield "a message in a completion", 1, '{"choices":[{"text":"ab","message":{"content":"cde"}}]}'
+    yield "a message that is no object in a completion", 1, '{"choices":[{"text":"ab","message":5}]}'
+    yield "a text that is not a string", 2, '{"choices":[{"text":"ab"},{"text":["c"]}]}'
+    yield "a completion whose finish reason is not a string", 1, '{"choices":[{"text":"ab","finish_reason":0}]}'
+    yield "a completion in UTF-8, and escapes", 1, '{"choices":[{"text":"é\\u00e9😀"}]}'.encode().decode("latin-1")
+
+
+def _list_text_streams() -> Iterable[tuple[str, int, str]]:
+    def event(content: str) -> str:
+        return f'data: {{"choices":[{{"index":0,{content}}}]}}\n\n'
+
+    yield "events of a completion", 1, event('"text":"ab"') + event('"text":"cde","finish_reason":"length"') + DONE
+    yield "a delta in a completion", 1, event('"text":"ab"') + event('"delta":{"content":"cde"}') + DONE
 
 
 def _list_bodies() -> Iterable[tuple[str, int, str]]:

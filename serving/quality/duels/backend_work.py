@@ -13,9 +13,10 @@ from chain.types.duels import DRAW, IDENTICAL, A, B, DeclaredJudge, DuelBallot
 from p2p.runtime import Runtime
 from serving.backends.backend import BackendError
 from serving.openai.answers import AnswerInspector
+from serving.openai.endpoints import EMBEDDINGS
 from serving.openai.errors import ApiError
-from serving.openai.requests import CHAT_COMPLETIONS, Request, read_request
-from serving.quality.duels.reading import read_answer, read_question
+from serving.openai.requests import Request, find_path, read_request
+from serving.quality.duels.reading import are_vectors, read_answer, read_question
 from serving.quality.judging.ballot import Abstention, Ballot, Better, Reason, ReplyForm
 from serving.quality.judging.judge import Judge, JudgeError, JudgeSettings, detect_form
 from serving.quality.judging.prompt import AnswerPair, JudgePrompt, SingleAnswer
@@ -44,7 +45,7 @@ async def answer_request(pool: BackendPool, body: bytes, limit: int) -> bytes:
         WorkFailed: there is none.
     """
     try:
-        request = read_request(CHAT_COMPLETIONS, body)
+        request = read_request(find_path(body), body)
     except ApiError as error:
         raise WorkFailed(f"not a request: {error}", is_final=True) from None
     scheduled = pool.find(request.model)
@@ -66,7 +67,11 @@ async def _complete(scheduled: ScheduledBackend, request: Request, limit: int) -
         if answer.status != 200:
             raise BackendError(f"it answered {answer.status}")
         inspector = AnswerInspector(
-            answer.is_stream, choices=request.choices, has_tools=request.has_tools, cut_long=True
+            answer.is_stream,
+            form=request.endpoint.form,
+            choices=request.choices,
+            has_tools=request.has_tools,
+            cut_long=True,
         )
         async for piece in answer.body:
             passed = inspector.feed(piece)
@@ -130,6 +135,8 @@ class DuelJudge:
         settings = self._settings
         if declared.prompt_digest != settings.prompt.digest or declared.is_weak != settings.is_weak:
             raise WorkFailed("this node judges otherwise than it did when it was drawn", is_final=True)
+        if await self._runtime.run_sync(find_path, request) == EMBEDDINGS.path:
+            return await self._runtime.run_sync(_compare_vectors, request, answer_a, answer_b)
         question = await self._runtime.run_sync(read_question, request)
         first = await self._runtime.run_sync(read_answer, answer_a)
         second = None if answer_b is None else await self._runtime.run_sync(read_answer, answer_b)
@@ -155,6 +162,16 @@ class DuelJudge:
             except JudgeError as error:
                 raise WorkFailed(f"the model that judges gives no answer: {error}") from None
         return JudgeSettings(model, self._form, settings.timeout_s, settings.reasoning_tokens)
+
+
+def _compare_vectors(request: bytes, answer_a: bytes, answer_b: bytes | None) -> DuelBallot:
+    """A ballot on embeddings, of which no text says which are better: those that are there are equally good."""
+    if answer_a == answer_b:
+        return DuelBallot(IDENTICAL)
+    unusable = A * (not are_vectors(request, answer_a))
+    if answer_b is not None:
+        unusable += B * (not are_vectors(request, answer_b))
+    return DuelBallot(DRAW, unusable)
 
 
 async def _check(judge: Judge, texts: SingleAnswer, entropy: bytes) -> DuelBallot:

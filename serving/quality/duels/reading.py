@@ -1,6 +1,6 @@
 """What a judge reads of a request and of an answer: plain text out of the JSON that went over the wire. Pure.
 
-It reads what a user of a chat sees: the messages and the tools, the text and the calls. Reasoning is no part of an
+It reads what a user sees: the messages and the tools, or the prompt; the text and the calls. Reasoning is no part of an
 answer. A body that is no answer at all reads as it is: so a judge finds it unusable, and no one else has to decide.
 """
 
@@ -10,15 +10,21 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from serving.openai.answers import AnswerInspector
 from serving.openai.bodies import parse_json, read_contents
+from serving.openai.endpoints import EMBEDDINGS
+from serving.openai.errors import ApiError
+from serving.openai.requests import read_request
 
 CHOICE_BREAK = "\n\n--- another answer to the same question ---\n\n"
 """What stands between several answers (``n``) to one request."""
 
 
 def read_question(body: bytes) -> str:
-    """What the user asked: one message as it is, a conversation with the role in front of each message."""
+    """What the user asked: a prompt or one message as it is, a conversation with the role in front of each message."""
     content = parse_json(body)
+    if isinstance(content, dict) and isinstance(content.get("prompt"), str) and "messages" not in content:
+        return str(content["prompt"])
     messages = content.get("messages") if isinstance(content, dict) else None
     if not isinstance(messages, list):
         return body.decode(errors="replace")
@@ -37,6 +43,18 @@ def read_answer(body: bytes) -> str:
     if not choices:
         return body.decode(errors="replace")
     return CHOICE_BREAK.join(text for _, text in sorted(choices.items()))
+
+
+def are_vectors(request: bytes, answer: bytes) -> bool:
+    """Whether the answer to a request for embeddings has one for each text."""
+    try:
+        asked = read_request(EMBEDDINGS.path, request)
+    except ApiError:
+        return False
+    inspector = AnswerInspector(stream=False, form=EMBEDDINGS.form, choices=asked.choices)
+    inspector.feed(answer)
+    inspector.finish()
+    return inspector.is_complete
 
 
 def _write(value: Any) -> str:
@@ -64,6 +82,8 @@ def _join_choices(contents: Iterable[Any]) -> dict[int, str]:
                 if message.get("content"):
                     text.append(_read_content(message["content"]))
                 _add_calls(calls.setdefault(index, {}), message)
+            elif isinstance(choice.get("text"), str):
+                text.append(choice["text"])
     return {index: _write_choice("".join(parts), calls.get(index, {})) for index, parts in texts.items()}
 
 

@@ -6,6 +6,7 @@ from unittest import mock
 
 from serving.offload.protocol import CHUNK_BYTES
 from serving.openai import answers
+from serving.openai.content import AnswerForm
 from tests.adversarial.attacks.table import Attack, Outcome
 from tests.support.cheating_executor import Deal, give_back, plant
 from tests.support.market_world import World, ask, make_token, simulate
@@ -21,9 +22,9 @@ def run() -> Outcome:
     sent = 0
     decode = answers.decode_event
 
-    def watch(data: bytes) -> object:
+    def watch(data: bytes, form: AnswerForm) -> object:
         decoded.append(len(data))
-        return decode(data)
+        return decode(data, form)
 
     async def play(world: World) -> None:
         async def flood(deal: Deal) -> None:

@@ -6,9 +6,12 @@ from typing import cast
 
 import trio
 
+from chain.store.kv import MemoryStore
+from p2p.runtime import RealRuntime
 from serving.api import Api
 from serving.dispatcher import Dispatcher
-from serving.openai.keys import ApiKey
+from serving.keys.keyring import Keyring
+from serving.keys.records import ConfiguredKey
 from tests.adversarial.attacks.table import Attack, Outcome
 from tests.support.http_front import connect, receive_all, run_front
 from tests.support.waiting import PATIENCE
@@ -23,7 +26,8 @@ def run_attack() -> Outcome:
 
 async def send_head() -> Outcome:
     """Send the head of a request; send the body only if the node waits for it."""
-    api = Api(cast(Dispatcher, None), [ApiKey("secret")])  # no request gets as far as to be dispatched
+    keys = Keyring(MemoryStore(), RealRuntime(), [ConfiguredKey("secret")])
+    api = Api(cast(Dispatcher, None), keys)  # no request gets as far as to be dispatched
     head = HEAD + b"Content-Length: %d\r\n\r\n" % BODY_BYTES
     async with run_front(api.handle, admit=api.admit) as server, await connect(server) as stream:
         await stream.send_all(head)

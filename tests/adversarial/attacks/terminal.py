@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import typer
 
 from p2p.streams.frames import ExchangeState, Frame, Kind
 from serving.cli import owner
@@ -31,7 +30,7 @@ def run_attack() -> Outcome:
     command = [sys.executable, "-m", __name__]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     text = shown.stdout + shown.stderr
-    assert text.count("DISK-FAILURE") == 2 and text.count("all your peers are gone") == 2 and MARKUP in text
+    assert text.count("DISK-FAILURE") == 3 and text.count("all your peers are gone") == 2 and MARKUP in text
     obeyed = sum(unicodedata.category(character) in OBEYED and character != "\n" for character in text)
     return Outcome(0, obeyed, obeyed, "names and reasons are escaped, and are no markup", "control characters")
 
@@ -50,18 +49,18 @@ def show() -> None:
     for form in ("text", "json"):
         configure_logs("info", form)  # type: ignore[arg-type]
         structlog.get_logger("serving.offload.originator").info("executor did not deliver", reason=exchange.failure)
-    peer = {"address": "12D3KooW", "models": [MARKUP, NAME], "utilization": 0, "addresses": []}
-    model = {"id": NAME, "win_rate": None, "duels": 0, "identities": []}
-    answers = {"/peers": {"peers": [peer]}, "/models": {"models": [model]}}
+    peer = {"address": "12D3KooW", "models": [MARKUP, NAME], "utilization": 0, "bonded": 0, "addresses": []}
+    peer |= {"connected": False, "relayed": False}
+    model = {"id": NAME, "local": False, "executors": 1, "stake": 0, "win_rate": None, "duels": 0, "identities": []}
+    backend = {"place": 1, "models": [], "running": 0, "capacity": 1, "is_alive": False, "fault": REASON}
+    answers = {"/peers": {"peers": [peer]}, "/models": {"models": [model], "backends": [backend]}}
 
     def ask_node(data_dir: Path | None, method: str, path: str) -> Any:
         return json.loads(json.dumps(answers[path]))
 
     owner.ask_node = ask_node  # type: ignore[assignment]
-    app = typer.Typer(pretty_exceptions_enable=False)
-    owner.add_owner_commands(app)
-    for command in ("models", "peers"):
-        app([command], standalone_mode=False)
+    for command in (owner.models, owner.peers):
+        command()
 
 
 if __name__ == "__main__":

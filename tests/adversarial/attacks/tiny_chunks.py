@@ -7,11 +7,14 @@ from typing import cast
 
 import trio
 
+from chain.store.kv import MemoryStore
+from p2p.runtime import RealRuntime
 from serving.api import Api
 from serving.dispatcher import Dispatcher
 from serving.http.limits import HttpLimits
 from serving.http.server import PIECES_PER_TURN, HttpServer
-from serving.openai.keys import ApiKey
+from serving.keys.keyring import Keyring
+from serving.keys.records import ConfiguredKey
 from tests.adversarial.attacks.table import Attack, Outcome
 from tests.support.http_front import connect, receive_all, run_front
 
@@ -30,7 +33,8 @@ def run_attack() -> Outcome:
 
 async def send_chunks() -> Outcome:
     """Send 1 MiB without a key, then with one."""
-    api = Api(cast(Dispatcher, None), [ApiKey("secret")])  # no request gets as far as to be dispatched
+    keys = Keyring(MemoryStore(), RealRuntime(), [ConfiguredKey("secret")])
+    api = Api(cast(Dispatcher, None), keys)  # no request gets as far as to be dispatched
     async with run_front(api.handle, admit=api.admit) as server:
         parsed = count_pieces(server)
         without_key = await send(server, HEAD + b"\r\n")

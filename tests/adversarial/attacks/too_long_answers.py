@@ -6,7 +6,8 @@ import trio
 
 from chain.types.operations import Usage
 from serving.offload.protocol import OFFLOAD_PROTOCOL, Accepted, Message, Payment, encode_message
-from serving.openai.answers import MAX_EVENT_BYTES, MAX_UNSTREAMED_BYTES
+from serving.openai.answers import MAX_EVENT_BYTES
+from serving.openai.content import MAX_UNSTREAMED_BYTES
 from tests.adversarial.attacks.table import Attack, Outcome
 from tests.support.cheating_payer import SALT, CheatingPayer, read_answer
 from tests.support.market_world import (

@@ -34,6 +34,7 @@ from chain.transition.epochs import get_last_height
 from chain.types.validators import ValidatorSet
 from chain.types.votes import VoteKind, make_certificate, sign_vote
 from tests.support.chain_builder import PARAMETERS, Chain
+from tests.support.commands import run_cli
 from tests.support.keys import make_key
 
 E = PARAMETERS.epoch_heights
@@ -355,19 +356,19 @@ def test_an_invented_chain_is_not_in_order(tmp_path: Path) -> None:
     genesis.write_text(CHAIN.genesis.to_json())
     app = build_app(find_checkpoint=lambda path: config.append(path))
     result = CliRunner().invoke(app, ["verify", str(tmp_path), "--genesis", str(genesis)])
-    assert result.exit_code == 1 and result.stdout.startswith(
+    assert result.exit_code == 6 and result.stdout.startswith(
         "NOT PROVEN: block 24, with which this chain begins, may be invented"
     )
     assert "ok" not in result.stdout.split() and "--checkpoint HEIGHT:BLOCKID" in result.stdout
     assert "proved by nothing" in result.stdout and not config, "a reader that names a genesis trusts no other file"
     result = CliRunner().invoke(app, ["verify", str(tmp_path), "--json"])
     report = json.loads(result.stdout)
-    assert result.exit_code == 1 and not report["ok"] and report["fault"] is None and report["checkpoint"] is None
+    assert result.exit_code == 6 and not report["ok"] and report["fault"] is None and report["checkpoint"] is None
     assert "may be invented" in report["doubt"] and not report["base"]["is_proven"]
     assert config == [tmp_path]
     true = f"24:{CHAIN.blocks[23].id.hex()}"
     result = CliRunner().invoke(app, ["verify", str(tmp_path), "--checkpoint", true])
-    assert result.exit_code == 1 and result.stdout.startswith("FAULT at height 24, ")
+    assert result.exit_code == 5 and result.stdout.startswith("FAULT at height 24, ")
     assert "consistent" in result.stdout and "sound" not in result.stdout
 
 
@@ -389,7 +390,7 @@ def test_the_checkpoint_that_a_node_was_given_serves_for_its_own_directory(begun
     assert result.exit_code == 0 and f"trusted because of the checkpoint {checkpoint}" in " ".join(
         result.stdout.split()
     )
-    assert CliRunner().invoke(build_app(), ["verify", str(tmp_path)]).exit_code == 1
+    assert CliRunner().invoke(build_app(), ["verify", str(tmp_path)]).exit_code == 6
     words = ["verify", str(tmp_path), "--checkpoint"]
     assert CliRunner().invoke(build_app(), [*words, str(checkpoint)]).exit_code == 0
     assert CliRunner().invoke(build_app(), [*words, "20"]).exit_code == 1
@@ -524,6 +525,6 @@ def test_a_pruned_chain_in_leveldb(tmp_path: Path) -> None:
         (["show", "19", "-d", str(tmp_path / "db")], 1, "this node keeps those after 20"),
         (["export", str(tmp_path / "file"), "-d", str(tmp_path / "db")], 1, "not here any more"),
     ):
-        result = CliRunner().invoke(build_app(), words)
-        assert result.exit_code == code and output in result.output, result.output
+        result = run_cli(build_app(), *words)
+        assert result.code == code and output in result.stdout + result.stderr, result
     assert not (tmp_path / "file").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 import trio.testing
@@ -32,7 +32,11 @@ class End:
         self.gate.set()
         self.network = SimulatedNetwork(hub, me)
         self.streams = Streams(self.network)
-        self.links = CommitteeStreams(self.streams, self.take)
+        self.links = CommitteeStreams(self.streams, self.take, self.find_addresses)
+        self.addresses: dict[bytes, Sequence[str]] = {}
+
+    def find_addresses(self, peer: bytes) -> Sequence[str]:
+        return self.addresses.get(peer, ())
 
     async def take(self, peer: bytes, payload: bytes) -> None:
         await self.gate.wait()
@@ -86,6 +90,22 @@ def test_messages_arrive_in_order_and_survive_a_lost_link() -> None:
         hub.connect_all()
         await trio.sleep(10.0)
         assert [payload for payload in two.received if payload != b"lost"] == sent
+
+    play(script)
+
+
+def test_a_member_that_is_no_neighbour_is_dialled_by_one_of_the_two() -> None:
+    async def script(hub: SimulatedInternet, nursery: trio.Nursery) -> None:
+        one, two = await make_ends(hub, nursery, ONE, TWO)
+        for here, there in ((one, two), (two, one)):
+            await here.network.disconnect(there.network.me)
+            here.addresses = {there.network.me: there.network.listen_addresses}
+        send(one, TWO, b"from one")
+        send(two, ONE, b"from two")
+        await trio.sleep(2.0)
+        assert (one.received, two.received) == ([b"from two"], [b"from one"])
+        dialled = [end.network.is_outbound(other.network.me) for end, other in ((one, two), (two, one))]
+        assert dialled == [ONE < TWO, TWO < ONE]
 
     play(script)
 

@@ -12,6 +12,7 @@ import trio
 
 from node import Node
 from serving.admin.server import Admin
+from serving.dashboard.pages import Dashboard
 from tests.support.solo_node import run_node
 
 
@@ -19,7 +20,7 @@ from tests.support.solo_node import run_node
 async def run_admin(directory: Path) -> AsyncIterator[tuple[Node, httpx.AsyncClient]]:
     """A running node, and a client of its admin listener that has the token."""
     async with run_node() as node, trio.open_nursery() as nursery:
-        admin = await Admin.open(node, "127.0.0.1", 0, directory / "admin.token")
+        admin = await Admin.open(node, "127.0.0.1", 0, directory / "admin.token", make_pages=Dashboard)
         await nursery.start(admin.run)
         token = (directory / "admin.token").read_text().strip()
         url = "http://{}:{}".format(*admin.address)

@@ -46,6 +46,10 @@ GUARDED = [
     ("GET", "/policy"),
     ("PUT", "/policy"),
     ("POST", "/policy/reload"),
+    ("GET", "/keys"),
+    ("POST", "/keys"),
+    ("POST", "/keys/revoke"),
+    ("GET", "/keys/usage"),
 ]
 
 
@@ -56,7 +60,8 @@ GUARDED = [
 async def test_health_and_metrics_need_no_token(node: Node, client: httpx.AsyncClient) -> None:
     del client.headers["Authorization"]
     health = await expect(client, "GET", "/healthz")
-    assert (health["status"], health["height"]) == ("ok", node.engine.header.height)
+    assert (health["status"], health["height"], health["reasons"]) == ("ready", node.engine.header.height, [])
+    assert await expect(client, "GET", "/livez") == {"status": "alive"}
     page = await client.get("/metrics")
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/plain; version=")
@@ -167,6 +172,7 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
     assert peer == {
         "address": OTHER.address,
         "connected": False,
+        "relayed": False,
         "addresses": ["/ip4/192.0.2.1/tcp/1"],
         "relays": [],
         "models": ["a", "b"],
@@ -193,8 +199,18 @@ async def test_models(node: Node, client: httpx.AsyncClient) -> None:
     unrated = {"duels": 0, "win_rate": None, "identities": []}
     assert answer["models"] == [{"id": MODEL, "local": True, "executors": 0, "stake": 0, **unrated}]
     assert answer["backends"] == [
-        {"capacity": CAPACITY, "running": 0, "queued_own": 0, "queued_delegated": 0, "drained_in_s": 0}
-    ]
+        {
+            "place": "parrot",
+            "fault": None,
+            "models": [MODEL],
+            "is_alive": True,
+            "capacity": CAPACITY,
+            "running": 0,
+            "queued_own": 0,
+            "queued_delegated": 0,
+            "drained_in_s": 0,
+        }
+    ]  # fmt: skip
 
 
 @with_admin
@@ -329,6 +345,26 @@ def test_the_policy_is_read_from_the_file_again(tmp_path: Path) -> None:
             assert node.policy.parameters == changed and node.stake_keeper.stake == 4
 
     trio.run(main)
+
+
+# API keys
+
+
+@with_admin
+async def test_keys_are_made_listed_and_revoked(node: Node, client: httpx.AsyncClient) -> None:
+    made = await expect(client, "POST", "/keys", 200, {"name": "alice", "budget": 500, "models": [MODEL]})
+    assert made["name"] == "alice" and made["left"] == 500 and made["models"] == [MODEL]
+    assert node.keys.identify([(b"authorization", f"Bearer {made['key']}".encode())]) == "alice"
+    (listed,) = (await expect(client, "GET", "/keys"))["keys"]
+    assert {**listed, "key": made["key"]} == made
+    assert "alice" in (await expect(client, "POST", "/keys", 409, {"name": "alice"}))["error"]
+    for wrong in ({"name": 5}, {"name": "bob", "budget": -1}, {"name": "bob", "expires": "soon"}, {"nonsense": 1}):
+        await expect(client, "POST", "/keys", 400, wrong)
+    assert (await expect(client, "POST", "/keys/revoke", 200, {"name": "alice"}))["revoked"] is not None
+    await expect(client, "POST", "/keys/revoke", 409, {"name": "bob"})
+    assert await expect(client, "GET", "/keys/usage") == {"usage": []}
+    page = (await client.get("/metrics")).text
+    assert 'wwwserve_key_budget_left_microcredits{key="alice"} 500.0' in page
 
 
 # Listener

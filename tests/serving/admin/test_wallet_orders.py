@@ -178,3 +178,18 @@ async def test_a_client_that_goes_away_ends_nothing(node: Node, client: httpx.As
         await stream.send_all((head + rest).encode())
         await stream.aclose()
     await expect(client, "GET", "/healthz")
+
+
+@with_admin
+async def test_a_dry_run_says_what_an_order_would_cost_and_sends_nothing(node: Node, client: httpx.AsyncClient) -> None:
+    order = {"recipient": OTHER.address, "amount": 3 * CREDIT}
+    before = node.engine.state.account(KEY.public_key)
+    foreseen = await expect(client, "POST", "/wallet/transfer", 200, {**order, "dry_run": True})
+    assert (foreseen["operation"], foreseen["height"]) == (None, None)
+    assert foreseen["available_after"] == before.available - 3 * CREDIT - foreseen["fee"]
+    assert node.engine.status().mempool_operations == 0
+    done = await expect(client, "POST", "/wallet/transfer", 200, {**order, "wait": WAIT})
+    assert done["fee"] == foreseen["fee"]
+    assert node.engine.state.account(KEY.public_key).available == foreseen["available_after"]
+    refused = await expect(client, "POST", "/wallet/transfer", 409, {**order, "amount": 10**12, "dry_run": True})
+    assert "available" in refused["error"]

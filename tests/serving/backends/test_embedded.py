@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,19 @@ from serving.backends.backend import BackendError
 from serving.backends.embedded import MODEL, EmbeddedBackend
 from serving.http.server import HttpServer
 from tests.serving.relay import relay_to
+
+TOOL: openai.types.chat.ChatCompletionToolParam = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 12}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
 
 
 def test_it_answers_a_real_question_silently_and_stops(capfd: pytest.CaptureFixture[str]) -> None:
@@ -42,10 +56,28 @@ def test_it_answers_a_real_question_silently_and_stops(capfd: pytest.CaptureFixt
                     stream_options={"include_usage": True},
                 )
                 chunks = [chunk async for chunk in stream]
+                completion = await client.completions.create(
+                    model=MODEL, prompt="The capital of France is", max_tokens=4, temperature=0
+                )
+                called = await client.chat.completions.create(
+                    model=MODEL,
+                    messages=[{"role": "user", "content": "Is it warm in Rome?"}],
+                    tools=[TOOL],
+                    tool_choice={"type": "function", "function": {"name": "get_weather"}},
+                    max_tokens=48,
+                    temperature=0,
+                )
+                embeddings = await client.embeddings.create(model=MODEL, input=["cat", "dog", "cat"])
             text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
             assert text.strip()
             usage = chunks[-1].usage
             assert usage is not None and 0 < usage.completion_tokens <= 12
+            (call,) = called.choices[0].message.tool_calls or ()
+            assert call.type == "function" and call.function.name == "get_weather"
+            assert set(json.loads(call.function.arguments)) == {"city"}
+            assert completion.choices[0].text.strip()
+            cat, dog, again = (entry.embedding for entry in embeddings.data)
+            assert cat == again != dog and sum(number**2 for number in cat) == pytest.approx(1, abs=1e-3)
             nursery.cancel_scope.cancel()
         assert not backend.is_alive()
         with pytest.raises(BackendError, match="not loaded"):

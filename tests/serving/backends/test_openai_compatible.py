@@ -65,6 +65,20 @@ def test_answers_pass_through_unchanged() -> None:
     trio.run(main)
 
 
+def test_a_model_may_be_known_by_another_name() -> None:
+    async def main() -> None:
+        market = "Qwen/Qwen3-8B"
+        async with connected(FakeOptions(models=(MODEL, "plain")), aliases={market: MODEL}) as (backend, fake):
+            assert backend.models == (market, "plain")
+            for model, sent in ((market, MODEL), ("plain", "plain"), (MODEL, MODEL)):
+                status, _ = await answer(backend, chat(model=model, max_tokens=1, kept="ü"))
+                assert status == 200
+                assert json.loads(fake.bodies[-1]) == {**json.loads(chat(model=sent, max_tokens=1)), "kept": "ü"}
+            assert fake.bodies[-1] == chat(model=MODEL, max_tokens=1, kept="ü"), "not a byte is changed without need"
+
+    trio.run(main)
+
+
 def test_refusals_of_the_backend_are_answers() -> None:
     async def main() -> None:
         async with connected() as (backend, _):

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from serving.cli.app import build_wwwserve_app
-from serving.cli.errors import USER_ERRORS
+from serving.cli.errors import describe_error
 from serving.openai.errors import internal_error
 from serving.quality.judging.cases import load_cases
 from serving.quality.judging.prompt import JudgePrompt, break_chat_tokens, load_default_prompt
@@ -124,7 +124,7 @@ def test_a_wrong_use_is_one_line(arguments: list[str], message: str, tmp_path: P
         (tmp_path / name / "config.yaml").write_text(text)
     (tmp_path / "bad" / "p.txt").write_text("Judge!")
     result = invoke(*(argument.replace("DIR", str(tmp_path)) for argument in arguments))
-    assert isinstance(result.exception, USER_ERRORS)
+    assert result.exception is not None and describe_error(result.exception) is not None
     assert message.replace("DIR", str(tmp_path)) in str(result.exception) and "\n" not in str(result.exception)
 
 
@@ -133,7 +133,7 @@ def find_error(result: Result) -> str:
     error: BaseException | None = result.exception
     while isinstance(error, BaseExceptionGroup):
         (error,) = error.exceptions
-    assert isinstance(error, USER_ERRORS)
+    assert error is not None and describe_error(error) is not None
     return str(error)
 
 

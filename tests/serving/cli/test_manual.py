@@ -26,7 +26,8 @@ def find_fault(words: list[str]) -> str | None:
         commands = getattr(command, "commands", None)
         if commands is None:
             options = {option for parameter in command.params for option in parameter.opts}
-            return next((word for word in words[number:] if word.startswith("-") and word not in options), None)
+            own = words[number : words.index("--") if "--" in words else None]  # what follows is another program's
+            return next((word for word in own if word.startswith("-") and word not in options), None)
         if word not in commands:
             return word
         command = commands[word]

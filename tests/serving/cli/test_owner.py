@@ -15,21 +15,72 @@ from serving.cli.app import build_wwwserve_app
 EVIL = "\x1b[2J\x1b[31mall your peers are gone\x1b]0;owned\x07\u202e"
 MARKUP = "[/nothing][bold]x[/bold]\nforged row"
 
+NUMBERS = (
+    "uptime_s", "height", "final_age_s", "epoch", "epoch_blocks_left", "connected_peers", "known_peers", "available",
+    "requests_local", "requests_offloaded", "requests_failed", "requests_refused", "offers_served", "held", "bonded",
+    "earned",
+)  # fmt: skip
+THERE = {"local": True, "executors": 1, "stake": 1}
 CHECKED = {"checks": 3, "shortfall_failures": 1, "distance_failures": 0}
 UNMEASURED = {"shortfall": None, "distance": None, "is_substitution": False, "moved": 0}
 ANSWERS: dict[str, Any] = {
     "/peers": {
         "peers": [
-            {"address": EVIL, "models": [MARKUP, EVIL], "utilization": 0, "addresses": [EVIL, MARKUP]},
+            {
+                "address": EVIL,
+                "models": [MARKUP, EVIL],
+                "utilization": 0,
+                "addresses": [EVIL, MARKUP],
+                "connected": False,
+                "bonded": 0,
+            },
         ]
     },
     "/models": {
         "models": [
-            {"id": EVIL, "win_rate": 0.55, "duels": 20, "identities": [{"digest": EVIL, "executors": 1, **CHECKED}]},
-            {"id": MARKUP, "win_rate": None, "duels": 0, "identities": []},
-        ]
+            {
+                "id": EVIL,
+                "win_rate": 0.55,
+                "duels": 20,
+                **THERE,
+                "identities": [{"digest": EVIL, "executors": 1, **CHECKED}],
+            },
+            {"id": MARKUP, "win_rate": None, "duels": 0, **THERE, "identities": []},
+        ],
+        "backends": [{"place": EVIL, "models": [MARKUP], "is_alive": False, "fault": EVIL}],
     },
-    "/status": {"chain": EVIL, "models": [MARKUP, EVIL], "block": MARKUP},
+    "/status": {
+        **dict.fromkeys(
+            (
+                "uptime_s",
+                "height",
+                "final_age_s",
+                "epoch",
+                "epoch_blocks_left",
+                "connected_peers",
+                "known_peers",
+                "available",
+                "requests_local",
+                "requests_offloaded",
+                "requests_failed",
+                "requests_refused",
+                "offers_served",
+                "held",
+                "bonded",
+                "earned",
+            ),
+            1,
+        ),
+        **dict.fromkeys(("is_syncing", "is_validator", "serves_others", "can_be_dialled"), False),
+        "verdict": "degraded",
+        "troubles": [{"kind": "backend", "text": EVIL, "mend": MARKUP}],
+        "version": EVIL,
+        "backends": [],
+        "models": [MARKUP, EVIL],
+        "address": EVIL,
+        "listening": [MARKUP],
+        "checkpoint": EVIL,
+    },
     "/wallet": {"address": EVIL, "models": [MARKUP, EVIL], "available": 5, "income_to_bond": 0},
     "/policy": {"name": EVIL},
     "/duels": {
@@ -64,7 +115,7 @@ def test_no_control_character_of_a_peer_reaches_the_terminal(
     def ask_node(data_dir: Path | None, method: str, path: str, *_: Any) -> Any:
         return ANSWERS[path]
 
-    for module in ("owner", "wallet"):
+    for module in ("owner", "policy", "wallet"):
         monkeypatch.setattr(f"serving.cli.{module}.ask_node", ask_node)
     arguments = [*command.split(), "-d", str(tmp_path), *(["--json"] if as_json else [])]
     result = CliRunner().invoke(build_wwwserve_app(run_nothing), arguments)
@@ -156,7 +207,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
         requests.append((method, path, content))
         return {"max_queue": 5}
 
-    monkeypatch.setattr("serving.cli.owner.ask_node", ask_node)
+    monkeypatch.setattr("serving.cli.policy.ask_node", ask_node)
     return requests
 
 

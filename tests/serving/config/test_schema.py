@@ -27,7 +27,7 @@ from serving.config.schema import (
     PolicyConfig,
 )
 from serving.config.yaml_marks import parse_yaml
-from serving.openai.keys import ApiKey
+from serving.keys.records import ConfiguredKey
 from serving.scheduling.policy import ModelQuota, PolicyParameters
 
 PEER = KeyPair(bytes(range(32)))
@@ -130,7 +130,7 @@ def test_the_mode_can_be_switched_on_for_a_node_that_listens() -> None:
 def test_converts_to_what_the_node_takes() -> None:
     config = parse_config(FULL)
     assert config.get_bootstrap() == [(PEER.public_key, "/ip4/192.0.2.7/tcp/4001")]
-    assert config.api.get_keys() == (ApiKey("sk-one", 60), ApiKey("sk-two", 0))
+    assert config.api.get_keys() == (ConfiguredKey("sk-one", 60), ConfiguredKey("sk-two", 0))
     assert config.policy.get_parameters() == PolicyParameters(offload_frequency=1.0, prioritize_own=False)
     assert config.votes is False
 
@@ -156,7 +156,12 @@ BAD = [
     # text, line, key path, and a part of the reason
     ("lissten: []", 1, "lissten", "is unknown: did you mean 'listen'?"),
     ("api:\n  prot: 80", 2, "api.prot", "did you mean 'port'?"),
-    ("api:\n  zzz: 80", 2, "api.zzz", "(known: allowed_hosts, allowed_origins, host, keys, max_per_address, port)"),
+    (
+        "api:\n  zzz: 80",
+        2,
+        "api.zzz",
+        "max_per_address, port, tls_certificate, tls_key)",
+    ),
     ("votes: true", 1, "votes", "is unknown"),
     ("models:\n  - kind: openai\n    base_url: http://x:1\n    contract: 3", 4, "models[0].contract", "unknown"),
     ("models:\n  - kind: embedded\n    base_url: http://x", 3, "models[0].base_url", "is unknown"),
@@ -164,6 +169,7 @@ BAD = [
     ("models:\n  - capacity: 3", 2, "models[0]", "kind is missing"),
     ("models:\n  - kind: vllm", 2, "models[0]", "kind must be 'embedded' or 'openai', got 'vllm'"),
     ("models: embedded", 1, "models", "must be a list, got 'embedded'"),
+    ("api:\n  tls_key: k.pem", 1, "api", "takes both tls_certificate and tls_key"),
     ("api: 8000", 1, "api", "must be a section of keys and values, got 8000"),
     ("api:\n  port: 65536", 2, "api.port", "must be at most 65535, got 65536"),
     ("checkpoint: 12", 1, "checkpoint", "must be text"),
@@ -175,9 +181,6 @@ BAD = [
     ("api:\n  port: true", 2, "api.port", "must be a whole number, got true"),
     ("api:\n  host: 127", 2, "api.host", "must be text"),
     ("api:\n  host: ''", 2, "api.host", "must not be empty"),
-    ("api:\n  host: 0.0.0.0", 2, "api.host", "lets other machines in, which takes keys: put one into api.keys"),
-    ("api: {host: '::', keys: []}", 1, "api.host", "lets other machines in, which takes keys"),
-    ("api:\n  host: gpu.example.org", 2, "api.host", "lets other machines in, which takes keys"),
     ("api:\n  allowed_hosts: ['a.example:80']", 2, "api.allowed_hosts[0]", "a host name or address without a port"),
     ("api:\n  allowed_hosts: ['https://a.example']", 2, "api.allowed_hosts[0]", "a host name or address"),
     ("api:\n  allowed_origins: [a.example]", 2, "api.allowed_origins[0]", "an origin such as https://"),

@@ -133,3 +133,19 @@ def test_a_body_has_one_kind_of_length() -> None:
         with pytest.raises(ApiError, match="not both") as caught:
             check_framing(headers)
         assert caught.value.status == 400
+
+
+def test_a_listener_with_pages_answers_them_and_no_others() -> None:
+    rules = AccessRules("127.0.0.1", serves_pages=True)
+    assert admit(rules, "localhost:8001", "http://localhost:8001") is None
+    for host, origin in (
+        ("localhost:8001", "http://localhost:8002"),
+        ("localhost:8001", "http://127.0.0.1:8001"),
+        ("localhost:8001", "https://localhost:8001"),
+        ("localhost:8001", "null"),
+        ("evil.example", "http://evil.example"),
+    ):
+        with pytest.raises(ApiError):
+            admit(rules, host, origin)
+    with pytest.raises(ApiError):
+        admit(LOOPBACK, "localhost:8001", "http://localhost:8001")

@@ -159,6 +159,29 @@ def test_a_kept_connection_that_dies_unanswered_is_retried_once_on_a_fresh_one()
     trio.run(main)
 
 
+def test_a_kept_connection_that_dies_after_a_while_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.http.client.RESEND_WITHIN_S", 0.0)
+
+    async def main() -> None:
+        seen: list[int] = []
+
+        async def script(number: int, stream: trio.abc.Stream) -> None:
+            while await read_request(stream):
+                seen.append(number)
+                if len(seen) == 2:
+                    return
+                await stream.send_all(OK)
+
+        async with scripted(script) as url:
+            pool = HttpPool(url)
+            await fetch(pool)
+            with pytest.raises(HttpClientError, match="without an answer"):
+                await fetch(pool)
+            assert seen == [1, 1], "the server may have worked on it"
+
+    trio.run(main)
+
+
 def test_a_connection_the_server_has_closed_is_not_reused() -> None:
     async def main() -> None:
         closed = trio.Event()

@@ -13,9 +13,9 @@ from serving.openai.answers import (
     FREE_EVENTS,
     LEAST_EVENT_BYTES,
     MAX_EVENT_BYTES,
-    MAX_UNSTREAMED_BYTES,
     AnswerInspector,
 )
+from serving.openai.content import MAX_UNSTREAMED_BYTES
 from serving.openai.errors import bad_gateway
 
 PAGES = Path(__file__).parents[1] / "pages"

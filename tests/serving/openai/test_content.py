@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.openai.answers import EVENT_STREAM, AnswerInspector
-from serving.openai.content import decode_body, decode_event, make_end
+from serving.openai.content import MESSAGES, AnswerForm, decode_body, decode_event, make_end
+from serving.openai.endpoints import CHAT, COMPLETIONS, ENDPOINTS
 from serving.openai.requests import MAX_CHOICES
 from tests.chain.specification.answers import count_completion_bytes
 
@@ -81,9 +83,11 @@ def write(draw: st.DrawFn, value: Any, is_line: bool = False) -> str:
     return space() + write_value(value) + space()
 
 
-def inspect(content_type: str, choices: int, *chunks: bytes, has_tools: bool = True) -> int:
+def inspect(
+    content_type: str, choices: int, *chunks: bytes, has_tools: bool = True, form: AnswerForm = MESSAGES
+) -> int:
     """The completion bytes that an inspector finds."""
-    inspector = AnswerInspector(content_type.startswith(EVENT_STREAM), choices=choices, has_tools=has_tools)
+    inspector = AnswerInspector(content_type.startswith(EVENT_STREAM), form=form, choices=choices, has_tools=has_tools)
     for chunk in chunks:
         inspector.feed(chunk)
     inspector.finish()
@@ -128,8 +132,12 @@ def test_an_answer_of_every_form(case: dict[str, Any]) -> None:
     body = case["body"].encode("latin-1")
     for size in (len(body) + 1, 1, 7):
         chunks = [body[at : at + size] for at in range(0, len(body), size)]
-        count = inspect(case["content_type"], case["n"], *chunks, has_tools=case["has_tools"])
+        count = inspect(
+            case["content_type"], case["n"], *chunks, has_tools=case["has_tools"], form=ENDPOINTS[case["path"]].form
+        )
         assert count == case["completion_bytes"]
+    specified = count_completion_bytes(case["content_type"], case["n"], case["has_tools"], body, case["path"])
+    assert specified == case["completion_bytes"]
 
 
 soup = st.lists(
@@ -183,13 +191,15 @@ shaped = st.fixed_dictionaries(
 def test_the_count_is_that_of_the_document_for_any_bytes(
     body: bytes, choices: int, has_tools: bool, data: st.DataObject
 ) -> None:
-    for kind, raw in (("application/json", body), (EVENT_STREAM, b"data: " + body + b"\n\n"), (EVENT_STREAM, body)):
-        inspector = AnswerInspector(kind == EVENT_STREAM, choices=choices, has_tools=has_tools)
+    kinds = (("application/json", body), (EVENT_STREAM, b"data: " + body + b"\n\n"), (EVENT_STREAM, body))
+    for (kind, raw), path in product(kinds, (CHAT.path, COMPLETIONS.path)):
+        form = ENDPOINTS[path].form
+        inspector = AnswerInspector(kind == EVENT_STREAM, form=form, choices=choices, has_tools=has_tools)
         for chunk in cut(data, raw):
             inspector.feed(chunk)
         inspector.finish()
         if inspector.error is None:
-            assert inspector.completion_bytes == count_completion_bytes(kind, choices, has_tools, raw)
+            assert inspector.completion_bytes == count_completion_bytes(kind, choices, has_tools, raw, path)
         assert 0 <= inspector.completion_bytes <= len(raw)
 
 
@@ -209,6 +219,13 @@ def test_the_end_that_is_made_has_the_form_of_the_stream(choices: int) -> None:
     end = json.loads(last.removeprefix(b"data: "))
     assert [choice.pop("index") for choice in end["choices"]] == list(range(choices))
     assert end == {**head, "choices": [{"delta": {}, "finish_reason": "length"}] * choices}
+
+
+def test_the_end_of_a_completion_has_its_form() -> None:
+    event = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": [{"text": "abc"}]}
+    last, _ = make_end(json.dumps(event).encode(), 2, COMPLETIONS.form).split(b"\n\n", 1)
+    ends = [{"index": index, "text": "", "finish_reason": "length"} for index in range(2)]
+    assert json.loads(last.removeprefix(b"data: ")) == {**event, "choices": ends}
 
 
 def test_the_end_that_is_made_is_short() -> None:

@@ -7,8 +7,17 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.quality.duels.reading import CHOICE_BREAK, read_answer, read_question
-from tests.support.openai_answers import DONE, make_chunk, make_event, make_usage, make_whole
+from serving.quality.duels.reading import CHOICE_BREAK, are_vectors, read_answer, read_question
+from tests.support.openai_answers import (
+    DONE,
+    make_chunk,
+    make_event,
+    make_text_chunk,
+    make_texts,
+    make_usage,
+    make_vectors,
+    make_whole,
+)
 
 
 def make_stream(*pieces: str) -> bytes:
@@ -26,6 +35,25 @@ def test_a_streamed_answer_reads_as_the_same_text_in_one_piece(pieces: list[str]
     assert read_answer(make_stream(*pieces)) == read_answer(whole) == text
     assert read_answer(make_stream(*pieces).replace(b"\n", b"\r\n")) == text
     assert read_answer(make_stream(*pieces) + make_usage("m", 3)) == text
+
+
+def test_a_completion_reads_as_its_text_and_its_prompt() -> None:
+    whole = make_texts("m", ["one", "two"], 3, "stop")
+    assert read_answer(whole) == f"one{CHOICE_BREAK}two"
+    stream = make_text_chunk("m", "on") + make_text_chunk("m", "e") + make_text_chunk("m", "", "stop") + DONE
+    assert read_answer(stream) == "one"
+    assert read_question(b'{"model":"m","prompt":"why?"}') == "why?"
+
+
+def test_text_beside_a_message_is_no_part_of_an_answer() -> None:
+    assert read_answer(b'{"choices":[{"message":{"content":"one"},"text":"two"}]}') == "one"
+
+
+def test_embeddings_are_there_or_not() -> None:
+    request = json.dumps({"model": "m", "input": ["a", "b"]}).encode()
+    assert are_vectors(request, make_vectors("m", 2))
+    assert not any(are_vectors(request, answer) for answer in (make_vectors("m", 1), b"{}", b'{"data":5}', b"", b"["))
+    assert not are_vectors(b'{"model":"m"}', make_vectors("m", 1))
 
 
 def test_reasoning_is_no_part_of_an_answer() -> None:

@@ -1,0 +1,133 @@
+"""How long a command of the command line takes, and what readers of the ledger cost the node that they read.
+
+Each command is run several times in a process of its own, one after the other; the figures are medians. The reference
+is a Python that starts and ends. ``status`` and the ledger are asked of a node in a process of its own that is its own
+only validator. What readers cost finality is measured by the time from submitting a transfer to its finality, in turn
+with and without processes that ask the node for blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from benchmarks.pictures import Chart, Series
+from benchmarks.report import Figure, Option, Run, get_percentile
+from chain.parameters import CREDIT
+from serving.cli.admin_client import ask_node
+from tests.support.cluster import Cluster, run_cluster
+
+PROGRAM = (sys.executable, "-P", "-m", "serving.cli.main")
+READS_PER_S = 100
+"""Answers of the ledger that readers ask for."""
+READERS = 2
+COMPLETION = {"_WWWSERVE_COMPLETE": "complete_bash", "COMP_WORDS": "wwwserve st", "COMP_CWORD": "1"}
+
+
+def measure_command(arguments: Sequence[str], rounds: int, environment: dict[str, str] | None = None) -> float:
+    """Median wall time of a command in ms."""
+    taken = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        subprocess.run(
+            arguments, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})},
+        )  # fmt: skip
+        taken.append(1000 * (time.perf_counter() - started))
+    return median(taken)
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[list[float]]:
+    """Ask a node for blocks all the time; how long each answer took, in ms, is appended to the list."""
+    stopped, taken = threading.Event(), []
+
+    def read(number: int) -> None:
+        due = time.perf_counter()
+        while not stopped.is_set():
+            due += READERS / READS_PER_S
+            time.sleep(max(0.0, due - time.perf_counter()))
+            started = time.perf_counter()
+            ask_node(directory, "GET", "/chain/blocks?limit=20" if number % 2 else "/chain/head")
+            taken.append(1000 * (time.perf_counter() - started))
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(READERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield taken
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
+
+
+def measure_finality(cluster: Cluster, count: int) -> list[float]:
+    """Times from submitting a transfer to its finality, in ms."""
+    node, taken = cluster.nodes[0], []
+    for _ in range(count):
+        order = {"recipient": cluster.users[0].address, "amount": CREDIT // 1_000, "wait": 60}
+        started = time.perf_counter()
+        node.ask("/wallet/transfer", "POST", order)
+        taken.append(1000 * (time.perf_counter() - started))
+    return taken
+
+
+def measure(rounds: int, transfers: int) -> tuple[list[Figure], list[Chart]]:
+    """Run each command ``rounds`` times, and make ``transfers`` transfers with and without readers."""
+    bare = measure_command((sys.executable, "-c", ""), rounds)
+    wwwserve = "import sys; sys.argv[0] = 'wwwserve'; from serving.cli.main import main; main()"
+    times = {
+        "--help": measure_command((*PROGRAM, "--help"), rounds),
+        "chain --help": measure_command((*PROGRAM, "chain", "--help"), rounds),
+        "--version": measure_command((*PROGRAM, "--version"), rounds),
+        "completion": measure_command((sys.executable, "-P", "-c", wwwserve), rounds, COMPLETION),
+    }
+    with tempfile.TemporaryDirectory() as name, run_cluster(Path(name), 1, users=1) as cluster:
+        directory = cluster.nodes[0].directory
+        for command in (("status",), ("chain", "blocks"), ("chain", "verify")):
+            times[" ".join(command)] = measure_command((*PROGRAM, *command, "-d", str(directory)), rounds)
+        alone, beside, reads = [], [], []
+        for _ in range(4):
+            alone += measure_finality(cluster, transfers // 4)
+            with reading(directory) as taken:
+                beside += measure_finality(cluster, transfers // 4)
+            reads += taken
+    against = "Python that starts and ends"
+    headlines = {"--help": "`wwwserve --help`", "status": "`wwwserve status`"}
+    figures = [
+        Figure(name, value, "ms", bare, against, headline=headlines.get(name, "")) for name, value in times.items()
+    ]
+    figures += [
+        Figure(f"finality, {READS_PER_S} reads/s beside, p50", median(beside), "ms", median(alone), "no reads"),
+        Figure(
+            f"finality, {READS_PER_S} reads/s beside, p99",
+            get_percentile(beside, 99), "ms", get_percentile(alone, 99), "no reads",
+        ),
+        Figure("a read of the ledger, p99", get_percentile(reads, 99), "ms"),
+    ]  # fmt: skip
+    bars = Series("ms", (), tuple(times.values()))
+    return figures, [Chart("Commands", "", "ms", (bars,), tuple(name.replace(" ", "\n") for name in times))]
+
+
+def main() -> None:
+    """Command line."""
+    run = Run(
+        "commands",
+        __doc__,
+        Option("rounds", 9, 3, "times that each command is run"),
+        Option("transfers", 400, 8, "transfers with readers, and as many without"),
+    )
+    run.finish(*measure(run.values["rounds"], run.values["transfers"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""``wwwserve run --vllm MODEL`` and ``--llama-cpp MODEL``: a server of the model that the node runs itself."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from serving.config.schema import EmbeddedModel, NodeConfig, OpenAIModel
+
+
+def add_vllm(config: NodeConfig, model: str, arguments: Sequence[str]) -> NodeConfig:
+    """``config`` with ``vllm serve`` for a model in place of the embedded one; ``arguments`` are more of its own."""
+    port = find_free_port()
+    command = ("vllm", "serve", model, "--host", "127.0.0.1", "--port", str(port), *arguments)
+    return _add(config, OpenAIModel(kind="openai", base_url=_make_url(port), command=command, load="vllm"))
+
+
+def add_llama_cpp(config: NodeConfig, model: str, arguments: Sequence[str]) -> NodeConfig:
+    """The same with ``llama-server``, for a GGUF file or a repository with one."""
+    port, capacity = find_free_port(), EmbeddedModel().capacity
+    source = ("--model", model) if Path(model).is_file() else ("--hf-repo", model)
+    listen = ("--host", "127.0.0.1", "--port", str(port), "--metrics", "--jinja", "--parallel", str(capacity))
+    entry = OpenAIModel(
+        kind="openai",
+        base_url=_make_url(port),
+        command=("llama-server", *source, *listen, *arguments),
+        load="llamacpp",
+        capacity=capacity,
+    )
+    return _add(config, entry)
+
+
+def _add(config: NodeConfig, entry: OpenAIModel) -> NodeConfig:
+    """The server asks for a key, so that its users come through the node."""
+    locked = entry.model_copy(update={"api_key": secrets.token_urlsafe(32)})
+    others = tuple(model for model in config.models if not isinstance(model, EmbeddedModel))
+    return config.model_copy(update={"models": (*others, locked)})
+
+
+def _make_url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def find_free_port() -> int:
+    """A loopback port that nothing listens on at this moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port

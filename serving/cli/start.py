@@ -1,0 +1,247 @@
+"""``wwwserve init``, ``run`` and ``demo``."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import trio
+import typer
+
+from chain.check_economics import check_checks
+from chain.cli.contract import CommandError, print_result
+from chain.cli.options import AsJson, DataDir, get_default_data_dir
+from chain.crypto import KeyPair
+from chain.duel_economics import check_duels
+from chain.duel_parameters import DuelParameters
+from chain.genesis import Genesis, load_genesis, make_genesis, make_validator
+from chain.keyfile import create_identity
+from chain.light.client import Checkpoint
+from chain.parameters import CREDIT, Parameters
+from consensus.voting.disk import JOURNAL_FILE
+from consensus.voting.journal import Journal
+from p2p.addresses import parse_proxy
+from p2p.runtime import RealRuntime
+from serving.cli.stopped_node import get_passphrase, load_key, load_own_genesis
+from serving.config.data_directory import (
+    CONFIG_FILE,
+    GENESIS_FILE,
+    KEY_FILE,
+    create_private,
+    lock_data_dir,
+    make_data_dir,
+)
+from serving.config.file import load_config, write_default_config
+from serving.config.schema import ApiConfig, ApiKeyConfig, NodeConfig
+from serving.keys.records import make_secret
+
+log = structlog.get_logger(__name__)
+
+RunNode = Callable[..., Awaitable[None]]
+"""Runs the node in a data directory, with its configuration, key and genesis, until it is told to stop. ``as_json``:
+say as JSON that it is ready; ``stop_with_stdin``: stop when standard input ends, too."""
+
+
+def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
+    """The command ``run``; ``load_run_node`` imports what it runs."""
+
+    def run(
+        data_dir: DataDir = None,
+        anonymous: Annotated[
+            bool, typer.Option("--anonymous", help="Listen nowhere and connect to the bootstrap peers alone.")
+        ] = False,
+        socks5: Annotated[
+            str | None, typer.Option(metavar="HOST:PORT", help="Dial every peer through this proxy.")
+        ] = None,
+        vllm: Annotated[
+            str | None, typer.Option("--vllm", metavar="MODEL", help="Run 'vllm serve MODEL' and share it.")
+        ] = None,
+        llama_cpp: Annotated[
+            str | None, typer.Option("--llama-cpp", metavar="MODEL", help="The same with 'llama-server'.")
+        ] = None,
+        arguments: Annotated[list[str] | None, typer.Argument(help="After --: more arguments of that server.")] = None,
+        stop_with_stdin: Annotated[
+            bool, typer.Option("--stop-with-stdin", help="Stop when standard input ends, as with its writer.")
+        ] = False,
+        as_json: AsJson = False,
+    ) -> None:
+        """Run the node in a data directory until it is stopped."""
+        from serving.cli.logs import configure_logs
+        from serving.cli.own_server import add_llama_cpp, add_vllm
+
+        directory = data_dir or get_default_data_dir()
+        if not (directory / KEY_FILE).exists():
+            raise CommandError(f"no node in {directory}; make one with: wwwserve init -d {directory} …")
+        config = load_config(directory / CONFIG_FILE)
+        if socks5 is not None:
+            try:
+                parse_proxy(socks5)
+            except ValueError as error:
+                raise CommandError(f"--socks5: {error}") from None
+            config = config.model_copy(update={"socks5": socks5})
+        if anonymous or config.anonymous:
+            config = config.as_anonymous()
+        if vllm is not None and llama_cpp is not None:
+            raise CommandError("--vllm and --llama-cpp: choose one, and put other servers into config.yaml")
+        if vllm is not None:
+            config = add_vllm(config, vllm, arguments or ())
+        elif llama_cpp is not None:
+            config = add_llama_cpp(config, llama_cpp, arguments or ())
+        elif arguments:
+            raise CommandError(f"{arguments[0]!r}: arguments of a server go with --vllm or --llama-cpp")
+        configure_logs(config.log.level, config.log.format)
+        genesis = load_own_genesis(directory)
+        key = load_key(directory / KEY_FILE)
+        with lock_data_dir(directory) as was_open:
+            if was_open:
+                log.warning("the data directory was open to other users, and is closed now", directory=str(directory))
+            given = {
+                name: True for name, value in (("as_json", as_json), ("stop_with_stdin", stop_with_stdin)) if value
+            }
+            trio.run(partial(load_run_node(), **given), directory, config, key, genesis)
+
+    return run
+
+
+def init(
+    data_dir: DataDir = None,
+    genesis: Annotated[Path | None, typer.Option(help="Genesis file of the chain to join.")] = None,
+    new_chain: Annotated[
+        str | None, typer.Option(help="Name of a new chain of one's own, with this node as its first validator.")
+    ] = None,
+    duel_rate: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1_000, help="Of 1,000 paid answers on the new chain, how many are answered again and judged."
+        ),
+    ] = 0,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A recent block of that chain that you trust, HEIGHT:BLOCKID: begin from there.")
+    ] = None,
+    api_key: Annotated[
+        bool,
+        typer.Option("--api-key", help="Make a key for users of the API, which other machines need, and print it."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a data directory: key, configuration, genesis, and a journal without votes."""
+    directory = data_dir or get_default_data_dir()
+    content, lines = create_node(directory, genesis, new_chain, duel_rate, checkpoint, api_key)
+    print_result(content, as_json, *lines)
+
+
+def create_node(
+    directory: Path,
+    genesis: Path | None,
+    new_chain: str | None,
+    duel_rate: int = 0,
+    checkpoint: str | None = None,
+    api_key: bool = False,
+) -> tuple[dict[str, Any], list[str]]:
+    """Make a data directory. Returns what was made, as JSON and as lines for people.
+
+    Raises:
+        CommandError: the arguments contradict each other, or it cannot be written.
+        GenesisError: there is no such chain.
+    """
+    if (genesis is None) == (new_chain is None):
+        raise CommandError("say which chain: --genesis FILE to join one, or --new-chain NAME to begin one")
+    if duel_rate and new_chain is None:
+        raise CommandError("the chain that you join says how many duels there are: --duel-rate goes with --new-chain")
+    if checkpoint is not None:
+        if new_chain is not None:
+            raise CommandError("a new chain has no block yet: --checkpoint goes with --genesis")
+        try:
+            Checkpoint.parse(checkpoint)
+        except ValueError as error:
+            raise CommandError(f"--checkpoint: {error}") from None
+    for name in (KEY_FILE, GENESIS_FILE, CONFIG_FILE):
+        if (directory / name).exists():
+            raise CommandError(f"{directory / name} exists already; choose another directory with -d")
+    joined = load_genesis(genesis) if genesis is not None else None
+    parameters = Parameters(duels=DuelParameters(rate=duel_rate))
+    check_duels(parameters)
+    check_checks(parameters)
+    try:
+        make_data_dir(directory)
+        with create_private():
+            secret = make_secret() if api_key else None
+            key, joined = _make_files(directory, joined, new_chain or "", parameters, checkpoint, secret)
+    except OSError as error:
+        raise CommandError(f"cannot write {directory}: {error.strerror}; choose another directory with -d") from error
+    file = directory / CONFIG_FILE
+    content = {
+        "address": key.address,
+        "chain": joined.name,
+        "chain_id": joined.chain_id.hex(),
+        "directory": str(directory),
+        **({} if secret is None else {"api_key": secret}),
+    }
+    return content, [
+        f"address  {key.address}",
+        f"chain    {joined.name} ({joined.chain_id.hex()[:8]})",
+        *(() if secret is None else (f"api key  {secret}  (kept in {file})",)),
+        f"edit {file}, then start the node with: wwwserve run -d {directory}",
+    ]
+
+
+def _make_files(
+    directory: Path,
+    genesis: Genesis | None,
+    new_chain: str,
+    parameters: Parameters,
+    checkpoint: str | None,
+    api_key: str | None,
+) -> tuple[KeyPair, Genesis]:
+    """Write the files of a new node; without ``genesis`` it begins the chain ``new_chain`` as its only validator.
+
+    ``parameters`` are those of the chain that it begins.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    key = create_identity(directory / KEY_FILE, get_passphrase())
+    if genesis is None:
+        beacon = secrets.token_bytes(32)
+        account = make_validator(key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT)
+        genesis = make_genesis(new_chain, RealRuntime().now(), beacon, [account], parameters)
+    (directory / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
+    keys = () if api_key is None else (ApiKeyConfig(key=api_key),)
+    write_default_config(directory / CONFIG_FILE, NodeConfig(checkpoint=checkpoint, api=ApiConfig(keys=keys)))
+    Journal.open(directory / JOURNAL_FILE, genesis.chain_id, key.public_key).close()
+    return key, genesis
+
+
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Send twenty prompts, audit the ledgers and stop.")] = False,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where to keep the nodes (default: a temporary one that is removed at the end).")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary directory.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a network of four nodes with real models on this machine."""
+    from rich.console import Console
+
+    from serving.cli.demo import DemoFailed, run_demo
+
+    console = Console(stderr=as_json)
+    if directory is not None and directory.exists() and any(directory.iterdir()):
+        raise CommandError(f"{directory} is not empty; remove it or name another directory")
+    is_temporary = directory is None and not keep
+    directory = directory or Path(tempfile.mkdtemp(prefix="wwwserve-demo-"))
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that the nodes are stopped then too
+        signal.signal(number, signal.default_int_handler)
+    try:
+        run_demo(directory, once, console, as_json)
+    except DemoFailed as error:
+        raise CommandError(f"{error} (the nodes' directories are kept: {directory})") from error
+    if is_temporary:
+        shutil.rmtree(directory, ignore_errors=True)

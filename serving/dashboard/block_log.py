@@ -1,0 +1,119 @@
+"""The last final blocks in short, and who paid whom in them: what the public sees move."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import trio
+
+from chain.crypto import format_address
+from chain.explorer.blocks import compute_share
+from chain.store.reader import ChainReader
+from chain.types.blocks import Block
+from chain.types.operations import Capture, Hold
+from consensus.engine import Engine
+
+MAX_BLOCKS = 120
+"""Blocks that are kept."""
+INITIAL_BLOCKS = 40
+"""Blocks of before the start that are read from the disk."""
+MAX_HOLDS = 4_096
+"""Holds that are kept for the flows."""
+MAX_LOOK_AHEAD = 8
+"""Blocks after one without a certificate of its own in which the one that made it final is looked for."""
+FLOWS_MS = 60_000
+"""How far the flows reach back, in milliseconds."""
+
+
+class _Payment(NamedTuple):
+    at: int
+    payer: bytes
+    payee: bytes
+    amount: int
+
+
+class BlockLog:
+    """What is kept of the last final blocks."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._entries: deque[tuple[int, str]] = deque(maxlen=MAX_BLOCKS)
+        self._holds: deque[_Payment] = deque(maxlen=MAX_HOLDS)
+
+    async def run(self) -> None:
+        """Follow the ledger until cancelled."""
+        with self._engine.subscribe_final() as events:
+            head = self._engine.header.height
+            for height in range(max(1, head - INITIAL_BLOCKS + 1), head + 1):
+                block = self._engine.chain.block(height)
+                if block is not None:
+                    self._add(block, self._engine.chain.failures(height))
+                await trio.lowlevel.checkpoint()
+            async for event in events:
+                if event.block.height > head:
+                    self._add(event.block, event.failures)
+
+    def _add(self, block: Block, failures: Sequence[str | None]) -> None:
+        summary = describe_block(block, self._engine.chain)
+        self._entries.append((block.height, json.dumps(summary, separators=(",", ":"))))
+        for index, signed in enumerate(block.body.operations):
+            hold = signed.operation
+            if isinstance(hold, Hold) and not (failures and failures[index]):
+                self._holds.append(_Payment(block.header.timestamp, signed.signer, hold.payee, hold.amount))
+
+    def get_since(self, height: int) -> tuple[int, list[str]]:
+        """Height of the last block that is kept, and in JSON those above ``height``, oldest first."""
+        last = self._entries[-1][0] if self._entries else 0
+        return last, [text for at, text in self._entries if at > height]
+
+    def find_flows(self, now: int) -> list[dict[str, Any]]:
+        """Who made holds for whom in the last minute; ``now`` is the wall clock in ms. The latest pair comes last."""
+        counts: Counter[tuple[bytes, bytes]] = Counter()
+        amounts: Counter[tuple[bytes, bytes]] = Counter()
+        for hold in self._holds:
+            if now - hold.at <= FLOWS_MS:
+                counts[hold.payer, hold.payee] += 1
+                amounts[hold.payer, hold.payee] += hold.amount
+        return [
+            {
+                "payer": format_address(payer),
+                "payee": format_address(payee),
+                "holds": count,
+                "amount": amounts[payer, payee],
+            }
+            for (payer, payee), count in counts.items()
+        ]
+
+
+def describe_block(block: Block, reader: ChainReader) -> dict[str, Any]:
+    """A block in short. ``signed`` is the share of stake in its certificate (0 to 1), or in that of the block after it
+    that made it final; None if there is none. ``paid`` is what its captures moved."""
+    header = block.header
+    kinds = Counter(type(signed.operation).__name__.lower() for signed in block.body.operations)
+    captures = [signed.operation for signed in block.body.operations if isinstance(signed.operation, Capture)]
+    return {
+        "height": header.height,
+        "id": header.id.hex(),
+        "at": header.timestamp,
+        "epoch": header.epoch,
+        "view": header.view,
+        "proposer": format_address(header.proposer),
+        "operations": len(block.body.operations),
+        "kinds": dict(kinds),
+        "paid": sum(item.delivery.amount for capture in captures for item in capture.items),
+        "bytes": len(block.encoded),
+        "skipped": len(block.body.nullifications),
+        "signed": _find_signed_share(header.height, reader),
+    }
+
+
+def _find_signed_share(height: int, reader: ChainReader) -> float | None:
+    for ahead in range(height, min(reader.height, height + MAX_LOOK_AHEAD) + 1):
+        certificate, header = reader.certificate(ahead), reader.find_header(ahead)
+        if certificate is not None and header is not None:
+            share = compute_share(reader, header, certificate)
+            return None if share is None else round(share, 4)
+    return None

@@ -1,0 +1,232 @@
+"""The backends of this node, tried one after the other until the content of an answer begins.
+
+A stream is held back until its first content, and any other answer until it is whole: the event that only names a role
+is no content, and until then nothing has gone out that another answer would contradict. What counts as a failure, and
+what goes to the user as it is, says :mod:`serving.failover.rules`.
+
+Both a user's request and that of another node come here, so that both are rescued alike. A try that failed has given
+its slot back and closed its connection before the next begins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from serving.backends.backend import BackendError
+from serving.failover.rules import Next, Outcome, judge_status, judge_whole
+from serving.openai.answers import MAX_EVENT_BYTES, Answer, AnswerInspector
+from serving.openai.requests import Request
+from serving.scheduling.admission import Demand, NotAdmitted
+from serving.scheduling.backend_pool import ScheduledBackend
+
+log = structlog.get_logger(__name__)
+
+NO_ENDPOINT = (404, 405, 501)
+"""Statuses of a server that has no completions or embeddings. That says nothing of how well it does what it has."""
+
+
+class TryFailed(BackendError):
+    """One backend did not deliver, before any content. ``answer`` is the error that it answered with, if it did."""
+
+    def __init__(self, message: str, outcome: Outcome, answer: Answer | None = None) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        self.answer = answer
+
+
+class BackendsFailed(BackendError):
+    """No backend delivered; ``failures`` has one or more, in order."""
+
+    def __init__(self, failures: Sequence[TryFailed]) -> None:
+        super().__init__("; ".join(map(str, failures)))
+        others = [failure for failure in failures if failure.outcome is not Outcome.CONTEXT]
+        self.answer = next((each.answer for each in others or failures if each.answer is not None), None)
+        """The first error that one answered with; that the prompt is too long only if all of them say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """What to ask of backends. ``body`` is the request's own, or one that asks for more beside the answer.
+
+    ``patience_s`` is how long the content of one may take from its slot on (not of the last one that is tried, unless
+    ``is_last`` is False: another node can be asked after it). ``withhold_usage`` keeps from a user a usage that it did
+    not ask for.
+    """
+
+    request: Request
+    body: bytes
+    demand: Demand
+    patience_s: float = math.inf
+    is_last: bool = True
+    withhold_usage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer whose content has begun. ``answer`` has the rest of its body: what comes after the ``held`` bytes.
+
+    ``inspector`` has seen of a stream what was held, and let ``passed`` through; of another answer it has seen nothing.
+    """
+
+    backend: ScheduledBackend
+    answer: Answer
+    held: bytes
+    inspector: AnswerInspector
+    passed: bytes
+
+    async def read(self) -> AsyncGenerator[bytes, None]:
+        """The whole body, as it came."""
+        if self.held:
+            yield self.held
+        async for chunk in self.answer.body:
+            yield chunk
+
+
+@asynccontextmanager
+async def ask_backends(
+    backends: Sequence[ScheduledBackend], tries: Tries, on_slot: Callable[[], None] = lambda: None
+) -> AsyncIterator[Begun]:
+    """The answer of the first of ``backends`` that delivers, with its content begun. ``on_slot``: one has a slot.
+
+    Raises:
+        NotAdmitted: no backend has a slot for it.
+        BackendsFailed: none delivers.
+    """
+    failures: list[TryFailed] = []
+    refusal: NotAdmitted | None = None
+    for place, backend in enumerate(backends):
+        is_patient = tries.is_last and place == len(backends) - 1
+        async with AsyncExitStack() as stack:
+            trying = _try(backend, tries, math.inf if is_patient else tries.patience_s, on_slot)
+            try:
+                begun = await stack.enter_async_context(trying)
+            except NotAdmitted as error:
+                refusal = refusal or error
+                continue
+            except TryFailed as failure:
+                log.info("a backend did not deliver", model=tries.request.model, reason=str(failure))
+                failures.append(failure)
+                continue
+            yield begun
+            return
+    if refusal is not None and not failures:
+        raise refusal
+    raise BackendsFailed(failures)
+
+
+@asynccontextmanager
+async def _try(
+    backend: ScheduledBackend, tries: Tries, patience_s: float, on_slot: Callable[[], None]
+) -> AsyncIterator[Begun]:
+    """Ask one backend, and enter once its content begins.
+
+    Raises:
+        NotAdmitted: it has no slot.
+        TryFailed: it does not deliver.
+    """
+    request, breaker = tries.request, backend.breaker
+    with trio.CancelScope() as scope:
+
+        def note_slot() -> None:
+            scope.deadline = trio.current_time() + patience_s
+            on_slot()
+
+        async with AsyncExitStack() as stack:
+            serving = backend.complete(request.path, tries.body, tries.demand, stream=request.stream, on_slot=note_slot)
+            try:
+                answer = await stack.enter_async_context(serving)
+                is_stream = answer.is_stream and answer.status == 200
+                inspector = AnswerInspector(
+                    answer.is_stream,
+                    form=request.endpoint.form,
+                    choices=request.choices,
+                    has_tools=request.has_tools,
+                    withhold_usage=tries.withhold_usage,
+                )
+                hold_back = _hold_back_stream(answer, inspector) if is_stream else _hold_back_whole(answer, inspector)
+                held, passed = await hold_back
+            except BackendError as error:
+                breaker.note_failure(trio.current_time())
+                raise TryFailed(str(error), Outcome.BROKEN) from error
+            if scope.cancel_called:  # at the same moment: no other try may come after content has gone out
+                await trio.lowlevel.checkpoint()
+            scope.deadline = math.inf
+            outcome = judge_status(answer.status, held)
+            if outcome is not None and outcome.rule.next is Next.ELSEWHERE:
+                if request.endpoint.feature is None or answer.status not in NO_ENDPOINT:
+                    _note(backend, outcome, answer.retry_after_s)
+                whole = Answer(answer.status, answer.content_type, _give(held), answer.retry_after_s)
+                raise TryFailed(f"the backend answered {answer.status}", outcome, whole)
+            answer.body = await stack.enter_async_context(aclosing(_pass_on(answer.body, backend)))
+            yield Begun(backend, answer, held, inspector, passed)
+    if scope.cancelled_caught:
+        breaker.note_failure(trio.current_time())
+        raise TryFailed(f"no content within {patience_s:.0f} s", Outcome.BROKEN)
+
+
+async def _hold_back_stream(answer: Answer, inspector: AnswerInspector) -> tuple[bytes, bytes]:
+    """A stream up to its first content, as it came and as ``inspector`` lets it through.
+
+    Raises:
+        BackendError: it broke off, or ended without being complete.
+    """
+    held, passed = bytearray(), bytearray()
+    async for chunk in answer.body:
+        held += chunk
+        passed += inspector.feed(chunk)
+        if inspector.error is not None:
+            raise BackendError(inspector.error)
+        if inspector.is_malformed:
+            raise BackendError("the answer begins with an event that is not JSON")
+        if inspector.completion_bytes or len(held) > MAX_EVENT_BYTES:
+            return bytes(held), bytes(passed)
+    passed += inspector.finish()
+    if not inspector.is_complete:
+        raise BackendError(inspector.error or "the answer ended too early")
+    return bytes(held), bytes(passed)
+
+
+async def _hold_back_whole(answer: Answer, inspector: AnswerInspector) -> tuple[bytes, bytes]:
+    """The whole of an answer that is not streamed.
+
+    Raises:
+        BackendError: it broke off, or is malformed.
+    """
+    held = bytearray()
+    async for chunk in answer.body:
+        held += chunk
+        if len(held) > inspector.max_bytes:
+            raise BackendError(f"the answer is longer than {inspector.max_bytes} bytes")
+    if answer.status == 200 and (fault := judge_whole(bytes(held))) is not None:
+        raise BackendError(fault)
+    return bytes(held), b""
+
+
+def _note(backend: ScheduledBackend, outcome: Outcome, retry_after_s: float) -> None:
+    """Note in the breaker of a backend that it answered with an error."""
+    now = trio.current_time()
+    if outcome.rule.is_fault:
+        backend.breaker.note_failure(now)
+    if outcome is Outcome.BUSY or (retry_after_s and outcome is Outcome.SERVER_ERROR):
+        backend.breaker.note_busy(now, retry_after_s)
+
+
+async def _pass_on(rest: AsyncIterator[bytes], backend: ScheduledBackend) -> AsyncGenerator[bytes, None]:
+    """The rest of the body of an answer; its end goes into the breaker."""
+    try:
+        async for chunk in rest:
+            yield chunk
+    except BackendError:
+        backend.breaker.note_failure(trio.current_time())
+        raise
+    backend.breaker.note_answer()
+
+
+async def _give(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body

@@ -1,0 +1,31 @@
+"""How long a backend of this node may take for the content of an answer while another can still be asked. Pure.
+
+It follows what the model has taken before, times a factor: a backend that is slow is not broken, and to give up its
+work costs more than to wait. The last that can be asked is waited for as long as its own timeouts say.
+"""
+
+from __future__ import annotations
+
+from serving.openai.requests import Request
+from serving.scheduling.predictor import Prediction
+
+PATIENCE_FACTOR = 4.0
+"""How many times the predicted time a backend may take."""
+MIN_PATIENCE_S = 10.0
+"""Least patience, in seconds."""
+UNKNOWN_FIRST_S = 30.0
+"""Patience for the first content of a stream while the speed of a backend is not known."""
+UNKNOWN_WHOLE_S, UNKNOWN_TOKEN_S = 60.0, 0.05
+"""The same for an answer that is not streamed, and as much more for each token that it may have."""
+
+
+def compute_patience(request: Request, prediction: Prediction, largest_output: float) -> float:
+    """Seconds from its slot on; ``largest_output``: tokens that the answer has at most."""
+    is_known = prediction.speed.decode_rate > 0
+    if request.stream:
+        expected_s = prediction.time.first_token
+        return max(MIN_PATIENCE_S, min(UNKNOWN_FIRST_S, PATIENCE_FACTOR * expected_s) if is_known else UNKNOWN_FIRST_S)
+    unknown_s = UNKNOWN_WHOLE_S + UNKNOWN_TOKEN_S * largest_output
+    if not is_known:
+        return unknown_s
+    return max(MIN_PATIENCE_S, min(unknown_s, PATIENCE_FACTOR * prediction.compute_uncorrected(largest_output).total))

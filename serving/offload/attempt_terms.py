@@ -1,0 +1,44 @@
+"""What one attempt at an offload is made on, and how it fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving.backends.backend import BackendError
+from serving.offload.choice import Reason
+from serving.openai.requests import Request
+from serving.scheduling.predictor import Prediction
+
+
+class Stalled(BackendError):
+    """The executor sent no content for too long. A pause is no lie: what was received may be captured."""
+
+
+class AttemptFailed(Exception):
+    """One candidate did not deliver. ``retry_after_s``: when it expects to take requests again (0: unknown).
+    ``is_queued``: it had put the request into its queue.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 0.0, is_queued: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.is_queued = is_queued
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTerms:
+    """What one attempt offers: ``number`` is the executor's position in the lottery of the period begun with ``round``.
+
+    ``prediction`` is what was expected of it, and ``reason`` why it is asked. ``first_token_within_s``: after how long
+    another is asked instead (None: as the settings say).
+    """
+
+    request: Request
+    amount: int
+    round: int
+    seq: int
+    number: int
+    executor: bytes
+    prediction: Prediction
+    reason: Reason
+    first_token_within_s: float | None = None

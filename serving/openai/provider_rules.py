@@ -1,0 +1,123 @@
+"""Who may answer a request, as its field ``provider`` says, and a model that is left open (``auto``). Pure.
+
+The field is OpenRouter's. Of its keys these mean something here:
+
+* ``only`` and ``ignore``: addresses of nodes, and ``local`` for the node that is asked;
+* ``max_price``: the most credits that the answer may cost, by the tokens that the request allows;
+* ``require_parameters`` and ``sort``: nothing is to be done for them. No node gets a request that it cannot take, all
+  ask the same price, and the one that is predicted to answer soonest is asked first.
+
+Every other key is refused by its name, so that nobody believes in a rule that is not followed. The field goes no
+further than this node: neither a backend nor another node sees it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chain.crypto import parse_address
+from chain.exceptions import KeyFormatError
+from chain.parameters import CREDIT
+from serving.openai.errors import bad_request
+
+FIELD = "provider"
+"""The field of a request."""
+AUTO = "auto"
+"""The name of a model that leaves the choice open."""
+HERE = "local"
+"""How the rules call the node that is asked."""
+SORTS = ("price", "throughput", "latency")
+"""What providers can be sorted by."""
+MAX_NAMED = 64
+"""Nodes that a list may name."""
+
+_ME = b""
+"""The node that is asked, in the place of a public key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRules:
+    """Who may answer: the public keys of ``only`` (none: all) but those of ``ignore``; the empty key is this node.
+
+    ``max_price`` is in micro-credits.
+    """
+
+    only: frozenset[bytes] = frozenset()
+    ignore: frozenset[bytes] = frozenset()
+    max_price: int | None = None
+
+    def allows(self, public_key: bytes) -> bool:
+        """Whether a node may answer."""
+        return public_key not in self.ignore and (not self.only or public_key in self.only)
+
+    @property
+    def allows_here(self) -> bool:
+        """Whether the node that is asked may answer with a backend of its own."""
+        return self.allows(_ME)
+
+
+ANYBODY = ProviderRules()
+"""The rules of a request without the field."""
+
+
+def has_rules(body: bytes) -> bool:
+    """Whether a body may have the field or leave its model open. Most have neither, and need not be read for it."""
+    return b'"provider"' in body or b'"auto"' in body
+
+
+def take_rules(content: dict[str, Any], choose_model: Callable[[], str]) -> tuple[ProviderRules, dict[str, Any]]:
+    """The rules of a request, and the request without them; ``choose_model`` finds the model if it is left open.
+
+    Raises:
+        ApiError: 400, naming the key at fault.
+    """
+    rest = {name: value for name, value in content.items() if name != FIELD}
+    if rest.get("model") == AUTO:
+        rest["model"] = choose_model()
+    rules = content.get(FIELD)
+    if rules is None:
+        return ANYBODY, rest
+    if not isinstance(rules, dict):
+        raise bad_request(f"'{FIELD}' must be an object.", param=FIELD)
+    return _read(rules), rest
+
+
+def _read(rules: Mapping[str, Any]) -> ProviderRules:
+    for name, value in rules.items():
+        is_known = name in ("only", "ignore", "max_price")
+        is_idle = (
+            (name == "require_parameters" and isinstance(value, bool))
+            or (name == "sort" and (value is None or value in SORTS))
+            or (name == "allow_fallbacks" and value is True)
+        )
+        if not is_known and not is_idle:
+            raise bad_request(f"'{FIELD}.{name}' with this value cannot be followed here.", param=f"{FIELD}.{name}")
+    return ProviderRules(_read_nodes(rules, "only"), _read_nodes(rules, "ignore"), _read_price(rules.get("max_price")))
+
+
+def _read_nodes(rules: Mapping[str, Any], name: str) -> frozenset[bytes]:
+    named, param = rules.get(name), f"{FIELD}.{name}"
+    if named is None:
+        return frozenset()
+    if not isinstance(named, list) or len(named) > MAX_NAMED:
+        raise bad_request(f"'{param}' must be a list of at most {MAX_NAMED} addresses of nodes.", param=param)
+    found = set()
+    for address in named:
+        try:
+            found.add(_ME if address == HERE else parse_address(address))
+        except (KeyFormatError, TypeError, AttributeError):
+            message = f"'{param}' must name nodes by their addresses, or '{HERE}' for this one."
+            raise bad_request(message, param=param) from None
+    return frozenset(found)
+
+
+def _read_price(price: object) -> int | None:
+    if price is None:
+        return None
+    if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price <= 10**9 or math.isnan(price):
+        param = f"{FIELD}.max_price"
+        raise bad_request(f"'{param}' must be a number of credits, which the answer may cost at most.", param=param)
+    return round(price * CREDIT)

@@ -1,0 +1,88 @@
+"""The field ``provider`` of a request: what is followed, and that nothing else passes unnoticed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chain.crypto import KeyPair
+from serving.openai.errors import ApiError
+from serving.openai.provider_rules import ANYBODY, ProviderRules, has_rules, take_rules
+
+ALICE, BOB = KeyPair(b"1" * 32), KeyPair(b"2" * 32)
+
+
+def read(rules: Any) -> ProviderRules:
+    found, rest = take_rules({"model": "m", "provider": rules}, lambda: "chosen")
+    assert rest == {"model": "m"}
+    return found
+
+
+def test_who_may_answer() -> None:
+    assert read(None) is ANYBODY and ANYBODY.allows_here and ANYBODY.allows(ALICE.public_key)
+    only = read({"only": [ALICE.address]})
+    assert only.allows(ALICE.public_key) and not only.allows(BOB.public_key) and not only.allows_here
+    here = read({"only": ["local"]})
+    assert here.allows_here and not here.allows(ALICE.public_key)
+    others = read({"ignore": ["local", BOB.address]})
+    assert others.allows(ALICE.public_key) and not others.allows(BOB.public_key) and not others.allows_here
+    assert not read({"only": [BOB.address], "ignore": [BOB.address]}).allows(BOB.public_key)
+
+
+def test_what_may_be_said_and_changes_nothing() -> None:
+    idle = {"require_parameters": True, "sort": "latency", "allow_fallbacks": True}
+    assert read(idle) == read({"sort": None}) == ProviderRules()
+    assert read({"max_price": 0.5}).max_price == 500_000 and read({"max_price": 0}).max_price == 0
+
+
+@pytest.mark.parametrize(
+    ("rules", "param"),
+    [
+        ("fast", "provider"),
+        ([], "provider"),
+        ({"quantizations": ["fp8"]}, "provider.quantizations"),
+        ({"order": [ALICE.address]}, "provider.order"),
+        ({"allow_fallbacks": False}, "provider.allow_fallbacks"),
+        ({"sort": "price-ish"}, "provider.sort"),
+        ({"require_parameters": "yes"}, "provider.require_parameters"),
+        ({"only": "local"}, "provider.only"),
+        ({"only": ["nobody"]}, "provider.only"),
+        ({"ignore": [5]}, "provider.ignore"),
+        ({"only": ["local"] * 65}, "provider.only"),
+        ({"max_price": {"prompt": 1}}, "provider.max_price"),
+        ({"max_price": -1}, "provider.max_price"),
+        ({"max_price": float("nan")}, "provider.max_price"),
+        ({"max_price": True}, "provider.max_price"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_by_its_name(rules: Any, param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        read(rules)
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+def test_a_model_that_is_left_open_is_chosen() -> None:
+    assert take_rules({"model": "auto", "n": 1}, lambda: "chosen") == (ANYBODY, {"model": "chosen", "n": 1})
+
+
+def test_bodies_without_either_are_not_read_for_it() -> None:
+    assert not has_rules(b'{"model":"m","messages":[]}')
+    assert has_rules(b'{"model": "auto"}') and has_rules(b'{"provider" : {}}')
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["only", "ignore", "max_price", "sort", "x"]), JSON))
+def test_whatever_it_says_is_followed_or_refused(rules: dict[str, Any]) -> None:
+    try:
+        read(rules)
+    except ApiError as error:
+        assert error.status == 400 and error.param is not None

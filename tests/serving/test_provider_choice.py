@@ -1,0 +1,68 @@
+"""Requests that say who may answer them, or leave their model open, on whole nodes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from chain.crypto import format_address
+from serving.api import Api
+from serving.keys.records import KeyLimits
+from serving.scheduling.policy import PolicyParameters
+from tests.support.api_calls import FakeResponder, call
+from tests.support.market_world import MODEL, Options, World, make_body, simulate
+
+HERE = b"local"
+
+
+async def ask(world: World, status: int = 200, **fields: Any) -> FakeResponder:
+    responder, error = await call(Api(world.gateway.dispatcher), body=make_body(**fields))
+    assert (responder.status if error is None else error.status) == status
+    return responder
+
+
+def test_only_nodes_that_are_allowed_answer() -> None:
+    async def play(world: World) -> None:
+        first, second = world.drawn()[:2]
+        for named in (first, second):
+            for rules in (
+                {"only": [format_address(named.public_key)]},
+                {"ignore": [format_address(other.public_key) for other in (first, second) if other is not named]},
+            ):
+                responder = await ask(world, provider={**rules, "ignore": [*rules.get("ignore", []), "local"]})
+                assert responder.headers[b"x-wwwserve-executor"].decode() == format_address(named.public_key)
+                assert named.backend is not None and b"provider" not in named.backend.bodies[-1]
+        assert (await ask(world, provider={"only": ["local"]})).headers[b"x-wwwserve-executor"] == HERE
+        everybody = [format_address(member.public_key) for member in (first, second)]
+        await ask(world, 404, provider={"ignore": ["local", *everybody]})
+        await ask(world, 400, provider={"quantizations": ["fp8"]})
+        await world.settle()
+
+    simulate(play, Options(own_backend=True))
+
+
+def test_a_price_that_could_be_exceeded_is_refused_before_anything_is_paid() -> None:
+    async def play(world: World) -> None:
+        body = make_body(max_tokens=50)
+        price = world.gateway.payments.payer.compute_price(MODEL, len(body), 50 * 8) / 10**6
+        await ask(world, 400, max_tokens=50, provider={"max_price": price / 2})
+        assert world.gateway.payments.payer.spendable == 1_000 * 10**6
+        await ask(world, max_tokens=50, provider={"max_price": price * 2})
+        await world.settle()
+
+    simulate(play)
+
+
+def test_a_model_that_is_left_open_is_one_that_the_key_may_use() -> None:
+    async def play(world: World) -> None:
+        responder = await ask(world, model="auto")
+        assert responder.headers[b"x-wwwserve-executor"] == HERE
+        assert world.gateway.dispatcher.records[-1].model == MODEL
+        api = Api(world.gateway.dispatcher, world.gateway.keys)
+        secret = await world.gateway.keys.create("other", KeyLimits(models=("other",)))
+        headers = {"authorization": b"Bearer " + secret.encode()}
+        _, error = await call(api, body=make_body(model="auto"), **headers)
+        assert error is not None and error.status == 404 and json.loads(error.body())["error"]["param"] == "model"
+        await world.settle()
+
+    simulate(play, Options(own_backend=True, policy=PolicyParameters(offload_frequency=0.0)))

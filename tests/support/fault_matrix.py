@@ -1,0 +1,166 @@
+"""The matrix of faults: each fault, met at each place where another can take over, streamed and not.
+
+A row is rescued, or ends in an error that a client sees as one. Nobody is ever paid twice for a request, and nothing is
+left: no hold, no slot, no task. One world plays all faults of a column, one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from chain.types.operations import Dispute, Hold, compute_hold_id
+from serving.offload.executor_scores import ExecutorScores
+from serving.scheduling.policy import PolicyParameters
+from tests.support.faulty_backend import FAULTS, Fault, FaultyBackend
+from tests.support.market_world import (
+    MODEL,
+    Options,
+    Result,
+    World,
+    ask,
+    compute_stream,
+    compute_whole,
+    make_request,
+)
+from tests.support.waiting import eventually
+
+LONGEST_S = 150.0
+"""Longest time in which a user knows what became of a request that meets one fault."""
+LOCAL = PolicyParameters(offload_frequency=0.0, accept_frequency=1.0, queue_frequency=1.0)
+ALLOWED = {
+    "rescued": {"rescued"},
+    "safe": {"safe", "rescued"},
+    "as sent": {"as sent", "rescued"},
+    "withheld": {"as sent"},
+}
+"""What may become of a row, by what its fault expects."""
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the fault is, and who could take over."""
+
+    name: str
+    executors: int
+    own_backend: bool
+    two_backends: tuple[int, ...] = ()
+
+    def options(self) -> Options:
+        return Options(
+            executors=self.executors,
+            own_backend=self.own_backend,
+            two_backends=self.two_backends,
+            make_backend=lambda number: FaultyBackend(f"m{number}-"),
+            policy=LOCAL if self.own_backend else PolicyParameters(1.0, 1.0, 1.0),
+            spacing=1.0,
+        )
+
+
+PLACES = [
+    Place("second backend", 0, True, (0,)),
+    Place("peer", 2, False),
+    Place("own backend, then peer", 1, True),
+]
+
+
+def find_faulty(world: World, place: Place) -> FaultyBackend:
+    """The backend that the next request meets first."""
+    backend = world.members[0].backend if place.own_backend else world.drawn()[0].backend
+    assert isinstance(backend, FaultyBackend)
+    return backend
+
+
+async def reset(world: World) -> None:
+    """Have nobody remember a failure, and every executor announce the model."""
+    world.gateway.originator.scores = ExecutorScores()
+    for member in world.members:
+        for scheduled in member.node.backend_pool.find_all(MODEL):
+            scheduled.breaker.note_answer()
+    await eventually(lambda: len(world.drawn()) == world.options.executors, 60.0, interval=0.5)
+
+
+def find_verdict(result: Result, faulty: FaultyBackend, world: World, stream: bool) -> str:
+    """What a user got.
+
+    Raises:
+        AssertionError: nothing that may be.
+    """
+    compute = compute_stream if stream else compute_whole
+    backends = [each for member in world.members for each in (member.backend, member.second) if each is not None]
+    whole = {compute(each.name, each.script) for each in backends}
+    if result.status == 200 and result.broken is None:
+        if result.body in whole:
+            return "rescued"
+        assert result.body == bytes(faulty.sent), result.body[-300:]
+        return "as sent"
+    if result.error is not None:
+        assert result.error.status >= 400 and not result.body
+        return "safe"
+    if result.status != 200:
+        assert result.body == bytes(faulty.sent) and "error" in json.loads(result.body)
+        return "as sent"
+    assert bytes(faulty.sent).startswith(result.body.split(b'data: {"error"')[0]), "one answer, and nothing of another"
+    return "safe"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one request: ``seconds`` is when its user knew it."""
+
+    fault: str
+    verdict: str
+    seconds: float
+
+
+async def play_row(world: World, place: Place, fault: Fault, stream: bool) -> Row:
+    """Send one request that meets a fault.
+
+    Raises:
+        AssertionError: that was not rescued as it should be, took too long, or left something.
+    """
+    await reset(world)
+    faulty = find_faulty(world, place)
+    faulty.fault = fault
+    fields: dict[str, Any] = {"tools": TOOLS} if fault.tools else {}
+    started = trio.current_time()
+    result = await ask(world.gateway, make_request(stream=stream, **fields))
+    seconds = trio.current_time() - started
+    assert seconds < LONGEST_S
+    faulty.fault = None
+    expected, row = fault.expects[not stream], (fault.name, place.name, stream)
+    verdict = find_verdict(result, faulty, world, stream)
+    assert verdict in ALLOWED[expected], (row, verdict, result)
+    assert faulty.met >= 1, row
+    assert all(not admission.running for admission in world.gateway.backend_pool.admissions), row
+    return Row(fault.name, verdict, seconds)
+
+
+def check_paid_at_most_once(world: World) -> None:
+    payer = world.members[0].public_key
+    seqs = {compute_hold_id(payer, hold): hold.seq for hold in world.operations(Hold)}
+    paid = Counter(seqs[item.delivery.hold] for item in world.captured if item.delivery.amount)
+    assert all(count == 1 for count in paid.values()), paid
+    assert world.operations(Dispute) == [], "an honest payer and an honest executor would both lose"
+
+
+async def play_column(world: World, place: Place, stream: bool) -> list[Row]:
+    """Play all faults, one after the other; afterwards nothing may be left of them.
+
+    Raises:
+        AssertionError: something is, or one of them ended as it should not.
+    """
+    world.introduce()
+    await ask(world.gateway, make_request(stream=stream))
+    await world.settle()
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    rows = [await play_row(world, place, fault, stream) for fault in FAULTS]
+    await world.settle(700)
+    check_paid_at_most_once(world)
+    await eventually(lambda: trio.lowlevel.current_statistics().tasks_living <= tasks, 120.0, interval=1.0)
+    return rows
