@@ -45,8 +45,7 @@ Rules
        its signer the latest finalization, the certificate of the highest notarized block, and nullifications from that
        view on, at most ``MAX_REPLY_CERTIFICATES``. This happens at most ``MAX_REPLIES`` times for one validator and one
        range of views until the next timeout or change of view here.
-        - A certificate gathered from votes is sent to the leader of the view after its own. That leader broadcasts it
-          once, whether it gathered it itself or was sent it. (Votes go to all: most validators gather it themselves.)
+        - A certificate is broadcast once, by each validator that gathers it from votes.
         - Notarize votes for blocks that came to nothing are sent to ``VAIN_VOTE_PEERS`` other validators once a later
           block is final, in turns: their signers may have voted for other blocks elsewhere.
 
@@ -80,8 +79,7 @@ Safety (less than a third of the stake is faulty)
 Liveness (messages arrive within a bound that some timeout exceeds)
     Votes of honest validators are a quorum. A validator that is behind is answered until it has caught up. With every
     timeout the highest notarized block spreads. A view with a silent leader is nullified by all. A view whose leader is
-    honest and whose timeout is long enough is notarized by all before any of them nullifies it, and so finalized:
-    the first honest validator to enter it sends the leader the certificate that let it in, and the leader all others.
+    honest and whose timeout is long enough is notarized by all before any of them nullifies it, and so finalized.
 
 Deviations from the paper
     - Validators are weighted by stake, and leaders are drawn by stake from the beacon of the epoch.
@@ -89,7 +87,7 @@ Deviations from the paper
     - A proposal carries its justification instead of the whole notarized chain, and only its last nullifications.
     - Nullify does not wait for the timeout once a third of the stake has sent it.
     - Timeouts grow with nullified views, and timers rest while there is nothing to agree about.
-    - Certificates are sent to those that need them (rules 5 and 6) instead of being forwarded by all to all.
+    - Certificates are sent to those that need them (rules 5 and 6) instead of being forwarded by all.
     - Votes are durable before they are sent, and pairs of votes that no honest validator signs are evidence.
 
 The instance does no I/O and reads no clock: each input returns the effects that the driver must carry out in order
@@ -535,13 +533,8 @@ class Simplex:
             return
         certificate = self._views[vote.view].gather(vote, self.validators)
         if certificate is not None:
-            leader = self._get_next_leader(certificate)
-            self._effects.append(Broadcast(certificate) if leader == self._me else Send(leader, certificate))
+            self._effects.append(Broadcast(certificate))
             self._take_certificate(certificate)
-
-    def _get_next_leader(self, certificate: Certificate) -> bytes:
-        """Who leads the view that a certificate lets in."""
-        return self._validation.epoch.compute_leader(certificate.view + 1)
 
     def _answer(self, vote: Vote) -> None:
         """Rule 6, a bounded number of times."""
@@ -561,8 +554,6 @@ class Simplex:
             return
         if not self._is_superfluous(certificate):
             self._validation.validate_certificate(certificate)
-            if self._get_next_leader(certificate) == self._me:
-                self._effects.append(Broadcast(certificate))
             self._take_certificate(certificate)
         elif self._has_new_votes(certificate):
             self._validation.validate_certificate(certificate)

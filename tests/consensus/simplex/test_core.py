@@ -266,32 +266,16 @@ def test_notarize_after_nullify_is_honest(committee: Committee) -> None:
     assert propose(core, committee.propose(block)) == [("notarize", 1)]
 
 
-@pytest.mark.parametrize("leads_next", [False, True])
-def test_votes_of_a_quorum_become_a_certificate_for_the_next_leader_and_it_tells_all(
-    committee: Committee, leads_next: bool
-) -> None:
-    leader = committee.get_leader(2)
-    number = committee.keys.index(leader) if leads_next else committee.get_follower(1, 2)
-    core = committee.make_core(number)
-    core.start()
-    others = [n for n in range(4) if n != number]
+def test_votes_of_a_quorum_become_one_broadcast_certificate(committee: Committee) -> None:
+    core = follow(committee, 1, 2)
+    others = [n for n in range(4) if committee.keys[n].public_key != core._me]
     block_id = b"x" * 32
-    for other in others[:2]:
-        assert core.on_message(committee.vote(other, NOTARIZE, 1, block_id)) == []
+    for number in others[:2]:
+        assert core.on_message(committee.vote(number, NOTARIZE, 1, block_id)) == []
     effects = core.on_message(committee.vote(others[2], NOTARIZE, 1, block_id))
-    certificate = make_certificate([committee.vote(n, NOTARIZE, 1, block_id) for n in others], committee.validators)
-    assert effects[0] == (Broadcast(certificate) if leads_next else Send(leader.public_key, certificate))
+    votes = [committee.vote(number, NOTARIZE, 1, block_id) for number in others]
+    assert effects[0] == Broadcast(make_certificate(votes, committee.validators))
     assert get_votes(effects) == [("finalize", 1)]
-
-
-def test_a_certificate_that_others_gathered_is_told_to_all_once_by_the_next_leader_alone(committee: Committee) -> None:
-    certificate = committee.certify(NULLIFY, 1)
-    for key in committee.keys:
-        core = committee.make_core(committee.keys.index(key))
-        core.start()
-        told = [effect for effect in core.on_message(certificate) if isinstance(effect, Broadcast | Send)]
-        assert told == ([Broadcast(certificate)] if key == committee.get_leader(2) else [])
-        assert core.on_message(certificate) == []
 
 
 # Rule 4: finality.
