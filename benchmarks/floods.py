@@ -36,8 +36,7 @@ from benchmarks.report import Figure, Option, Run
 from chain.genesis import GenesisAccount
 from chain.keyfile import create_identity
 from chain.parameters import CREDIT
-from serving.api import LOCAL_ONLY
-from serving.openai.requests import CHAT_COMPLETIONS
+from serving.openai.requests import CHAT_COMPLETIONS, LOCAL_ONLY
 from tests.support.cluster import ENTRY, LENIENT, Cluster, ClusterNode, offload_at_entry, run_cluster
 from tests.support.fake_backend import MODEL, FakeOptions, serve_forked
 from tests.support.forked import ForkedServer
@@ -169,7 +168,7 @@ async def _run_clients(seconds: float, victim: Target, payer: Target) -> dict[st
         results[kind] = await run_load(url, body, CLIENTS, seconds, kind == "offloaded", {**key, **headers})
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run, "direct", victim, {LOCAL_ONLY.decode(): "1"})
+        nursery.start_soon(run, "direct", victim, {LOCAL_ONLY: "1"})
         nursery.start_soon(run, "offloaded", payer, {})
     return results
 

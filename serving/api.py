@@ -43,7 +43,7 @@ from serving.openai.errors import (
 )
 from serving.openai.nearest_names import find_nearest
 from serving.openai.provider_rules import ANYBODY, AUTO, has_rules, take_rules
-from serving.openai.requests import Request, encode_body, parse_body, parse_request
+from serving.openai.requests import LOCAL_ONLY, Request, encode_body, is_local_only, parse_body, parse_request
 from serving.openapi import make_document
 from serving.quality.model_reports import ModelReports
 from serving.routes import DOCUMENT, MODELS, Operation, Route, find_route
@@ -56,9 +56,6 @@ from serving.translation.messages_request import read_messages_request
 from serving.translation.responses import RESPONSES
 
 log = structlog.get_logger(__name__)
-
-LOCAL_ONLY = b"x-wwwserve-local-only"
-"""A request with this header (any value but 0 and false) is never offloaded."""
 
 TIMEOUTS = {
     b"x-wwwserve-timeout": 1.0,
@@ -183,7 +180,7 @@ class Api:
         Raises:
             ApiError: 400, it is none.
         """
-        local_only = (http.header(LOCAL_ONLY) or b"0").lower() not in (b"0", b"false", b"")
+        local_only = is_local_only((http.header(LOCAL_ONLY.encode()) or b"").decode("latin-1"))
         cap, model_caps = self._dispatcher.get_token_caps()
         key, rules = self._identify(http), ANYBODY
         if has_rules(body):

@@ -28,6 +28,7 @@ from serving.dashboard.sessions import CODE_LIFETIME_S, SESSION_LIFETIME_S, Sess
 from serving.dashboard.views import SAMPLED, make_sections, take_sample
 from serving.http.messages import is_json
 from serving.openai.errors import ApiError
+from serving.openai.requests import LOCAL_ONLY, is_local_only
 
 SECRET_BYTES = 32
 """Random bytes of a code."""
@@ -35,8 +36,6 @@ MAX_CHAT_BYTES = 1024 * 1024
 """Largest body of a chat completion."""
 SAMPLE_INTERVAL_S = 1.0
 """Seconds between two samples of the history."""
-LOCAL_ONLY = "x-wwwserve-local-only"
-"""A chat completion with this header (1) is never offloaded."""
 
 
 class LoginOrder(BodySection):
@@ -161,7 +160,7 @@ class Dashboard:
             body += chunk
             if len(body) > MAX_CHAT_BYTES:
                 raise HTTPException(413, f"the body is larger than {MAX_CHAT_BYTES} bytes")
-        local_only = request.headers.get(LOCAL_ONLY) == "1"
+        local_only = is_local_only(request.headers.get(LOCAL_ONLY, ""))
         try:
             parsed = read_chat(self._node.dispatcher, bytes(body), local_only=local_only)
         except ApiError as error:

@@ -16,6 +16,8 @@ from serving.openai.errors import bad_request
 from serving.openai.prefixes import Prefix, hash_prefixes
 from serving.openai.provider_rules import ANYBODY, ProviderRules
 
+LOCAL_ONLY = "x-wwwserve-local-only"
+"""A request with this header (any value but 0 and false) is never offloaded."""
 CHAT_COMPLETIONS = CHAT.path
 """Path of chat completions."""
 
@@ -121,6 +123,11 @@ def read_request(path: str, body: bytes) -> Request:
         ApiError: 400, naming the field at fault.
     """
     return _read(path, body, parse_body(body), MAX_REQUEST_TOKENS, local_only=False)
+
+
+def is_local_only(value: str) -> bool:
+    """What the header :data:`LOCAL_ONLY` says; ``value`` is empty where there is none."""
+    return value.lower() not in ("", "0", "false")
 
 
 def parse_request(

@@ -18,7 +18,9 @@ from serving.dashboard import pages, sessions
 from serving.dashboard.events import MAX_VIEWERS
 from serving.dashboard.files import MEDIA_TYPES, STATIC
 from serving.dashboard.views import measure_first_tokens
-from serving.dispatcher import RequestRecord
+from serving.dispatcher import Dispatcher, RequestRecord
+from serving.openai.errors import not_found
+from serving.openai.requests import LOCAL_ONLY, Request
 from serving.scheduling.policy import LoadSnapshot
 from tests.serving.admin.client import expect, with_admin
 from tests.support.solo_node import KEY, MODEL
@@ -228,6 +230,25 @@ async def test_chat_takes_a_session_and_says_what_fails(node: Node, client: http
     client.cookies.clear()
     await expect(client, "POST", "/v1/chat/completions", 401, body)
     assert node.dispatcher.counters.refused == 1
+
+
+@with_admin
+async def test_chat_stays_here_on_demand(node: Node, client: httpx.AsyncClient) -> None:
+    """By what the API takes for a demand, too: ``wwwserve ask --local-only`` comes here."""
+    asked: list[bool] = []
+
+    def read(dispatcher: Dispatcher, body: bytes, *, local_only: bool) -> Request:
+        asked.append(local_only)
+        raise not_found("")
+
+    await log_in(client)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "read_chat", read)
+        await expect(client, "POST", "/v1/chat/completions", 404, {})
+        for value in ("1", "true", "0", "False"):
+            client.headers[LOCAL_ONLY] = value
+            await expect(client, "POST", "/v1/chat/completions", 404, {})
+    assert asked == [False, True, True, False, False]
 
 
 class _Recorded:
