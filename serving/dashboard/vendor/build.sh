@@ -4,8 +4,8 @@
 #   build.sh OUTPUT-FOLDER WORK-FOLDER
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-out=$1 work=$2
-mkdir -p "$out" "$work"
+mkdir -p "$1" "$2"
+out=$(cd "$1" && pwd) work=$(cd "$2" && pwd)
 cp "$here/package.json" "$here/package-lock.json" "$here/entry.js" "$work/"
 cd "$work"
 npm ci --ignore-scripts --no-audit --no-fund --silent
