@@ -370,7 +370,8 @@ async def run_node(
             nursery.start_soon(_watch, disk)
             if stop_with_stdin:
                 nursery.start_soon(_stop_with_stdin)
-            nursery.start_soon(_keep_index, opened.blocks)
+            if config.index_accounts:
+                nursery.start_soon(_keep_index, opened.blocks)
             await nursery.start(lend_ledger, data_dir, opened.store)
             if public is not None:
                 nursery.start_soon(public.run)

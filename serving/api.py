@@ -17,10 +17,9 @@ from urllib.parse import unquote
 
 import structlog
 
-from chain.crypto import format_address
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.backends.token_count import count_tokens
-from serving.dispatcher import Dispatcher, RequestRecord
+from serving.dispatcher import Dispatcher, RequestRecord, describe_request
 from serving.failover.resent_requests import IDEMPOTENCY_KEY, ResentRequests
 from serving.http.access import AccessRules, describe_preflight, describe_response, is_preflight
 from serving.http.messages import HttpRequest, RequestHead, is_json
@@ -158,7 +157,7 @@ class Api:
                 await self._relay_stream(answer, record, respond)
             else:
                 body, content_type = await _read_whole(answer), answer.content_type.encode("latin-1")
-                headers = [*_describe(record), *_describe_retry(answer)]
+                headers = [*describe_request(record), *_describe_retry(answer)]
                 await respond.reply(answer.status, body, content_type, headers=headers)
 
     async def _translate(self, dialect: Dialect, http: HttpRequest, respond: Responder) -> None:
@@ -172,7 +171,7 @@ class Api:
             body = await _read_whole(answer)
         if answer.status != 200:
             raise read_error(answer.status, parse_json(body), answer.retry_after_s)
-        await respond.reply(200, translation.translate(body, record.id), headers=_describe(record))
+        await respond.reply(200, translation.translate(body, record.id), headers=describe_request(record))
 
     def _read_request(self, http: HttpRequest, path: str, body: bytes) -> Request:
         """The request that goes to a backend.
@@ -230,7 +229,7 @@ class Api:
     ) -> None:
         """Pass a stream on, as it is or ``written`` in another API."""
         content_type = (b"content-type", answer.content_type.encode("latin-1"))
-        await respond.start(answer.status, [content_type, (b"cache-control", b"no-cache"), *_describe(record)])
+        await respond.start(answer.status, [content_type, (b"cache-control", b"no-cache"), *describe_request(record)])
         try:
             async for chunk in answer.body:
                 await respond.send(chunk if written is None else written.feed(chunk))
@@ -299,12 +298,6 @@ def _read_seconds(value: bytes | None) -> float:
     except ValueError:  # also what is not ASCII; clients send such as "None", too
         return math.inf
     return seconds if seconds > 0 else math.inf
-
-
-def _describe(record: RequestRecord) -> list[tuple[bytes, bytes]]:
-    executor = "local" if record.executor is None else format_address(record.executor)
-    name = record.id.encode()  # as OpenAI's clients read it, and as Anthropic's do
-    return [(b"x-request-id", name), (b"request-id", name), (b"x-wwwserve-executor", executor.encode())]
 
 
 def _describe_retry(answer: Answer) -> list[tuple[bytes, bytes]]:

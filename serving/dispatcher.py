@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 import trio
 
+from chain.crypto import format_address
 from chain.parameters import CREDIT
 from p2p.runtime import Runtime
 from serving.accounting.hold_numbers import TooManyPayments
@@ -97,6 +98,13 @@ class RequestRecord:
         time, since = self.prediction.time, self.predicted_at
         first = (self.first_byte - since) / time.first_token if self.is_stream and time.first_token else None
         return first, (self.finished - since - self.unread_s) / time.total if time.total else None
+
+
+def describe_request(record: RequestRecord) -> list[tuple[bytes, bytes]]:
+    """The headers by which an answer names its request and who served it."""
+    executor = "local" if record.executor is None else format_address(record.executor)
+    name = record.id.encode()  # as OpenAI's clients read it, and as Anthropic's do
+    return [(b"x-request-id", name), (b"request-id", name), (b"x-wwwserve-executor", executor.encode())]
 
 
 @dataclass(slots=True)

@@ -57,7 +57,6 @@ NAMES = {
 }
 """How people call each kind of server."""
 
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _KV_FORMAT = re.compile(r'vllm:cache_config_info\{[^}]*cache_dtype="([^"]{1,32})"')
 _QUANTIZATION = re.compile(
     r"(?<![a-z0-9])(i?q[1-8](?:_[0-9a-z]+)*|fp8|fp4|nvfp4|mxfp4|int[48]|awq|gptq|bf16|f16|w\d+a\d+|[48]bit)(?![a-z0-9])"
@@ -335,11 +334,6 @@ def _guess(model: FoundModel) -> FoundModel:
         return model
     found = _QUANTIZATION.search(f"{model.repository} {model.name}".lower())
     return replace(model, quantization=found[1]) if found else model
-
-
-def is_repository(text: str) -> bool:
-    """Whether a text is of the form ``owner/name``, as repositories of models are."""
-    return _REPOSITORY.fullmatch(text) is not None
 
 
 def _get(data: Any, key: str) -> Any:

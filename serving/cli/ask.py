@@ -16,8 +16,9 @@ from chain.cli.contract import CommandError, ExitCode, print_result
 from chain.cli.options import AsJson, DataDir
 from chain.cli.text import format_credits, print_line, print_part
 from serving.cli.admin_client import ask_node, open_answer
+from serving.openai.endpoints import CHAT
+from serving.openai.requests import LOCAL_ONLY
 
-CHAT_PATH = "/v1/chat/completions"
 ANSWER_TIMEOUT_S = 120.0
 """How long the node may send nothing of an answer."""
 SETTLE_TIMEOUT_S = 10.0
@@ -143,9 +144,9 @@ def _complete(
     content: dict[str, Any] = {"model": model, "messages": list(messages), "stream": True}
     if max_tokens is not None:
         content["max_tokens"] = max_tokens
-    headers = {"x-wwwserve-local-only": "true"} if local_only else {}
+    headers = {LOCAL_ONLY: "true"} if local_only else {}
     started = time.monotonic()
-    with open_answer(data_dir, "POST", CHAT_PATH, content, ANSWER_TIMEOUT_S, headers) as response:
+    with open_answer(data_dir, "POST", CHAT.path, content, ANSWER_TIMEOUT_S, headers) as response:
         if response.status != 200:
             raise _make_error(response.status, json.loads(response.read() or b"{}"))
         executor = response.headers.get("x-wwwserve-executor", "")

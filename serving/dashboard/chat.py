@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from starlette.types import Receive, Scope, Send
 
-from chain.crypto import format_address
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.dashboard.events import cancelled_by_hang_up
-from serving.dispatcher import Dispatcher
+from serving.dispatcher import Dispatcher, describe_request
+from serving.openai.endpoints import CHAT
 from serving.openai.errors import ApiError, bad_gateway
 from serving.openai.requests import Request, parse_request
-
-CHAT_PATH = "/v1/chat/completions"
-"""Path of the API that is asked."""
-Headers = list[tuple[bytes, bytes]]
 
 
 def read_chat(dispatcher: Dispatcher, body: bytes, *, local_only: bool) -> Request:
@@ -23,30 +19,27 @@ def read_chat(dispatcher: Dispatcher, body: bytes, *, local_only: bool) -> Reque
         ApiError: it is not acceptable.
     """
     cap, model_caps = dispatcher.get_token_caps()
-    return parse_request(CHAT_PATH, body, cap, local_only, model_caps=model_caps)
+    return parse_request(CHAT.path, body, cap, local_only, model_caps=model_caps)
 
 
 class ChatAnswer:
-    """The response to a chat completion, an ASGI application. ``headers`` are added to it."""
+    """The response to a chat completion, an ASGI application."""
 
-    def __init__(self, dispatcher: Dispatcher, request: Request, headers: Headers) -> None:
+    def __init__(self, dispatcher: Dispatcher, request: Request) -> None:
         self._dispatcher = dispatcher
         self._request = request
-        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with cancelled_by_hang_up(receive):
             try:
                 await self._relay(send)
             except ApiError as error:  # before the answer began
-                await _start(send, error.status, b"application/json", self._headers)
+                await _start(send, error.status, b"application/json", [])
                 await _send(send, error.body(), more=False)
 
     async def _relay(self, send: Send) -> None:
         async with self._dispatcher.complete(self._request) as (answer, record):
-            executor = "local" if record.executor is None else format_address(record.executor)
-            about = [(b"x-request-id", record.id.encode()), (b"x-wwwserve-executor", executor.encode())]
-            await _start(send, answer.status, answer.content_type.encode("latin-1"), [*about, *self._headers])
+            await _start(send, answer.status, answer.content_type.encode("latin-1"), describe_request(record))
             try:
                 async for chunk in answer.body:
                     await _send(send, chunk)
@@ -56,7 +49,7 @@ class ChatAnswer:
         await _send(send, b"", more=False)
 
 
-async def _start(send: Send, status: int, content_type: bytes, headers: Headers) -> None:
+async def _start(send: Send, status: int, content_type: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     head = [(b"content-type", content_type), (b"cache-control", b"no-store"), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
 

@@ -90,9 +90,8 @@ class EventHub:
         self._ticked.set()
         self._ticked = trio.Event()
 
-    @contextmanager
-    def viewer(self, level: Level) -> Iterator[None]:
-        """Count a viewer within the context.
+    def check_room(self, level: Level) -> None:
+        """Check that one viewer more may look.
 
         Raises:
             TooManyViewers: there are as many as may be.
@@ -100,6 +99,16 @@ class EventHub:
         kind = min(level, Level.READING)
         if self._viewers[kind] >= MAX_VIEWERS[kind]:
             raise TooManyViewers
+
+    @contextmanager
+    def viewer(self, level: Level) -> Iterator[None]:
+        """Count a viewer within the context.
+
+        Raises:
+            TooManyViewers: there are as many as may be.
+        """
+        self.check_room(level)
+        kind = min(level, Level.READING)
         if not self.viewers:
             self.refresh(all_sections=True)  # nothing was computed while nobody looked
         self._viewers[kind] += 1
@@ -129,16 +138,15 @@ class EventHub:
 class EventStream:
     """The response to one viewer, an ASGI application."""
 
-    def __init__(self, hub: EventHub, get_level: Callable[[], Level], headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, hub: EventHub, get_level: Callable[[], Level]) -> None:
         self._hub = hub
         self._get_level = get_level
-        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_event(event: bytes) -> None:
             await send({"type": "http.response.body", "body": event, "more_body": True})
 
-        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), *self._headers]
+        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         with self._hub.viewer(self._get_level()):
             async with cancelled_by_hang_up(receive):

@@ -19,7 +19,7 @@ from serving.admin.node_view import NodeView
 from serving.admin.policy_orders import plan_policy
 from serving.config.schema import Section as BodySection
 from serving.dashboard.block_log import BlockLog
-from serving.dashboard.chat import CHAT_PATH, ChatAnswer, read_chat
+from serving.dashboard.chat import ChatAnswer, read_chat
 from serving.dashboard.events import EventHub, EventStream, TooManyViewers
 from serving.dashboard.files import INDEX, StaticFile, load_files
 from serving.dashboard.history import History
@@ -27,6 +27,7 @@ from serving.dashboard.replay import count_offloads
 from serving.dashboard.sessions import CODE_LIFETIME_S, SESSION_LIFETIME_S, Sessions
 from serving.dashboard.views import SAMPLED, make_sections, take_sample
 from serving.http.messages import is_json
+from serving.openai.endpoints import CHAT
 from serving.openai.errors import ApiError
 from serving.openai.requests import LOCAL_ONLY, is_local_only
 
@@ -86,7 +87,7 @@ class Dashboard:
         yield PageRoute("POST", "/dashboard/lock", reading, self._lock)
         yield PageRoute("GET", "/dashboard/history", reading, self._get_history)
         yield PageRoute("POST", "/dashboard/replay", reading, self._replay)
-        yield PageRoute("POST", CHAT_PATH, reading, self._chat)
+        yield PageRoute("POST", CHAT.path, reading, self._chat)
 
     @property
     def _now(self) -> float:
@@ -97,11 +98,10 @@ class Dashboard:
     async def _stream_events(self, request: Request) -> Response:
         level = request.state.level_of  # of this request, whenever it is asked
         try:
-            with self._hub.viewer(level()):
-                pass
+            self._hub.check_room(level())
         except TooManyViewers:
             raise HTTPException(503, "too many pages are open; close one", {"retry-after": "10"}) from None
-        return _Streamed(EventStream(self._hub, level, []))
+        return _Streamed(EventStream(self._hub, level))
 
     async def _get_history(self, request: Request) -> Response:
         coarse = request.query_params.get("span", "") == "day"
@@ -165,7 +165,7 @@ class Dashboard:
             parsed = read_chat(self._node.dispatcher, bytes(body), local_only=local_only)
         except ApiError as error:
             return Response(error.body(), error.status, media_type="application/json")
-        return _Streamed(ChatAnswer(self._node.dispatcher, parsed, []))
+        return _Streamed(ChatAnswer(self._node.dispatcher, parsed))
 
 
 class _Streamed(Response):

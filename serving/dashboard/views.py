@@ -13,6 +13,7 @@ import trio
 
 from chain.crypto import format_address
 from p2p.peers.announcement import Announcement
+from serving.admin.health import report_backends
 from serving.admin.levels import Level
 from serving.admin.node_view import NodeView
 from serving.admin.policy_orders import report_policy
@@ -84,7 +85,7 @@ def make_sections(node: NodeView, blocks: BlockLog, history: History) -> dict[st
         "models": Section(Level.PUBLIC, lambda: report_models(node)["models"], every=5),
         "node": Section(Level.READING, lambda: view_node(node)),
         "sample": Section(Level.READING, lambda: history.latest),
-        "backends": Section(Level.READING, lambda: view_backends(node)),
+        "backends": Section(Level.READING, lambda: report_backends(node)),
         "requests": Section(Level.READING, lambda: view_requests(node)),
         "peers": Section(Level.READING, lambda: view_peers(node), every=2),
         "wallet": Section(Level.READING, lambda: report_wallet(node), every=2),
@@ -117,7 +118,7 @@ def view_chain(node: NodeView) -> dict[str, Any]:
 def view_network(node: NodeView) -> list[dict[str, Any]]:
     """The nodes that are online with models, load and bond: this one first, then by bond. No network address."""
     state = node.engine.state
-    models = [model for model in node.backend_pool.get_offered_models() if node.availability.check().is_open]
+    models = node.backend_pool.get_offered_models() if node.availability.check().is_open else ()
     running = sum(admission.running for admission in node.backend_pool.admissions)
     slots = sum(admission.capacity for admission in node.backend_pool.admissions)
     own = {
@@ -169,21 +170,6 @@ def view_node(node: NodeView) -> dict[str, Any]:
     }
 
 
-def view_backends(node: NodeView) -> list[dict[str, Any]]:
-    """This node's backends, in the order of the configuration."""
-    return [
-        {
-            "models": list(each.backend.models),
-            "is_alive": each.backend.is_alive(),
-            "running": each.admission.running,
-            "capacity": each.admission.capacity,
-            "own_queue": each.admission.waiting(Origin.OWN),
-            "others_queue": each.admission.waiting(Origin.DELEGATED),
-        }
-        for each in node.backend_pool.scheduled
-    ]
-
-
 def view_requests(node: NodeView) -> list[dict[str, Any]]:
     """The last requests of the owner's users, newest first, with the moment at which they began instead of an age."""
     rows: list[dict[str, Any]] = report_requests(node, LISTED_REQUESTS)["requests"]
@@ -197,10 +183,8 @@ def view_requests(node: NodeView) -> list[dict[str, Any]]:
 def view_peers(node: NodeView) -> list[dict[str, Any]]:
     """The peers as the owner sees them, with addresses and the path to each."""
     rows: list[dict[str, Any]] = report_peers(node)["peers"]
-    for row, peer in zip(rows, node.discovery.table.present(), strict=True):
-        row["path"] = None
-        if row["connected"]:
-            row["path"] = "relayed" if node.network.is_relayed(peer.peer) else "direct"
+    for row in rows:
+        row["path"] = "relayed" if row["relayed"] else "direct" if row["connected"] else None
     return rows
 
 

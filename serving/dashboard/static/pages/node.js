@@ -28,8 +28,8 @@ function OwnerTiles() {
   const wallet = section("wallet").value;
   const backends = section("backends").value ?? [];
   if (!view || !wallet) return null;
-  const own = backends.reduce((sum, each) => sum + each.own_queue, 0);
-  const others = backends.reduce((sum, each) => sum + each.others_queue, 0);
+  const own = backends.reduce((sum, each) => sum + each.queued_own, 0);
+  const others = backends.reduce((sum, each) => sum + each.queued_delegated, 0);
   const tokens = history.value ? rate(history.value, "tokens", 10).at(-1) : 0;
   const total = network.value?.reduce((sum, each) => sum + each.bonded, 0) || 1;
   const rows = [
@@ -136,8 +136,8 @@ function Backends() {
     { name: "Models", cell: (row) => row.models.join(", ") || html`<span class="dim">not known yet</span>` },
     { name: "State", cell: (row) => html`<${Pill} kind=${row.is_alive ? "ok" : "bad"}>${row.is_alive ? "answers" : "does not answer"}<//>` },
     { name: "Running", cell: (row) => html`<${Bar} value=${row.running / row.capacity} load /> ${row.running} of ${row.capacity}` },
-    { name: "Yours waiting", number: true, cell: (row) => count(row.own_queue) },
-    { name: "Others' waiting", number: true, cell: (row) => count(row.others_queue) },
+    { name: "Yours waiting", number: true, cell: (row) => count(row.queued_own) },
+    { name: "Others' waiting", number: true, cell: (row) => count(row.queued_delegated) },
   ];
   return html`<${Card} title="Backends" note=${node.value?.serves_others ? "open to other nodes" : "closed to other nodes"} span=${6}>
     <${Table} label="Backends" columns=${columns} rows=${rows} keyOf=${(row) => rows.indexOf(row)}
