@@ -423,7 +423,7 @@ def _get_api_url(front: HttpServer) -> str:
 
 
 async def _open_public(node: Node, config: NodeConfig, admin: Admin) -> HttpServer | None:
-    """The listener for what anybody may see, if the owner wants one."""
+    """The listener of the public level, if the owner wants one."""
     if not config.dashboard.public:
         return None
     from serving.dashboard.public import open_public
@@ -468,8 +468,8 @@ async def _watch(disk: DataDisk) -> None:
 async def _stop_with_stdin() -> None:
     """Send this process the signal to stop when standard input ends, and end it by force if that takes too long.
 
-    Nobody is left who could do that. The kernel does it, because a model server that is ended may hang in native code,
-    where no thread of Python runs any more. What a node has on disk is whole at any moment.
+    No other process is left to do that. The kernel does it, because a model server that is ended may hang in native
+    code, where no thread of Python runs any more. What a node has on disk is whole at any moment.
     """
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
         while await stream.receive_some():

@@ -301,5 +301,5 @@ def _read_seconds(value: bytes | None) -> float:
 
 
 def _describe_retry(answer: Answer) -> list[tuple[bytes, bytes]]:
-    """When to ask again, as whoever answered says."""
+    """When to ask again, as the backend or the executor says."""
     return [(b"retry-after", b"%d" % math.ceil(answer.retry_after_s))] if answer.retry_after_s else []

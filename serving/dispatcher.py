@@ -393,7 +393,7 @@ class Dispatcher:
 
 
 def _describe_failure(error: NotAdmitted | BackendsFailed) -> tuple[Answer, AnswerInspector]:
-    """What the user of a request gets that nobody serves: the error of a backend as it came, if there is one.
+    """What the user gets of a request that no backend serves: the error of a backend as it came, if there is one.
 
     Raises:
         ApiError: there is none. 429 for a full queue, 503 for no slot in time, 502 for a backend that broke.

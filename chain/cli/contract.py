@@ -107,7 +107,7 @@ def run_command(app: Typer, arguments: Sequence[str] | None = None, describe: De
     except typer.Abort:
         show_failure(Failure("stopped; nothing was done"), as_json)
         return ExitCode.FAILED
-    except BrokenPipeError:  # whoever read the output has enough of it
+    except BrokenPipeError:  # the reader of the output has closed it
         sys.stderr.close()
         return ExitCode.FAILED
     except (SystemExit, KeyboardInterrupt):

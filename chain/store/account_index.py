@@ -1,9 +1,9 @@
 """An index of the operations of each account, which can be built again from the blocks: no part of the chain (pure).
 
-An account has to do with an operation that it signed, that names it, or that is about a hold of which it is the payer
-or the payee. For each account and operation there is one entry, in the order of the chain. That of the signer lists the
-other accounts, so that the entries of a block are found again when it is pruned. For each hold there is an entry with
-its payer and its payee, because later operations name only the hold.
+An operation belongs to the account that signed it, to the accounts that it names, and to the payer and the payee of the
+hold that it is about. For each account and operation there is one entry, in the order of the chain. That of the signer
+lists the other accounts, so that the entries of a block are found again when it is pruned. For each hold there is an
+entry with its payer and its payee, because later operations name only the hold.
 """
 
 from __future__ import annotations

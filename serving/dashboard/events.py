@@ -1,6 +1,6 @@
 """Live data for any number of viewers, as server-sent events (HTML standard, section 9.2).
 
-What the page shows is cut into *sections*. While somebody looks, each section is computed at most once a second, and
+What the page shows is cut into *sections*. While a page is open, each section is computed at most once a second, and
 encoded once for all. A viewer gets the sections that have changed since its last event. So there is no queue: one that
 reads slowly skips what is old, and costs the node no memory. Each event carries the node's clock, so that a page
 notices within seconds that the node has stopped.
@@ -47,7 +47,7 @@ class TooManyViewers(Exception):
 
 
 class EventHub:
-    """Computes sections while somebody looks.
+    """Computes sections while a page is open.
 
     ``get_blocks`` is that of a :class:`~serving.dashboard.block_log.BlockLog`, and ``now`` the wall clock in ms.
     """
@@ -110,7 +110,7 @@ class EventHub:
         self.check_room(level)
         kind = min(level, Level.READING)
         if not self.viewers:
-            self.refresh(all_sections=True)  # nothing was computed while nobody looked
+            self.refresh(all_sections=True)  # nothing was computed while no page was open
         self._viewers[kind] += 1
         try:
             yield

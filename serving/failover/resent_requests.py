@@ -2,11 +2,11 @@
 
 A client whose connection broke does not know whether it was answered. It sends the request again with the same key
 (IETF draft ``idempotency-key-header``), and the work is done and paid for once: the first request is carried out by a
-task of its own, whoever asks follows what is recorded of it, and a follower that leaves does not end it. When all have
+task of its own, each client follows the record of its answer, and a client that leaves does not end it. When all have
 left it goes on for :data:`ABANDONED_S`, and is cancelled then.
 
 What fails is not kept: an error, and an answer that breaks off, go to those who follow, and the next request with the
-key is a new one. A key belongs to the API key that it came with, so nobody is shown the answer of another.
+key is a new one. A key belongs to the API key that it came with, so no user sees the answer of another.
 
 Everything is bounded: answers under way and answers kept, each also for one API key, their bytes, and their time.
 """
@@ -54,7 +54,7 @@ MAX_KEPT_BYTES = 64 << 20
 KEPT_S = 600.0
 """Seconds for which a whole answer is kept."""
 ABANDONED_S = 60.0
-"""Seconds for which the work goes on for nobody."""
+"""Seconds for which the work goes on without a client."""
 SHARE = 4
 """Divisor of each bound for one API key."""
 

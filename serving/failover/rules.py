@@ -38,7 +38,7 @@ class Next(Enum):
 
     ELSEWHERE = "another is asked; if none is left, the user gets the first error"
     CONFIRM = "the user gets it from a backend of this node; another node must be confirmed by a second one"
-    RELAY = "the user gets it, whoever answered"
+    RELAY = "the user gets it, whichever backend answered"
 
 
 @dataclass(frozen=True, slots=True)

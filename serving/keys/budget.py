@@ -1,8 +1,8 @@
 """A budget that is never overrun: not by requests at a time, nor by a crash at any moment. Pure.
 
 Each request reserves the most that it can cost before it begins, and is charged what it did cost at its end. The disk
-always says at least as much as was charged and is reserved, because after a crash nobody knows what the requests under
-way have cost. It says a little more, so that not every request has to wait for a write. So the owner of a key can lose
+always says at least as much as was charged and is reserved, because what the requests under way have cost is not known
+after a crash. It says a little more, so that not every request has to wait for a write. So the owner of a key can lose
 that little in a crash; a budget is never exceeded.
 
 Amounts are in micro-credits.

@@ -60,7 +60,7 @@ class Answer:
     """Head of an answer, and its body after transfer decoding, wherever it comes from.
 
     ``body`` may be iterated once; it raises :class:`~serving.backends.backend.BackendError` if the answer breaks off.
-    ``retry_after_s``: when whoever answered expects to have time, as its header Retry-After says (0: it does not).
+    ``retry_after_s``: when the server expects to have time, as its header Retry-After says (0: it does not).
     """
 
     status: int

@@ -91,7 +91,7 @@ class AvailabilityGate:
         self._quiet_since: float | None = None
         """Since when no request of the node's users is under way, on the monotonic clock; None: since the start."""
         self.is_ending = False
-        """Whether the node ends, and serves nobody anew."""
+        """Whether the node ends, and takes no new request."""
 
     @contextmanager
     def own_use(self) -> Iterator[None]:

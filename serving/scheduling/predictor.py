@@ -65,7 +65,7 @@ class Prediction:
     score: float
     """Of that, in seconds: less is better."""
     is_new: bool = False
-    """Whether nobody knows its speed, and no request of ours is under way there."""
+    """Whether its speed is unknown, and no request of ours is under way there."""
 
     @property
     def service_s(self) -> float:
