@@ -1,92 +1,52 @@
-"""Whether the node does its work: ready, degraded or stalled, with what is wrong and what the owner does about it.
+"""Whether the node does its work: ready, degraded or stalled, with what is wrong and what mends it.
 
 *Stalled*: no block became final for long, so nothing is paid. *Degraded*: a part of what the owner configured does not
-work. Both name their reasons. Pure but for the clock.
+work, or the ledger is behind. The rules are in :mod:`serving.admin.troubles`; here a node is read for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from chain.types.validators import ValidatorSet
 from serving.admin.node_view import NodeView
+from serving.admin.troubles import BackendFacts, Facts, Trouble, find_troubles, judge, list_reasons
 from serving.backends.backend import Backend, LocatedBackend
 from serving.scheduling.admission import Origin
 
-MIN_STALL_S = 30.0
-"""No chain is called stalled sooner after its last final block, in seconds."""
-STALL_BEATS = 3
-"""An idle chain makes a block each idle beat; it is stalled after so many more."""
+
+def find_node_troubles(node: NodeView) -> list[Trouble]:
+    """What is wrong with a node, the worst first."""
+    return find_troubles(gather_facts(node))
 
 
-class Verdict(StrEnum):
-    """How the node is."""
-
-    READY = "ready"
-    DEGRADED = "degraded"
-    STALLED = "stalled"
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Something that is wrong: a name for programs, and for people what it is and how to mend it."""
-
-    kind: str
-    text: str
-    mend: str
-
-
-def judge_health(node: NodeView) -> tuple[Verdict, list[Trouble]]:
-    """How the node is, and why it is not ready."""
-    stalls, others = list(_find_stalls(node)), list(_find_troubles(node))
-    verdict = Verdict.STALLED if stalls else Verdict.DEGRADED if others else Verdict.READY
-    return verdict, stalls + others
-
-
-def _find_stalls(node: NodeView) -> Iterator[Trouble]:
-    status = node.engine.status()
-    limit = MIN_STALL_S + STALL_BEATS * node.engine.genesis.parameters.idle_beat_ms / 1000
-    if status.final_age > limit:
-        yield Trouble(
-            "stalled",
-            f"no block became final for {status.final_age:.0f} s",
-            "more than a third of the stake may be away, or this node reaches no validator: see 'wwwserve peers' and "
-            "'chain validators'",
-        )
-
-
-def _find_troubles(node: NodeView) -> Iterator[Trouble]:
-    for backend in report_backends(node):
-        if not backend["is_alive"]:
-            place = backend["place"]
-            mend = (
-                "it is being loaded; if this stays, see the log"
-                if place == "embedded"
-                else ("start its server, or take it out of 'models' in config.yaml")
-            )
-            yield Trouble("backend", f"backend {place}: {backend['fault'] or 'does not answer'}", mend)
-    status = node.engine.status()
-    if node.bootstrap and not status.peers:
-        peers = ", ".join(address for _, address in node.bootstrap)
-        yield Trouble(
-            "bootstrap",
-            f"no peer is connected; the bootstrap peers do not answer: {peers}",
-            "check the network and 'bootstrap' in config.yaml; it is tried again by itself",
-        )
-    if status.is_syncing:
-        yield Trouble("syncing", f"catching up with the chain, at height {status.height:,}", "wait")
-    standing = node.engine.state.validator_record(node.key.public_key)
-    if standing is not None and standing.is_enrolled and standing.jailed_until:
-        yield Trouble(
-            "jailed",
-            f"jailed until epoch {standing.jailed_until:,}: it took no part for too long",
-            "keep the node running; it asks to return by itself",
-        )
+def gather_facts(node: NodeView) -> Facts:
+    """What :mod:`serving.admin.troubles` looks at."""
+    status, me = node.engine.status(), node.key.public_key
+    validator, standing = node.engine.state.validator_record(me), status.standing
+    return Facts(
+        address=node.key.address,
+        height=status.height,
+        final_age_s=status.final_age,
+        idle_beat_s=node.engine.genesis.parameters.idle_beat_ms / 1000,
+        is_syncing=status.is_syncing,
+        backends=[
+            BackendFacts(each["place"], each["models"], each["is_alive"], each["fault"])
+            for each in report_backends(node)
+        ],
+        bootstrap=[address for _, address in node.bootstrap],
+        connected=status.peers,
+        known=len(node.discovery.table),
+        is_dialable=node.network.can_be_dialled(),
+        listens=bool(node.network.listen_addresses),
+        jailed_until=validator.jailed_until if validator is not None and validator.is_enrolled else 0,
+        votes=0 if standing is None else standing.votes,
+        blocks=0 if standing is None else standing.blocks,
+        needed=0 if standing is None else standing.needed,
+        spendable=node.payments.payer.spendable,
+    )
 
 
 def report_backends(node: NodeView) -> list[dict[str, Any]]:
@@ -113,15 +73,15 @@ def _locate(backend: Backend) -> dict[str, str | None]:
 
 
 def report_health(node: NodeView) -> dict[str, Any]:
-    """For programs that watch, and for anybody: the verdict, the kinds of trouble, and how the ledger stands.
+    """For programs that watch, and for anybody: the verdict, the codes of why, and how the ledger stands.
 
     ``final_age_s`` is the time since a block became final here. What is wrong where is for the owner (``/status``).
     """
-    verdict, troubles = judge_health(node)
+    troubles = find_node_troubles(node)
     status = node.engine.status()
     return {
-        "status": verdict.value,
-        "reasons": [trouble.kind for trouble in troubles],
+        "status": judge(troubles).value,
+        "reasons": list_reasons(troubles),
         "height": status.height,
         "final_age_s": round(status.final_age, 1),
         "is_syncing": status.is_syncing,

@@ -19,8 +19,9 @@ from chain.state.records import Account, ValidatorRecord
 from chain.transition.epochs import get_next_epoch
 from chain.transition.income import compute_missing_bond
 from p2p.peers.announcement import Announcement, ModelLoad
-from serving.admin.health import get_stake_share, get_version, judge_health, report_backends
+from serving.admin.health import find_node_troubles, get_stake_share, get_version, report_backends
 from serving.admin.node_view import NodeView
+from serving.admin.troubles import judge
 from serving.dispatcher import RequestRecord
 from serving.quality.duels.check_history import CheckRecord
 from serving.quality.duels.history import DuelRecord
@@ -41,11 +42,11 @@ def report_status(node: NodeView) -> dict[str, Any]:
     availability = node.availability.check()
     genesis, status = node.engine.genesis, node.engine.status()
     counters = node.dispatcher.counters
-    verdict, troubles = judge_health(node)
+    troubles = find_node_troubles(node)
     epoch = get_next_epoch(genesis, node.engine.state)
     account = node.engine.state.account(node.key.public_key)
     return {
-        "verdict": verdict.value,
+        "verdict": judge(troubles).value,
         "troubles": [asdict(trouble) for trouble in troubles],
         "version": get_version(),
         "uptime_s": round(node.engine.uptime, 1),

@@ -34,7 +34,7 @@ from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
 from serving.admin.bodies import make_answer, read_object, read_section
 from serving.admin.confinement import Confined
-from serving.admin.health import Verdict, report_health
+from serving.admin.health import report_health
 from serving.admin.key_orders import (
     CreateOrder,
     RevokeOrder,
@@ -58,6 +58,7 @@ from serving.admin.reports import (
     report_wallet,
 )
 from serving.admin.token import is_authorized, load_or_create_token
+from serving.admin.troubles import Verdict
 from serving.admin.wallet_orders import (
     WALLET_ORDERS,
     Order,

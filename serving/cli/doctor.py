@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import typer
 
@@ -10,9 +11,9 @@ from chain.cli.contract import ExitCode, print_result
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import format_count
 from chain.printable import escape_unprintable
-from serving.cli.doctor_checks import Finding, Level, examine
-
-MARKS = {Level.OK: "✓", Level.ADVICE: "!", Level.PROBLEM: "✗"}
+from serving.admin.troubles import Severity, describe_mend
+from serving.cli.doctor_checks import Finding, examine
+from serving.cli.status import SEVERITY_MARKS
 
 
 def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
@@ -21,17 +22,25 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     Exit code 1 if there is a problem.
     """
     found = examine(data_dir or get_default_data_dir())
-    problems = sum(each.level is Level.PROBLEM for each in found)
-    advice = sum(each.level is Level.ADVICE for each in found)
-    content = {"problems": problems, "advice": advice, "findings": [asdict(each) for each in found]}
+    severities = [each.trouble.severity for each in found if each.trouble is not None]
+    problems, advice = severities.count(Severity.PROBLEM), severities.count(Severity.ADVICE)
+    content = {"problems": problems, "advice": advice, "findings": [_to_plain(each) for each in found]}
     summary = f"{format_count(problems, 'problem')}, {advice} advice" if problems or advice else "all is well"
     print_result(content, as_json, *(line for each in found for line in _describe(each)), summary)
     raise typer.Exit(ExitCode.FAILED if problems else ExitCode.OK)
 
 
+def _to_plain(finding: Finding) -> dict[str, Any]:
+    """For programs; the severity of what is well is ``ok``, and there is no code."""
+    well = {"code": "", "severity": "ok", "text": finding.text, "mend": "", "command": ""}
+    return {**(well if finding.trouble is None else asdict(finding.trouble)), "subject": finding.subject}
+
+
 def _describe(finding: Finding) -> list[str]:
-    first, *more = escape_unprintable(finding.text, keep="\n").splitlines() or [""]
-    lines = [f"{MARKS[finding.level]} {finding.subject:<11}  {first}", *(f"{'':15}{line}" for line in more)]
-    if finding.mend:
-        lines.append(f"{'':15}→ {escape_unprintable(finding.mend)}")
+    trouble = finding.trouble
+    text, mark = (finding.text, "✓") if trouble is None else (trouble.text, SEVERITY_MARKS[trouble.severity])
+    first, *more = escape_unprintable(text, keep="\n").splitlines() or [""]
+    lines = [f"{mark} {finding.subject:<11}  {first}", *(f"{'':15}{line}" for line in more)]
+    if trouble is not None:
+        lines.append(f"{'':15}→ {escape_unprintable(describe_mend(trouble.mend, trouble.command))}")
     return lines

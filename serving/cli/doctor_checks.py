@@ -1,4 +1,5 @@
-"""What ``wwwserve doctor`` looks at: one function for each subject, each with what mends what it finds.
+"""What ``wwwserve doctor`` looks at: one function for each subject. What it finds has a code of
+:mod:`serving.admin.troubles`, which says how bad it is and what mends it.
 
 They work whether the node runs or not, change nothing, and wait for no part longer than ``PROBE_TIMEOUT_S``.
 """
@@ -15,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from chain.genesis import load_genesis
 from chain.keyfile import PassphraseNeeded, load_identity
 from consensus.voting.disk import FAULT_FILE
 from p2p.addresses import get_endpoint, parse_peer_address
+from serving.admin.troubles import Severity, Trouble, describe
 from serving.cli.admin_client import ask_node
 from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE, KEY_FILE, OTHERS
 from serving.config.file import load_config
@@ -40,24 +41,17 @@ SLOW_SYNC_S = 0.1
 """A disk that takes longer to sync a small file makes a slow validator."""
 MAX_CLOCK_ERROR_MS = 5_000
 """A block that is newer than now by more says that the clock here is behind."""
-
-
-class Level(StrEnum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    ADVICE = "advice"
-    PROBLEM = "problem"
+PROBED = ("backend", "backend_loading", "bootstrap")
+"""Codes of a running node whose subjects are looked at from here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found of a subject, and what mends it if that is needed."""
+    """What was found of a subject: that it is well (``text`` says how), or what is wrong with it."""
 
     subject: str
-    level: Level
-    text: str
-    mend: str = ""
+    text: str = ""
+    trouble: Trouble | None = None
 
 
 @dataclass(slots=True)
@@ -72,69 +66,74 @@ class Patient:
 Check = Callable[[Patient], Iterator[Finding]]
 
 
+def _find(code: str, *, of: str = "", **details: object) -> Finding:
+    """That something is wrong, with one of several that are alike if ``of`` says which; the details are those of the
+    trouble's templates."""
+    trouble = describe(code, **details)
+    return Finding(of or trouble.subject, trouble=trouble)
+
+
 def check_directory(patient: Patient) -> Iterator[Finding]:
     """That there is a node, and that it is its owner's alone."""
     directory = patient.directory
     if not (directory / KEY_FILE).exists():
-        mend = f"make one with: wwwserve init -d {directory} --new-chain NAME, or --genesis FILE"
-        yield Finding("directory", Level.PROBLEM, f"no node in {directory}", mend)
+        yield _find("no_node", directory=directory)
         return
     for path in (directory, directory / KEY_FILE):
         if stat.S_IMODE(path.stat().st_mode) & OTHERS:
-            mode = "700" if path == directory else "600"
-            yield Finding("permissions", Level.PROBLEM, f"{path} is open to other users", f"run: chmod {mode} {path}")
+            yield _find("permissions", path=path, mode="700" if path == directory else "600")
     try:
         load_identity(directory / KEY_FILE, os.environ.get("WWWSERVE_PASSPHRASE"))
-        yield Finding("key", Level.OK, "can be read")
+        yield Finding("key", "can be read")
     except PassphraseNeeded:
-        yield Finding("key", Level.OK, "needs its passphrase (WWWSERVE_PASSPHRASE)")
+        yield Finding("key", "needs its passphrase (WWWSERVE_PASSPHRASE)")
     except LedgerError as error:
         if "chmod" not in str(error):  # that is said above
-            yield Finding("key", Level.PROBLEM, str(error), f"put back a copy of {directory / KEY_FILE}")
+            yield _find("key", reason=error, path=directory / KEY_FILE)
     try:
         genesis = load_genesis(directory / GENESIS_FILE)
-        yield Finding("genesis", Level.OK, f"chain {genesis.name} ({genesis.chain_id.hex()[:8]})")
+        yield Finding("genesis", f"chain {genesis.name} ({genesis.chain_id.hex()[:8]})")
     except LedgerError as error:
-        mend = f"copy genesis.json from another node of the chain to {directory / GENESIS_FILE}"
-        yield Finding("genesis", Level.PROBLEM, str(error), mend)
+        yield _find("genesis", reason=error, path=directory / GENESIS_FILE)
 
 
 def check_config(patient: Patient) -> Iterator[Finding]:
     """That the configuration can be used."""
     try:
         patient.config = load_config(patient.directory / CONFIG_FILE)
-        yield Finding("config", Level.OK, str(patient.directory / CONFIG_FILE))
+        yield Finding("config", str(patient.directory / CONFIG_FILE))
     except ConfigError as error:
-        yield Finding("config", Level.PROBLEM, str(error), f"edit {patient.directory / CONFIG_FILE}")
+        yield _find("config", reason=error, path=patient.directory / CONFIG_FILE)
 
 
 def check_disk(patient: Patient) -> Iterator[Finding]:
     """Space, speed, and marks of damage."""
-    free = shutil.disk_usage(patient.directory).free
-    text = f"{free / 2**30:,.1f} GiB free"
-    if free < MIN_FREE_BYTES:
-        mend = f"make room on the disk of {patient.directory}, or set keep_epochs in config.yaml"
-        yield Finding("disk", Level.PROBLEM, text, mend)
+    directory = patient.directory
+    free_bytes = shutil.disk_usage(directory).free
+    free = f"{free_bytes / 2**30:,.1f} GiB"
+    if free_bytes < MIN_FREE_BYTES:
+        yield _find("disk_full", free=free, directory=directory)
     else:
-        try:
-            started = time.monotonic()
-            with tempfile.TemporaryFile(dir=patient.directory) as file:
-                file.write(bytes(4096))
-                file.flush()
-                os.fsync(file.fileno())
-            took = time.monotonic() - started
-            level = Level.OK if took < SLOW_SYNC_S else Level.ADVICE
-            yield Finding(
-                "disk", level, f"{text}, fsync {1000 * took:.0f} ms", "" if level is Level.OK else "use an SSD"
-            )
-        except OSError as error:
-            mend = f"let this user write to {patient.directory}, on a disk that is not read-only"
-            yield Finding("disk", Level.PROBLEM, f"{patient.directory} cannot be written: {error.strerror}", mend)
-    fault = patient.directory / "chain" / FAULT_FILE
+        yield _time_sync(directory, free)
+    fault = directory / "chain" / FAULT_FILE
     if fault.exists():
-        text = f"the chain's database is damaged: {fault.read_text(errors='replace')}"
-        mend = "start the node again: it keeps the database aside and fetches the chain from others"
-        yield Finding("database", Level.PROBLEM, text, mend)
+        yield _find("database", reason=fault.read_text(errors="replace"), directory=directory)
+
+
+def _time_sync(directory: Path, free: str) -> Finding:
+    """How long a small file takes to be durable."""
+    try:
+        started = time.monotonic()
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+        took = time.monotonic() - started
+    except OSError as error:
+        return _find("disk_unwritable", directory=directory, reason=error.strerror)
+    if took >= SLOW_SYNC_S:
+        return _find("disk_slow", free=free, took_ms=1000 * took)
+    return Finding("disk", f"{free} free, fsync {1000 * took:.0f} ms")
 
 
 def check_node(patient: Patient) -> Iterator[Finding]:
@@ -143,24 +142,17 @@ def check_node(patient: Patient) -> Iterator[Finding]:
         patient.status = ask_node(patient.directory, "GET", "/status")
     except CommandError as error:
         if error.failure.code is ExitCode.NO_NODE:
-            mend = f"start it with: wwwserve run -d {patient.directory}"
-            yield Finding("node", Level.ADVICE, "does not run", mend)
+            yield _find("not_running", directory=patient.directory)
         else:
-            mend = f"end its process and start it again: wwwserve run -d {patient.directory}"
-            yield Finding("node", Level.PROBLEM, error.failure.message, mend)
+            yield _find("no_answer", reason=error.failure.message, directory=patient.directory)
         return
-    yield Finding("node", Level.OK, f"runs, height {patient.status['height']:,}")
-    for trouble in patient.status["troubles"]:
-        if trouble["kind"] not in ("backend", "bootstrap"):  # which are looked at by themselves
-            yield Finding(trouble["kind"], Level.PROBLEM, trouble["text"], trouble["mend"])
-    if patient.status["can_be_dialled"] is False:
-        mend = "forward the peer port on the router, or set 'upnp: true' in config.yaml"
-        yield Finding("reachable", Level.ADVICE, "nobody can dial this node; it works through relays", mend)
-    if not patient.status["available"]:
-        mend = f"have somebody send credits to {patient.status['address']}, or: wwwserve wallet register"
-        yield Finding("credit", Level.ADVICE, "no credit: requests cannot be offloaded", mend)
-    else:
-        yield Finding("credit", Level.OK, f"{format_credits(patient.status['available'])} credits available")
+    yield Finding("node", f"runs, height {patient.status['height']:,}")
+    for each in patient.status["troubles"]:
+        if each["code"] not in PROBED:
+            trouble = Trouble(**{**each, "severity": Severity(each["severity"])})
+            yield Finding(trouble.subject, trouble=trouble)
+    if patient.status["available"]:
+        yield Finding("credit", f"{format_credits(patient.status['available'])} credits available")
 
 
 def check_clock(patient: Patient) -> Iterator[Finding]:
@@ -170,10 +162,9 @@ def check_clock(patient: Patient) -> Iterator[Finding]:
     head = ask_node(patient.directory, "GET", "/chain/head")
     ahead = head["timestamp"] - int(time.time() * 1000)
     if ahead > MAX_CLOCK_ERROR_MS:
-        text = f"the last block is {ahead / 1000:.0f} s in the future of this machine's clock"
-        yield Finding("clock", Level.PROBLEM, text, "set the clock: timedatectl set-ntp true")
+        yield _find("clock", ahead_s=ahead / 1000)
     else:
-        yield Finding("clock", Level.OK, "not behind the chain")
+        yield Finding("clock", "not behind the chain")
 
 
 def check_ports(patient: Patient) -> Iterator[Finding]:
@@ -195,15 +186,14 @@ def check_ports(patient: Patient) -> Iterator[Finding]:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.bind((host, port))
         except OSError as error:
-            mend = f"end what uses the port (ss -ltnp 'sport = :{port}'), or choose another with {key} in config.yaml"
-            yield Finding("port", Level.PROBLEM, f"{key}: cannot listen on {host}:{port}: {error.strerror}", mend)
+            yield _find("port", key=key, host=host, port=port, reason=error.strerror)
 
 
 def check_backends(patient: Patient) -> Iterator[Finding]:
     """That each configured server answers, takes the key, and lists its models."""
     for number, entry in enumerate(patient.config.models if patient.config is not None else (), start=1):
         if not isinstance(entry, OpenAIModel):
-            yield Finding("backend", Level.OK, "embedded")
+            yield Finding("backend", "embedded")
             continue
         yield _check_server(number, entry)
 
@@ -211,11 +201,10 @@ def check_backends(patient: Patient) -> Iterator[Finding]:
 def _check_server(number: int, entry: OpenAIModel) -> Finding:
     url = urlsplit(str(entry.base_url))
     name = f"backend {number}"
-    out = "or take it out of 'models' in config.yaml"
     try:
         key = entry.get_api_key()
     except ConfigError as error:
-        return Finding(name, Level.PROBLEM, str(error), f"export {entry.api_key_env}=…")
+        return _find("backend_key_missing", of=name, reason=error, variable=entry.api_key_env)
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname or "", url.port, timeout=PROBE_TIMEOUT_S)
     try:
@@ -224,27 +213,23 @@ def _check_server(number: int, entry: OpenAIModel) -> Finding:
         response = connection.getresponse()
         body = response.read(1 << 20)
     except (OSError, http.client.HTTPException) as error:
-        text = f"{entry.base_url}: {getattr(error, 'strerror', None) or error or 'does not answer'}"
-        port = url.port or 80
-        return Finding(name, Level.PROBLEM, text, f"start its server (vllm serve … --port {port}), {out}")
+        reason = getattr(error, "strerror", None) or error or "does not answer"
+        return _find("backend_down", of=name, url=entry.base_url, reason=reason, port=url.port or 80)
     finally:
         connection.close()
     if response.status in (401, 403):
-        mend = "set api_key or api_key_env of this backend in config.yaml"
-        return Finding(name, Level.PROBLEM, f"{entry.base_url} refuses the API key", mend)
+        return _find("backend_key_refused", of=name, url=entry.base_url)
     if response.status != 200:
-        text = f"{entry.base_url} answers {response.status} to GET /v1/models"
-        return Finding(name, Level.PROBLEM, text, f"see its log, {out}")
+        return _find("backend_fails", of=name, url=entry.base_url, status=response.status)
     try:
         listed = [str(each["id"]) for each in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError):
-        text = f"{entry.base_url} is no server with OpenAI's API"
-        return Finding(name, Level.PROBLEM, text, f"correct base_url, {out}")
+        return _find("backend_foreign", of=name, url=entry.base_url)
     missing = [model for model in entry.names if model not in listed]
     if missing:
-        text = f"{entry.base_url} does not list {', '.join(missing)}, but {', '.join(listed) or 'nothing'}"
-        return Finding(name, Level.PROBLEM, text, "correct 'names' of this backend in config.yaml")
-    return Finding(name, Level.OK, f"{entry.base_url}: {', '.join(listed) or 'no model'}")
+        shown = {"missing": ", ".join(missing), "listed": ", ".join(listed) or "nothing"}
+        return _find("backend_lacks_model", of=name, url=entry.base_url, **shown)
+    return Finding(name, f"{entry.base_url}: {', '.join(listed) or 'no model'}")
 
 
 def check_peers(patient: Patient) -> Iterator[Finding]:
@@ -258,12 +243,11 @@ def check_peers(patient: Patient) -> Iterator[Finding]:
             _, address = parse_peer_address(text)
             host, port = get_endpoint(address)
             socket.create_connection((str(host), int(port)), PROBE_TIMEOUT_S).close()
-            yield Finding("bootstrap", Level.OK, text)
+            yield Finding("bootstrap", text)
             return
         except (OSError, ValueError) as error:
             failed.append(f"{text}: {getattr(error, 'strerror', None) or error or 'does not answer'}")
-    mend = "ask for the address of a node that runs ('peers at' of its wwwserve status), and put it into 'bootstrap'"
-    yield Finding("bootstrap", Level.PROBLEM, "; ".join(failed), mend)
+    yield _find("bootstrap_down", reason="; ".join(failed))
 
 
 CHECKS: tuple[Check, ...] = (

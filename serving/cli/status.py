@@ -7,9 +7,12 @@ from typing import Any
 
 from chain.cli.text import format_count, format_credits, format_duration, format_percent
 from chain.printable import escape_unprintable
+from serving.admin.troubles import Severity, describe_mend
 
 MARKS = {"ready": "●", "degraded": "!", "stalled": "✗"}
 """What stands before the verdict; the words beside it say the same."""
+SEVERITY_MARKS = {Severity.PROBLEM: "✗", Severity.ADVICE: "!", Severity.NOTE: "·"}
+"""What stands before a trouble."""
 VERDICTS = {"ready": "ready", "degraded": "serving, but not all is well", "stalled": "stalled: nothing is paid"}
 
 
@@ -36,7 +39,7 @@ def describe_status(status: dict[str, Any], directory: str) -> list[str]:
 
 
 def describe_start(status: dict[str, Any], api: str, needs_key: bool, admin: str, peers: list[str]) -> list[str]:
-    """What a node says when it has started: who it is, where, what it serves, and what is wrong."""
+    """What a node says when it has started: who it is, where, what it serves, and what is wrong. Notes can wait."""
     keys = "programs need a key" if needs_key else "no keys: every program on this machine may use it"
     name = escape_unprintable(status["chain"])
     rows = [
@@ -50,7 +53,8 @@ def describe_start(status: dict[str, Any], api: str, needs_key: bool, admin: str
         ("credit", _describe_credit(status)),
     ]
     head = f"wwwserve {status['version']} · chain {name} ({status['chain_id'][:8]}) · node {status['address']}"
-    return [head, *_describe_troubles(status["troubles"]), *_format(rows)]
+    troubles = [each for each in status["troubles"] if each["severity"] != Severity.NOTE]
+    return [head, *_describe_troubles(troubles), *_format(rows)]
 
 
 def _format(rows: list[tuple[str, str]]) -> list[str]:
@@ -59,8 +63,10 @@ def _format(rows: list[tuple[str, str]]) -> list[str]:
 
 def _describe_troubles(troubles: list[dict[str, str]]) -> Iterator[str]:
     for trouble in troubles:
-        yield f"  ✗ {escape_unprintable(trouble['text'])}"
-        yield f"    → {escape_unprintable(trouble['mend'])}"
+        severity = Severity(trouble["severity"])
+        yield f"  {SEVERITY_MARKS[severity]} {escape_unprintable(trouble['text'])}"
+        if severity is not Severity.NOTE:
+            yield f"    → {escape_unprintable(describe_mend(trouble['mend'], trouble['command']))}"
 
 
 def _describe_ledger(status: dict[str, Any]) -> str:

@@ -13,12 +13,11 @@ import trio
 
 from chain.crypto import format_address
 from p2p.peers.announcement import Announcement
-from serving.admin.health import report_backends
+from serving.admin.health import find_node_troubles, report_backends
 from serving.admin.levels import Level
 from serving.admin.node_view import NodeView
 from serving.admin.policy_orders import report_policy
 from serving.admin.reports import report_duels, report_models, report_peers, report_requests, report_wallet
-from serving.dashboard.attention import BackendFacts, Facts, find_attention
 from serving.dashboard.block_log import BlockLog
 from serving.dashboard.events import Section
 from serving.dashboard.history import History
@@ -91,7 +90,7 @@ def make_sections(node: NodeView, blocks: BlockLog, history: History) -> dict[st
         "wallet": Section(Level.READING, lambda: report_wallet(node), every=2),
         "policy": Section(Level.READING, lambda: report_policy(node), every=2),
         "duels": Section(Level.READING, lambda: report_duels(node), every=5),
-        "attention": Section(Level.READING, lambda: [asdict(each) for each in find_attention(gather_facts(node))]),
+        "troubles": Section(Level.READING, lambda: [asdict(each) for each in find_node_troubles(node)]),
     }
 
 
@@ -186,29 +185,3 @@ def view_peers(node: NodeView) -> list[dict[str, Any]]:
     for row in rows:
         row["path"] = "relayed" if row["relayed"] else "direct" if row["connected"] else None
     return rows
-
-
-def gather_facts(node: NodeView) -> Facts:
-    """What :mod:`serving.dashboard.attention` looks at."""
-    status, state, me = node.engine.status(), node.engine.state, node.key.public_key
-    validator = state.validator_record(me)
-    standing = status.standing
-    return Facts(
-        final_age_s=status.final_age,
-        idle_beat_s=node.engine.genesis.parameters.idle_beat_ms / 1000,
-        is_syncing=status.is_syncing,
-        backends=[
-            BackendFacts(", ".join(each.backend.models) or f"entry {number} of models:", each.backend.is_alive())
-            for number, each in enumerate(node.backend_pool.scheduled, start=1)
-        ],
-        connected=status.peers,
-        known=len(node.discovery.table),
-        is_dialable=node.network.can_be_dialled(),
-        listens=bool(node.network.listen_addresses),
-        is_jailed=validator is not None and bool(validator.jailed_until),
-        votes=0 if standing is None else standing.votes,
-        blocks=0 if standing is None else standing.blocks,
-        needed=0 if standing is None else standing.needed,
-        spendable=node.payments.payer.spendable,
-        bonded=state.account(me).bonded,
-    )

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from chain.crypto import format_address
 from serving.admin.confinement import HEADERS
+from serving.admin.troubles import describe
 from serving.dashboard.files import load_files
 from serving.dashboard.views import SAMPLED
 
@@ -121,11 +122,9 @@ class LargeNetwork:
     def _make_owner(self, now: int) -> dict[str, Any]:
         own = self.addresses[0]
         return {
-            "attention": [
-                _make_attention("bad", "The backend of gemma-3-12b does not answer.", "start the model's server"),
-                _make_attention(
-                    "note", "Others cannot dial this node; relays serve it.", "set upnp: true in config.yaml"
-                ),
+            "troubles": [
+                asdict(describe("backend", name="http://127.0.0.1:9000/v1 (gemma-3-12b)", fault="connection refused")),
+                asdict(describe("unreachable")),
             ],
             "node": {
                 "address": own,
@@ -307,10 +306,6 @@ class LargeNetwork:
                 "nonce": 12,
             }
         return None
-
-
-def _make_attention(severity: str, text: str, mend: str) -> dict[str, str]:
-    return {"severity": severity, "text": text, "mend": mend}
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def test_a_stalled_ledger(visitor: Visitor, cluster: Cluster) -> None:
     for node in gone:
         node.stop()
     visitor.page.wait_for_selector("header >> text=stalled at", timeout=STALL_MS)
-    visitor.page.wait_for_selector(".attention .bad >> text=more than a third of the stake")
+    visitor.page.wait_for_selector(".attention .problem >> text=more than a third of the stake")
     visitor.take_picture("stalled")
     for node in gone:
         node.start()

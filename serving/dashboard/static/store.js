@@ -178,7 +178,7 @@ async function connect() {
 
 /** A session that has ended leaves nothing of the owner on the page. */
 function forgetOwner() {
-  for (const name of ["node", "sample", "backends", "requests", "peers", "wallet", "policy", "duels", "attention"])
+  for (const name of ["node", "sample", "backends", "requests", "peers", "wallet", "policy", "duels", "troubles"])
     section(name).value = null;
   history.value = null;
 }

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +17,19 @@ import pytest
 import yaml
 
 from chain.cli.contract import CommandError, ExitCode
+from serving.admin.troubles import describe
 from serving.cli import doctor_checks
 from serving.cli.app import build_wwwserve_app
 from tests.support.commands import run_cli
 from tests.support.ports import reserve_ports
 
 PEER = "12D3KooWQvTxaoyGqNKYT9hek1DhLxZJzC8ykN71NWKJREaB5oXb"
-STATUS = {"height": 5, "troubles": [], "can_be_dialled": True, "available": 1, "address": "12D3KooW"}
+STATUS = {"height": 5, "troubles": [], "available": 1}
+
+
+def say(code: str, **details: object) -> dict[str, Any]:
+    """A trouble as a running node reports it."""
+    return asdict(describe(code, **details))
 
 
 class Sick(NamedTuple):
@@ -80,10 +87,16 @@ def sick(tmp_path: Path) -> Iterator[Sick]:
         yield found
 
 
+def select(findings: list[dict[str, str]], severity: str) -> list[dict[str, str]]:
+    return [each for each in findings if each["severity"] == severity]
+
+
 def examine(sick: Sick) -> tuple[int, dict[str, str], list[dict[str, str]]]:
     outcome = run_cli(build_wwwserve_app(), "doctor", "-d", sick.home, "--json")
     findings = json.loads(outcome.stdout)["findings"]
-    bad = {each["subject"]: each["text"] + " → " + each["mend"] for each in findings if each["level"] == "problem"}
+    bad = {
+        each["subject"]: f"{each['text']} → {each['mend']}: {each['command']}" for each in select(findings, "problem")
+    }
     return outcome.code, bad, findings
 
 
@@ -92,9 +105,7 @@ def test_a_sound_node_that_is_stopped_has_no_problem(sick: Sick) -> None:
     assert (code, bad) == (0, {}), findings
     assert {each["subject"] for each in findings} == {"key", "genesis", "config", "disk", "node", "backend 1"}
     text = run_cli(build_wwwserve_app(), "doctor", "-d", sick.home).stdout
-    assert (
-        "✓ backend 1" in text and "start it with: wwwserve run -d" in text and text.endswith("0 problems, 1 advice\n")
-    )
+    assert "✓ backend 1" in text and "start it: wwwserve run -d" in text and text.endswith("0 problems, 1 advice\n")
 
 
 def take_port(sick: Sick) -> object:
@@ -165,8 +176,8 @@ def test_a_backend_that_answers_wrongly_is_named(sick: Sick, status: int, body: 
     ("status", "ahead_ms", "subject", "mend"),
     [
         ({}, 60_000, "clock", "timedatectl"),
-        ({"troubles": [{"kind": "stalled", "text": "no block", "mend": "see peers"}]}, 0, "stalled", "see peers"),
-        ({"troubles": [{"kind": "jailed", "text": "jailed", "mend": "keep running"}]}, 0, "jailed", "keep running"),
+        ({"troubles": [say("stalled", age_s=90)]}, 0, "ledger", "wwwserve peers"),
+        ({"troubles": [say("jailed", epoch=7)]}, 0, "validator", "keep the node running"),
     ],
 )
 def test_what_a_running_node_says_of_itself_is_passed_on(
@@ -191,14 +202,11 @@ def test_a_node_that_hangs_and_a_full_disk(sick: Sick, monkeypatch: pytest.Monke
 
 def test_advice_is_no_problem(sick: Sick, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {
-        "/status": {**STATUS, "can_be_dialled": False, "available": 0},
+        "/status": {**STATUS, "troubles": [say("unreachable"), say("no_credit", address=PEER)], "available": 0},
         "/chain/head": {"timestamp": int(time.time() * 1000)},
     }
     monkeypatch.setattr(doctor_checks, "ask_node", lambda directory, method, path: answers[path])
     code, bad, findings = examine(sick)
-    advice = {each["subject"]: each["mend"] for each in findings if each["level"] == "advice"}
-    assert (
-        (code, bad) == (0, {})
-        and "upnp: true" in advice["reachable"]
-        and "wwwserve wallet register" in advice["credit"]
-    )
+    advice = {each["subject"]: each["mend"] + each["command"] for each in select(findings, "advice")}
+    assert (code, bad) == (0, {})
+    assert "upnp: true" in advice["reachable"] and "wwwserve wallet register" in advice["credit"]

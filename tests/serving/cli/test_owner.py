@@ -73,7 +73,9 @@ ANSWERS: dict[str, Any] = {
         ),
         **dict.fromkeys(("is_syncing", "is_validator", "serves_others", "can_be_dialled"), False),
         "verdict": "degraded",
-        "troubles": [{"kind": "backend", "text": EVIL, "mend": MARKUP}],
+        "troubles": [
+            {"code": "backend", "subject": EVIL, "severity": "problem", "text": EVIL, "mend": MARKUP, "command": EVIL}
+        ],
         "version": EVIL,
         "backends": [],
         "models": [MARKUP, EVIL],

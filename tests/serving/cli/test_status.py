@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from node import Node
-from serving.admin import health
-from serving.admin.health import Verdict, judge_health
+from serving.admin.health import find_node_troubles
 from serving.admin.reports import report_status
+from serving.admin.troubles import MIN_STALL_S, Verdict, judge
 from serving.cli.app import build_wwwserve_app
 from serving.cli.status import describe_start, describe_status
 from tests.serving.admin.client import expect, with_admin
@@ -27,7 +27,8 @@ def show(node: Node) -> list[str]:
 
 @with_admin
 async def test_a_node_that_is_well_says_so_in_a_screenful(node: Node, client: httpx.AsyncClient) -> None:
-    assert judge_health(node) == (Verdict.READY, [])
+    (alone,) = find_node_troubles(node)
+    assert alone.code == "alone" and judge([alone]) is Verdict.READY
     lines = show(node)
     assert lines[0].startswith("● ready ") and HERE in lines[0] and len(lines) <= 24
     text = "\n".join(lines)
@@ -40,12 +41,12 @@ async def test_a_node_that_is_well_says_so_in_a_screenful(node: Node, client: ht
 async def test_a_backend_that_is_down_is_named_with_what_to_do(node: Node, client: httpx.AsyncClient) -> None:
     backend: Any = node.backend_pool.scheduled[0].backend
     backend.is_alive, backend.place, backend.fault = lambda: False, "http://127.0.0.1:9000/v1", "connection refused"
-    verdict, (trouble,) = judge_health(node)
-    assert (verdict, trouble.kind) == (Verdict.DEGRADED, "backend")
+    trouble, _ = found = find_node_troubles(node)
+    assert (judge(found), trouble.code) == (Verdict.DEGRADED, "backend")
     lines = show(node)
     assert lines[0].startswith("! serving, but not all is well")
     assert lines[1:3] == [
-        "  ✗ backend http://127.0.0.1:9000/v1: connection refused",
+        "  ✗ backend http://127.0.0.1:9000/v1 (parrot): connection refused",
         "    → start its server, or take it out of 'models' in config.yaml",
     ]
     answer = await expect(client, "GET", "/healthz")
@@ -57,7 +58,7 @@ async def test_a_backend_that_is_down_is_named_with_what_to_do(node: Node, clien
 
 @with_admin
 async def test_a_chain_that_stands_still_is_stalled_and_unavailable(node: Node, client: httpx.AsyncClient) -> None:
-    node.engine.last_final_at -= health.MIN_STALL_S + 10 * node.engine.genesis.parameters.idle_beat_ms / 1000
+    node.engine.last_final_at -= MIN_STALL_S + 10 * node.engine.genesis.parameters.idle_beat_ms / 1000
     answer = await expect(client, "GET", "/healthz", 503)
     assert (answer["status"], answer["reasons"]) == ("stalled", ["stalled"])
     assert show(node)[0].startswith("✗ stalled") and "no block became final for" in show(node)[1]
@@ -67,8 +68,8 @@ async def test_a_chain_that_stands_still_is_stalled_and_unavailable(node: Node, 
 @with_admin
 async def test_bootstrap_peers_that_do_not_answer_are_named(node: Node, client: httpx.AsyncClient) -> None:
     node.bootstrap = ((make_key("peer").public_key, "/ip4/192.0.2.1/tcp/4001"),)
-    verdict, (trouble,) = judge_health(node)
-    assert (verdict, trouble.kind) == (Verdict.DEGRADED, "bootstrap") and "192.0.2.1" in trouble.text
+    (trouble,) = found = find_node_troubles(node)
+    assert (judge(found), trouble.code) == (Verdict.DEGRADED, "bootstrap") and "192.0.2.1" in trouble.text
 
 
 @with_admin

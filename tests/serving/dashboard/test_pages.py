@@ -162,7 +162,7 @@ async def test_the_public_sees_nothing_of_the_owner(node: Node, client: httpx.As
     assert set(public) <= {"now", "blocks", "chain", "network", "flows", "models"}
     client.headers["Authorization"] = token
     owner = await read_event(client)
-    assert {"requests", "wallet", "attention", "peers", "policy", "backends", "node"} <= set(owner)
+    assert {"requests", "wallet", "troubles", "peers", "policy", "backends", "node"} <= set(owner)
     assert owner["requests"][0]["id"] == "req-secret"
     text = json.dumps(public)
     addresses = [address for peer in owner["peers"] for address in peer["addresses"]] + owner["node"]["listening"]

@@ -65,7 +65,7 @@ def test_its_events_are_the_publics(tmp_path: Path) -> None:
                         event = json.loads(line.removeprefix("data: "))
                         break
             assert {"chain", "network", "models"} <= set(event)
-            assert not {"wallet", "requests", "peers", "attention"} & set(event)
+            assert not {"wallet", "requests", "peers", "troubles"} & set(event)
             await client.aclose()
             await eventually(lambda: public.connections == 0)
 

@@ -6,18 +6,18 @@ import { blocks, chain, finalAge, history, isOwner, network, node, now, section,
 import { Account, Bar, Card, Chart, Pill, Share, Table, Tiles, rate } from "../ui.js";
 import { BlocksCard } from "./blocks.js";
 
-const SEVERITY = { bad: "Act", warn: "Look", note: "Note" };
+const SEVERITY = { problem: "Act", advice: "Look", note: "Note" };
 
-function Attention() {
-  const found = section("attention").value ?? [];
+/** What is wrong, the worst first, each with what mends it. */
+export function Troubles({ found }) {
   if (!found.length) {
     return html`<ul class="attention"><li class="ok"><b>All well</b><span>Nothing needs your attention.</span></li></ul>`;
   }
   return html`<ul class="attention" aria-label="What needs attention">
     ${found.map(
       (each) => html`<li class=${each.severity}>
-        <b>${SEVERITY[each.severity]}</b><span>${each.text}</span>
-        ${each.mend && html`<span class="mend">${/^(wwwserve|chain) /.test(each.mend) ? html`<code>${each.mend}</code>` : each.mend}</span>`}
+        <b>${SEVERITY[each.severity]}</b><span class="says">${each.text}</span>
+        <span class="mend">${each.mend}${each.mend && each.command && ": "}${each.command && html`<code>${each.command}</code>`}</span>
       </li>`,
     )}
   </ul>`;
@@ -185,5 +185,5 @@ export function NodePage() {
   if (!isOwner.value) {
     return html`<${Welcome} /><${PublicTiles} /><${BlocksCard} span=${7} rows=${10} /><${ModelsCard} span=${5} />`;
   }
-  return html`<${Attention} /><${OwnerTiles} /><${Charts} /><${Requests} /><${Backends} /><${BlocksCard} span=${6} rows=${8} />`;
+  return html`<${Troubles} found=${section("troubles").value ?? []} /><${OwnerTiles} /><${Charts} /><${Requests} /><${Backends} /><${BlocksCard} span=${6} rows=${8} />`;
 }

@@ -1,0 +1,324 @@
+"""What can be wrong with a node: a code, how bad it is, one line that says it, and what mends it (pure).
+
+One catalogue for every place that says so: ``status``, ``/healthz``, ``doctor`` and the dashboard. What a node finds of
+itself is :func:`find_troubles`; ``doctor`` finds more from outside (:mod:`serving.cli.doctor_checks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from chain.cli.text import format_credits
+
+MIN_STALL_S = 30.0
+"""No chain is called stalled sooner after its last final block, in seconds."""
+STALL_BEATS = 3
+"""An idle chain makes a block each idle beat; it is stalled after so many more."""
+MIN_SPAN_BLOCKS = 16
+"""Blocks of a span after which the votes in it say something."""
+LOW_CREDIT = 1_000_000
+"""Micro-credits below which an owner is told that credit is low."""
+EMBEDDED = "embedded"
+"""The place of a backend that runs within the node."""
+
+
+class Severity(StrEnum):
+    """How bad it is, the worst first."""
+
+    PROBLEM = "problem"
+    """Something that the owner configured does not work."""
+    ADVICE = "advice"
+    """It works, and could work better."""
+    NOTE = "note"
+    """Good to know; nothing need be done."""
+
+
+class Verdict(StrEnum):
+    """How the node is."""
+
+    READY = "ready"
+    DEGRADED = "degraded"
+    STALLED = "stalled"
+
+
+class Kind(NamedTuple):
+    """What a code stands for. ``text``, ``mend`` and ``command`` are templates, filled in by :func:`describe`.
+
+    ``subject`` is the part of the node or of the machine. ``mend`` says what the owner does, and ``command`` is what is
+    typed for it, empty if nothing is.
+    """
+
+    subject: str
+    severity: Severity
+    text: str
+    mend: str
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that is wrong, as it is shown."""
+
+    code: str
+    subject: str
+    severity: Severity
+    text: str
+    mend: str
+    command: str = ""
+
+
+_P, _A, _N = Severity
+KINDS: Mapping[str, Kind] = {
+    # What a node finds of itself.
+    "stalled": Kind(
+        "ledger",
+        _P,
+        "no block became final for {age_s:.0f} s: more than a third of the stake is away, or out of reach",
+        "see who is connected, and which validators vote in 'chain validators'",
+        "wwwserve peers",
+    ),
+    "syncing": Kind("ledger", _N, "the ledger catches up with the others, at height {height:,}", "wait"),
+    "jailed": Kind(
+        "validator",
+        _P,
+        "this validator is jailed until epoch {epoch:,}: it voted for too few blocks",
+        "keep the node running; it asks to return by itself when the term is over",
+    ),
+    "participation": Kind(
+        "validator",
+        _A,
+        "this validator voted for {votes} of {blocks} blocks of its span; below {needed} it is jailed",
+        "see what keeps it: the clock, the disk, the network",
+        "wwwserve doctor",
+    ),
+    "backend": Kind(
+        "backends",
+        _P,
+        "backend {name}: {fault}",
+        "start its server, or take it out of 'models' in config.yaml",
+    ),
+    "backend_loading": Kind(
+        "backends", _P, "backend {name}: {fault}", "it is being loaded; if this stays, see the log"
+    ),
+    "bootstrap": Kind(
+        "peers",
+        _P,
+        "no peer is connected; the bootstrap peers do not answer: {peers}",
+        "check the network and 'bootstrap' in config.yaml; it is tried again by itself",
+        "wwwserve doctor",
+    ),
+    "alone": Kind(
+        "peers",
+        _N,
+        "no other node is connected ({known} known): every request is served here",
+        "give others an address of this node ('peers at')",
+        "wwwserve status",
+    ),
+    "unreachable": Kind(
+        "reachable",
+        _A,
+        "nobody can dial this node; it works through relays",
+        "forward the peer port on the router, or set 'upnp: true' in config.yaml",
+    ),
+    "no_credit": Kind(
+        "credit",
+        _A,
+        "no credit: requests cannot be offloaded",
+        "have somebody send credits to {address}, or register",
+        "wwwserve wallet register",
+    ),
+    "low_credit": Kind(
+        "credit",
+        _A,
+        "{spendable} credits can be spent, less than one",
+        "have somebody send credits to {address}, or serve others",
+        "wwwserve wallet show",
+    ),
+    # What doctor finds of the data directory and of this machine.
+    "no_node": Kind(
+        "directory", _P, "no node in {directory}", "make one", "wwwserve init -d {directory} --new-chain NAME"
+    ),
+    "permissions": Kind("permissions", _P, "{path} is open to other users", "close it", "chmod {mode} {path}"),
+    "key": Kind("key", _P, "{reason}", "put back a copy of {path}"),
+    "genesis": Kind("genesis", _P, "{reason}", "copy genesis.json from another node of the chain to {path}"),
+    "config": Kind("config", _P, "{reason}", "edit {path}"),
+    "disk_full": Kind(
+        "disk",
+        _P,
+        "{free} free",
+        "make room on the disk of {directory}, or set keep_epochs in config.yaml",
+    ),
+    "disk_slow": Kind("disk", _A, "{free} free, fsync {took_ms:.0f} ms: a validator votes late", "use an SSD"),
+    "disk_unwritable": Kind(
+        "disk",
+        _P,
+        "{directory} cannot be written: {reason}",
+        "let this user write to {directory}, on a disk that is not read-only",
+    ),
+    "database": Kind(
+        "database",
+        _P,
+        "the chain's database is damaged: {reason}",
+        "start the node again: it keeps the database aside and fetches the chain from others",
+        "wwwserve run -d {directory}",
+    ),
+    "not_running": Kind("node", _A, "does not run", "start it", "wwwserve run -d {directory}"),
+    "no_answer": Kind("node", _P, "{reason}", "end its process and start it again", "wwwserve run -d {directory}"),
+    "clock": Kind(
+        "clock",
+        _P,
+        "the last block is {ahead_s:.0f} s in the future of this machine's clock",
+        "set the clock",
+        "timedatectl set-ntp true",
+    ),
+    "port": Kind(
+        "port",
+        _P,
+        "{key}: cannot listen on {host}:{port}: {reason}",
+        "end what uses the port, or choose another with {key} in config.yaml",
+        "ss -ltnp 'sport = :{port}'",
+    ),
+    "backend_key_missing": Kind("backends", _P, "{reason}", "set the variable", "export {variable}=…"),
+    "backend_key_refused": Kind(
+        "backends",
+        _P,
+        "{url} refuses the API key",
+        "set api_key or api_key_env of this backend in config.yaml",
+    ),
+    "backend_down": Kind(
+        "backends",
+        _P,
+        "{url}: {reason}",
+        "start its server, or take it out of 'models' in config.yaml",
+        "vllm serve … --port {port}",
+    ),
+    "backend_fails": Kind(
+        "backends",
+        _P,
+        "{url} answers {status} to GET /v1/models",
+        "see its log, or take it out of 'models' in config.yaml",
+    ),
+    "backend_foreign": Kind(
+        "backends",
+        _P,
+        "{url} is no server with OpenAI's API",
+        "correct base_url, or take it out of 'models' in config.yaml",
+    ),
+    "backend_lacks_model": Kind(
+        "backends",
+        _P,
+        "{url} does not list {missing}, but {listed}",
+        "correct 'names' of this backend in config.yaml",
+    ),
+    "bootstrap_down": Kind(
+        "bootstrap",
+        _P,
+        "{reason}",
+        "ask for the address of a node that runs ('peers at' of its wwwserve status), and put it into 'bootstrap'",
+    ),
+}
+"""Every trouble by its code."""
+
+UNREADY = "syncing"
+"""The code of a note that makes a node degraded all the same: what it says of the ledger is old."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFacts:
+    """A backend by its place and its models; ``fault`` says why it does not answer, as far as known."""
+
+    place: str
+    models: Sequence[str]
+    is_alive: bool
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a node knows of itself. Times in seconds, amounts in micro-credits.
+
+    ``bootstrap`` is the configured addresses. ``is_dialable`` is None while nobody has tried to dial this node.
+    ``jailed_until`` is the epoch, 0 for a validator that is not jailed and any other node. ``votes`` of the ``blocks``
+    of its span so far are a validator's, and with fewer than ``needed`` it is jailed if the span ends now.
+    """
+
+    address: str
+    height: int
+    final_age_s: float
+    idle_beat_s: float
+    is_syncing: bool
+    backends: Sequence[BackendFacts]
+    bootstrap: Sequence[str]
+    connected: int
+    known: int
+    is_dialable: bool | None
+    listens: bool
+    jailed_until: int
+    votes: int
+    blocks: int
+    needed: int
+    spendable: int
+
+
+def describe(code: str, **details: object) -> Trouble:
+    """The trouble of a code, with the details that its templates name."""
+    kind = KINDS[code]
+    texts = (each.format(**details) for each in (kind.text, kind.mend, kind.command))
+    return Trouble(code, kind.subject, kind.severity, *texts)
+
+
+def describe_mend(mend: str, command: str) -> str:
+    """What is to be done, in one line."""
+    return f"{mend}: {command}" if mend and command else mend or command
+
+
+def find_troubles(facts: Facts) -> list[Trouble]:
+    """What is wrong with a node as far as it knows, the worst first."""
+    order = list(Severity)
+    found = [*_look_at_ledger(facts), *_look_at_market(facts)]
+    return sorted(found, key=lambda each: (order.index(each.severity), each.code != "stalled"))
+
+
+def judge(troubles: Iterable[Trouble]) -> Verdict:
+    """How a node with these troubles is: stalled if nothing is paid, degraded if a part of it does not work."""
+    reasons = list_reasons(troubles)
+    if "stalled" in reasons:
+        return Verdict.STALLED
+    return Verdict.DEGRADED if reasons else Verdict.READY
+
+
+def list_reasons(troubles: Iterable[Trouble]) -> list[str]:
+    """The codes of what makes a node other than ready."""
+    return [each.code for each in troubles if each.severity is Severity.PROBLEM or each.code == UNREADY]
+
+
+def _look_at_ledger(facts: Facts) -> Iterator[Trouble]:
+    if facts.final_age_s > MIN_STALL_S + STALL_BEATS * facts.idle_beat_s:
+        yield describe("stalled", age_s=facts.final_age_s)
+    if facts.is_syncing:
+        yield describe("syncing", height=facts.height)
+    if facts.jailed_until:
+        yield describe("jailed", epoch=facts.jailed_until)
+    elif facts.votes < facts.needed and facts.blocks >= MIN_SPAN_BLOCKS:
+        yield describe("participation", votes=facts.votes, blocks=facts.blocks, needed=facts.needed)
+
+
+def _look_at_market(facts: Facts) -> Iterator[Trouble]:
+    for backend in facts.backends:
+        if not backend.is_alive:
+            name = f"{backend.place} ({', '.join(backend.models)})" if backend.models else backend.place
+            code = "backend_loading" if backend.place == EMBEDDED else "backend"
+            yield describe(code, name=name, fault=backend.fault or "does not answer")
+    if not facts.connected and facts.bootstrap:
+        yield describe("bootstrap", peers=", ".join(facts.bootstrap))
+    elif not facts.connected:
+        yield describe("alone", known=facts.known or "none")
+    if facts.listens and facts.is_dialable is False:
+        yield describe("unreachable")
+    if not facts.spendable:
+        yield describe("no_credit", address=facts.address)
+    elif facts.spendable < LOW_CREDIT:
+        yield describe("low_credit", spendable=format_credits(facts.spendable), address=facts.address)
