@@ -557,7 +557,7 @@ async def _start(
 def _announce(node: Node, front: HttpServer, admin: Admin, *, config: NodeConfig, as_json: bool) -> None:
     """Say that the node is ready: who it is, where, and what is wrong."""
     from serving.admin.reports import report_status
-    from serving.cli.status import describe_start
+    from serving.cli.running.status import describe_start
 
     api = _get_api_url(front)
     owner = f"http://{admin.address[0]}:{admin.address[1]}"

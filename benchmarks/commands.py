@@ -22,7 +22,7 @@ from statistics import median
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.parameters import CREDIT
-from serving.cli.admin_client import ask_node
+from serving.cli.running.admin_client import ask_node
 from tests.support.cluster import Cluster, run_cluster
 
 PROGRAM = (sys.executable, "-P", "-m", "serving.cli.main")

@@ -50,7 +50,7 @@ from chain.check_parameters import CheckParameters
 from chain.duel_parameters import DuelParameters
 from chain.parameters import Parameters
 from chain.store.kv import LevelStore
-from serving.cli.node_process import HTTP
+from serving.cli.demo.node_process import HTTP
 from serving.quality.judging.measurement import Proportion
 from serving.quality.same_model.prompts import draw_prompts
 from tests.support.cluster import ENTRY, Cluster, ClusterNode, offload_at_entry, run_cluster

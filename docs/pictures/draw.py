@@ -35,6 +35,7 @@ DESCRIPTIONS = {
     "serving/dispatcher": "here, or offload?",
     "serving/advertiser": "announces models and load",
     "serving/config": "config.yaml",
+    "serving/logs": "what a node writes about itself",
     "serving/offload": "originator, executor, their wire",
     "serving/scheduling": "queues and policy",
     "serving/quality": "judges; was it the declared model?",

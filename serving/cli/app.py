@@ -12,7 +12,7 @@ from chain.cli.contract import print_result
 from chain.cli.tree import Entry, build_group
 
 if TYPE_CHECKING:
-    from serving.cli.start import RunNode
+    from serving.cli.setup.start import RunNode
 
 RUN_NODE = "node:run_node"
 """What ``run`` runs: the composition root, which imports everything and so is imported by that command alone."""
@@ -25,19 +25,19 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
     """The whole command line; ``run_node`` is what ``run`` runs (default: :data:`RUN_NODE`)."""
 
     def load_run() -> Callable[..., Any]:
-        from serving.cli.start import make_run
+        from serving.cli.setup.start import make_run
 
         return make_run(lambda: run_node or _import_run_node())
 
     def load_share() -> Callable[..., Any]:
-        from serving.cli.share_command import make_share
+        from serving.cli.setup.share_command import make_share
 
         return make_share(load_run())
 
     entries = {
         "init": Entry(
             "Make a data directory: key, configuration, genesis, and a journal without votes.",
-            "serving.cli.start:init",
+            "serving.cli.setup.start:init",
             ("wwwserve init --new-chain home", "wwwserve init --genesis genesis.json"),
             START,
         ),
@@ -55,58 +55,62 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
         ),
         "demo": Entry(
             "Run a network of four nodes with real models on this machine.",
-            "serving.cli.start:demo",
+            "serving.cli.setup.start:demo",
             ("wwwserve demo", "wwwserve demo --once"),
             START,
         ),
         "ask": Entry(
             "Ask a model, and print its answer as it comes; who served it and what it cost stands below, on stderr.",
-            "serving.cli.ask:ask",
+            "serving.cli.running.ask:ask",
             ('wwwserve ask "Why is the sky blue?"', "wwwserve ask -m smollm2-135m --json < question.txt"),
             START,
         ),
         "chat": Entry(
             "Talk with a model, a line at a time, until Ctrl-D. With --json each answer is a JSON value on a line.",
-            "serving.cli.ask:chat",
+            "serving.cli.running.ask:chat",
             ("wwwserve chat", "wwwserve chat -m smollm2-135m --local-only"),
             START,
         ),
         "status": Entry(
             "Where the node stands: ledger, peers, models, requests.",
-            "serving.cli.owner:status",
+            "serving.cli.running.owner:status",
             ("wwwserve status", "wwwserve status --json"),
             LOOK,
         ),
-        "peers": Entry("Who is online, and what they serve.", "serving.cli.owner:peers", ("wwwserve peers",), LOOK),
+        "peers": Entry(
+            "Who is online, and what they serve.", "serving.cli.running.owner:peers", ("wwwserve peers",), LOOK
+        ),
         "models": Entry(
             "Models that this node serves or can offload to others, and how their executors have done in duels.",
-            "serving.cli.owner:models",
+            "serving.cli.running.owner:models",
             ("wwwserve models",),
             LOOK,
         ),
         "doctor": Entry(
             "Look for what is wrong with the node, running or not, and say what mends it.",
-            "serving.cli.doctor:doctor",
+            "serving.cli.doctor.command:doctor",
             ("wwwserve doctor", "wwwserve doctor --json"),
             LOOK,
         ),
         "dashboard": Entry(
             "Open the dashboard of the running node with the owner's rights. The link is good once, for a minute.",
-            "serving.cli.dashboard:dashboard",
+            "serving.cli.running.dashboard:dashboard",
             ("wwwserve dashboard --no-open",),
             LOOK,
         ),
         "duels": Entry(
             "Duels and checks of a model that this node took part in since it started ('chain show --duels' has all).",
-            "serving.cli.owner:duels",
+            "serving.cli.running.owner:duels",
             ("wwwserve duels",),
             LOOK,
         ),
-        "wallet": Entry("The node's account.", _load("serving.cli.wallet:build_wallet_app"), panel=MONEY),
-        "policy": Entry("The policy of the running node.", _load("serving.cli.policy:build_policy_app"), panel=NETWORK),
+        "wallet": Entry("The node's account.", _load("serving.cli.running.wallet:build_wallet_app"), panel=MONEY),
+        "policy": Entry(
+            "The policy of the running node.", _load("serving.cli.running.policy:build_policy_app"), panel=NETWORK
+        ),
         "reload": Entry(
             "Have the running node read the policy in config.yaml again (as the signal HUP does).",
-            "serving.cli.policy:reload",
+            "serving.cli.running.policy:reload",
             ("wwwserve reload",),
             NETWORK,
         ),
@@ -116,20 +120,20 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
             ("wwwserve completion bash > ~/.local/share/bash-completion/completions/wwwserve",),
             START,
         ),
-        "keys": Entry("Keys of the OpenAI API.", _load("serving.cli.keys:build_keys_app"), panel=START),
+        "keys": Entry("Keys of the OpenAI API.", _load("serving.cli.running.keys:build_keys_app"), panel=START),
         "judge": Entry(
             "Comparing answers of other nodes with your own backend.",
-            _load("serving.cli.judge:build_judge_app"),
+            _load("serving.cli.quality.judge:build_judge_app"),
             panel=NETWORK,
         ),
         "calibrate": Entry(
             "Check honest answers of a backend, and propose the thresholds of the same-model check.",
-            "serving.cli.calibrate:calibrate_check",
+            "serving.cli.quality.calibrate:calibrate_check",
             ("wwwserve calibrate --prompts 400",),
             NETWORK,
         ),
         "chain": Entry(
-            "Audit, show, export and prove a ledger.", _load("serving.cli.chain:build_chain_app"), panel=LEDGER
+            "Audit, show, export and prove a ledger.", _load("serving.cli.ledger.chain:build_chain_app"), panel=LEDGER
         ),
     }
     app = build_group(entries, "An open market of LLM services without a centre.")

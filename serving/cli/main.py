@@ -14,7 +14,7 @@ def main() -> None:
 
 def chain_main() -> None:
     """Entry point of the ``chain`` command."""
-    from serving.cli.chain import build_chain_app
+    from serving.cli.ledger.chain import build_chain_app
 
     run_app(build_chain_app())
 

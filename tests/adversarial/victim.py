@@ -41,8 +41,8 @@ from p2p.host.network import Libp2pNetwork
 from p2p.network import NetworkError, RawStream
 from p2p.rate_limit import Rate
 from p2p.streams.exchanges import Exchange
-from serving.cli.logs import configure_logs
 from serving.config.schema import AdminConfig, ApiConfig, LimitsConfig, NodeConfig
+from serving.logs.console import configure_logs
 from tests.support.waiting import PATIENCE, wait_until
 
 ASK = "/test/ask/1"

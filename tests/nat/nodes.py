@@ -26,7 +26,7 @@ from chain.parameters import CREDIT, Parameters
 from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.runtime import RealRuntime
-from serving.cli.node_process import HTTP
+from serving.cli.demo.node_process import HTTP
 from tests.nat.box import NatType
 from tests.nat.lab import Home, Host, Lab
 from tests.support.cluster import ENVIRONMENT, ROOT, ClusterNode, chat

@@ -29,7 +29,7 @@ from chain.genesis import GenesisAccount, make_genesis
 from chain.keyfile import create_identity
 from chain.parameters import CREDIT
 from chain.store.kv import LevelStore
-from serving.cli.node_process import HTTP
+from serving.cli.demo.node_process import HTTP
 from tests.support.cluster import Cluster, ClusterNode, chat, run_cluster
 from tests.support.fake_backend import MODEL
 from tests.support.forked import run_command

@@ -13,7 +13,7 @@ import yaml
 
 from chain.check_parameters import CheckParameters
 from chain.parameters import Parameters
-from serving.cli.node_process import HTTP
+from serving.cli.demo.node_process import HTTP
 from tests.support.check_world import DUELS
 from tests.support.cluster import ENTRY, Cluster, offload_at_entry, request, run_cluster
 from tests.support.fake_backend import MODEL

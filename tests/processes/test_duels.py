@@ -13,7 +13,7 @@ import pytest
 from chain.check_parameters import CheckParameters
 from chain.duel_parameters import DuelParameters
 from chain.parameters import Parameters
-from serving.cli.node_process import HTTP
+from serving.cli.demo.node_process import HTTP
 from tests.support.cluster import ENTRY, Cluster, offload_at_entry, request, run_cluster
 from tests.support.fake_backend import MODEL, FakeOptions, serve_forked
 from tests.support.forked import ForkedServer, run_command

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli.demo import PARAMETERS
+from serving.cli.demo.demo import PARAMETERS
 from tests.support.cluster import Cluster, ClusterNode, run_cluster
 from tests.support.waiting import wait_until
 

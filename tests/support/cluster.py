@@ -25,7 +25,7 @@ from chain.store.kv import LevelStore
 from chain.store.reader import load_stored_genesis
 from chain.store.writer import ChainStore
 from p2p.runtime import RealRuntime
-from serving.cli.node_process import HTTP, OUTPUT_FILE, NodeProcess
+from serving.cli.demo.node_process import HTTP, OUTPUT_FILE, NodeProcess
 from tests.support.fake_backend import MODEL, FakeOptions, serve_forked
 from tests.support.forked import ForkedCommand, ForkedServer, run_command
 from tests.support.ports import reserve_ports

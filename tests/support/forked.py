@@ -22,9 +22,9 @@ from tests.support.waiting import PATIENCE
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
     [
-        "node", "chain.cli.audit_commands", "chain.cli.look", "chain.cli.prove", "serving.cli.owner",
-        "serving.cli.start", "openai", "p2p.host.network", "serving.admin.server", "serving.backends.openai_compatible",
-        "serving.dashboard.pages",
+        "node", "chain.cli.audit_commands", "chain.cli.look", "chain.cli.prove",
+        "serving.cli.running.owner", "serving.cli.setup.start", "openai", "p2p.host.network", "serving.admin.server",
+        "serving.backends.openai_compatible", "serving.dashboard.pages",
     ]
 )  # fmt: skip
 PR_SET_PDEATHSIG = 1

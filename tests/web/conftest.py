@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from serving.cli.node_process import HTTP
+from serving.cli.demo.node_process import HTTP
 from tests.support.cluster import SHORT_EPOCHS, Cluster, chat, run_cluster
 from tests.support.fake_backend import FakeOptions
 from tests.web.browser import find_obstacle

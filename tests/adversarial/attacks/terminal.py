@@ -15,8 +15,8 @@ from typing import Any
 import structlog
 
 from p2p.streams.frames import ExchangeState, Frame, Kind
-from serving.cli import owner
-from serving.cli.logs import configure_logs
+from serving.cli.running import owner
+from serving.logs.console import configure_logs
 from tests.adversarial.attacks.table import Attack, Outcome
 
 REASON = "\x1b[2J\x1b[31mDISK-FAILURE\x1b[0m\x1b]0;owned\x07"

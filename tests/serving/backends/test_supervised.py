@@ -14,7 +14,7 @@ import trio
 from p2p.runtime import RealRuntime
 from serving.backends import process_guard
 from serving.backends.supervised import SupervisedBackend
-from serving.cli.own_server import add_llama_cpp, add_vllm, find_free_port
+from serving.cli.setup.own_server import add_llama_cpp, add_vllm, find_free_port
 from serving.config.build import build_backend
 from serving.config.schema import ConfigError, NodeConfig, OpenAIModel
 from tests.support.waiting import PATIENCE, eventually, wait_until

@@ -14,9 +14,9 @@ import pytest
 import trio
 from typer.testing import CliRunner, Result
 
-from serving.cli import calibrate
 from serving.cli.app import build_wwwserve_app
 from serving.cli.errors import CommandError
+from serving.cli.quality import calibrate
 from serving.quality.same_model.identity import ModelIdentity
 from serving.quality.same_model.weights import hash_weights
 from tests.support.http_front import run_front

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.cli.dashboard import can_open_browser, make_tunnel_command
+from serving.cli.running.dashboard import can_open_browser, make_tunnel_command
 
 
 @pytest.mark.parametrize("name", ["DISPLAY", "WAYLAND_DISPLAY"])

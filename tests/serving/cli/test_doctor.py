@@ -18,8 +18,8 @@ import yaml
 
 from chain.cli.contract import CommandError, ExitCode
 from serving.admin.troubles import describe
-from serving.cli import doctor_checks
 from serving.cli.app import build_wwwserve_app
+from serving.cli.doctor import checks
 from tests.support.commands import run_cli
 from tests.support.ports import reserve_ports
 
@@ -184,7 +184,7 @@ def test_what_a_running_node_says_of_itself_is_passed_on(
     sick: Sick, monkeypatch: pytest.MonkeyPatch, status: dict[str, Any], ahead_ms: int, subject: str, mend: str
 ) -> None:
     answers = {"/status": {**STATUS, **status}, "/chain/head": {"timestamp": int(time.time() * 1000) + ahead_ms}}
-    monkeypatch.setattr(doctor_checks, "ask_node", lambda directory, method, path: answers[path])
+    monkeypatch.setattr(checks, "ask_node", lambda directory, method, path: answers[path])
     code, bad, _ = examine(sick)
     assert code == 1 and set(bad) == {subject} and mend in bad[subject]
 
@@ -193,8 +193,8 @@ def test_a_node_that_hangs_and_a_full_disk(sick: Sick, monkeypatch: pytest.Monke
     def hang(*_: object) -> None:
         raise CommandError("the node does not answer within 5 s", code=ExitCode.TIMEOUT)
 
-    monkeypatch.setattr(doctor_checks, "ask_node", hang)
-    monkeypatch.setattr(doctor_checks, "MIN_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(checks, "ask_node", hang)
+    monkeypatch.setattr(checks, "MIN_FREE_BYTES", 1 << 60)
     code, bad, _ = examine(sick)
     assert code == 1 and set(bad) == {"node", "disk"}
     assert "wwwserve run -d" in bad["node"] and "keep_epochs" in bad["disk"]
@@ -205,7 +205,7 @@ def test_advice_is_no_problem(sick: Sick, monkeypatch: pytest.MonkeyPatch) -> No
         "/status": {**STATUS, "troubles": [say("unreachable"), say("no_credit", address=PEER)], "available": 0},
         "/chain/head": {"timestamp": int(time.time() * 1000)},
     }
-    monkeypatch.setattr(doctor_checks, "ask_node", lambda directory, method, path: answers[path])
+    monkeypatch.setattr(checks, "ask_node", lambda directory, method, path: answers[path])
     code, bad, findings = examine(sick)
     advice = {each["subject"]: each["mend"] + each["command"] for each in select(findings, "advice")}
     assert (code, bad) == (0, {})

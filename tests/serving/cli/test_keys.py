@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from p2p.runtime import RealRuntime
 from serving.cli.app import build_wwwserve_app
 from serving.cli.errors import CommandError
-from serving.cli.keys import parse_expiry
+from serving.cli.running.keys import parse_expiry
 from serving.config.data_directory import KEYS_DIRECTORY, lock_data_dir
 from serving.keys.keyring import open_keyring
 from serving.keys.records import KeyLimits

@@ -21,7 +21,7 @@ from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from p2p.runtime import RealRuntime
 from serving.cli.errors import CommandError
-from serving.cli.restart import build_restart_app
+from serving.cli.ledger.restart import build_restart_app
 from tests.support.chain_builder import Chain
 from tests.support.forgeries import fill_store
 from tests.support.memory_file import MemoryFile

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from serving.cli.app import build_wwwserve_app
 from serving.cli.errors import CommandError
-from serving.cli.share import plan_changes
+from serving.cli.setup.share import plan_changes
 from serving.config.data_directory import lock_data_dir
 from serving.config.file import format_config, load_config, parse_config
 from serving.config.schema import NodeConfig, OpenAIModel

@@ -13,7 +13,7 @@ from serving.admin.health import find_node_troubles
 from serving.admin.reports import report_status
 from serving.admin.troubles import MIN_STALL_S, Verdict, judge
 from serving.cli.app import build_wwwserve_app
-from serving.cli.status import describe_start, describe_status
+from serving.cli.running.status import describe_start, describe_status
 from tests.serving.admin.client import expect, with_admin
 from tests.support.commands import run_cli
 from tests.support.keys import make_key

@@ -6,7 +6,7 @@ import pytest
 
 from chain.parameters import CREDIT
 from serving.cli.errors import CommandError
-from serving.cli.wallet import parse_credits
+from serving.cli.running.wallet import parse_credits
 
 
 @pytest.mark.parametrize(

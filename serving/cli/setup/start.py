@@ -29,7 +29,7 @@ from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.addresses import parse_proxy
 from p2p.runtime import RealRuntime
-from serving.cli.stopped_node import get_passphrase, load_key, load_own_genesis
+from serving.cli.ledger.stopped_node import get_passphrase, load_key, load_own_genesis
 from serving.config.data_directory import (
     CONFIG_FILE,
     GENESIS_FILE,
@@ -73,8 +73,8 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
         as_json: AsJson = False,
     ) -> None:
         """Run the node in a data directory until it is stopped."""
-        from serving.cli.logs import configure_logs
-        from serving.cli.own_server import add_llama_cpp, add_vllm
+        from serving.cli.setup.own_server import add_llama_cpp, add_vllm
+        from serving.logs.console import configure_logs
 
         directory = data_dir or get_default_data_dir()
         if not (directory / KEY_FILE).exists():
@@ -230,7 +230,7 @@ def demo(
     """Run a network of four nodes with real models on this machine."""
     from rich.console import Console
 
-    from serving.cli.demo import DemoFailed, run_demo
+    from serving.cli.demo.demo import DemoFailed, run_demo
 
     console = Console(stderr=as_json)
     if directory is not None and directory.exists() and any(directory.iterdir()):

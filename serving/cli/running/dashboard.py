@@ -12,7 +12,7 @@ import typer
 
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import print_line
-from serving.cli.admin_client import ask_node
+from serving.cli.running.admin_client import ask_node
 from serving.config.data_directory import ADMIN_ADDRESS_FILE
 
 LOGIN_TIMEOUT_S = 5.0

@@ -26,19 +26,19 @@ def build_chain_app() -> typer.Typer:
 
 
 def _open_remote(multiaddress: str, genesis: Path | None, socks5: str | None) -> ChainSource:
-    from serving.cli.chain_sources import open_remote
+    from serving.cli.ledger.chain_sources import open_remote
 
     return open_remote(multiaddress, genesis, socks5)
 
 
 def _find_checkpoint(data_dir: Path) -> Checkpoint | None:
-    from serving.cli.chain_sources import find_checkpoint
+    from serving.cli.ledger.chain_sources import find_checkpoint
 
     return find_checkpoint(data_dir)
 
 
 def _load_restart() -> typer.Typer:
-    from serving.cli.restart import build_restart_app
-    from serving.cli.stopped_node import open_stopped_node, replace_genesis
+    from serving.cli.ledger.restart import build_restart_app
+    from serving.cli.ledger.stopped_node import open_stopped_node, replace_genesis
 
     return build_restart_app(open_stopped_node, replace_genesis)

@@ -1,4 +1,4 @@
-"""The command ``wwwserve share``, by :mod:`serving.cli.share`."""
+"""The command ``wwwserve share``, by :mod:`serving.cli.setup.share`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from chain.cli.contract import CommandError, print_result
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import print_line, print_lines
-from serving.cli.share import (
+from serving.cli.setup.share import (
     change_config,
     check_entry,
     choose_models,
@@ -19,7 +19,7 @@ from serving.cli.share import (
     find_server,
     print_server,
 )
-from serving.cli.start import create_node
+from serving.cli.setup.start import create_node
 from serving.config.data_directory import KEY_FILE
 
 

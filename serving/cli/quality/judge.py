@@ -25,7 +25,7 @@ from serving.config.file import describe_errors, load_config
 from serving.config.schema import EmbeddedModel, JudgeConfig, OpenAIModel, Section
 
 if TYPE_CHECKING:
-    from serving.cli.judge_run import JudgeReport, OnProgress
+    from serving.cli.quality.judge_run import JudgeReport, OnProgress
     from serving.quality.judging.measurement import Proportion, Recommendation
 
 S = TypeVar("S", bound=Section)
@@ -95,7 +95,7 @@ def test(
         chosen = chosen.model_copy(update={"prompt_file": str(prompt_file.absolute())})
     prompt = chosen.load_prompt(directory)
 
-    from serving.cli.judge_run import measure_judge
+    from serving.cli.quality.judge_run import measure_judge
 
     async def run() -> JudgeReport:
         with _showing_progress() as on_progress:

@@ -28,7 +28,7 @@ from chain.keyfile import PassphraseNeeded, load_identity
 from consensus.voting.disk import FAULT_FILE
 from p2p.addresses import get_endpoint, parse_peer_address
 from serving.admin.troubles import Severity, Trouble, describe
-from serving.cli.admin_client import ask_node
+from serving.cli.running.admin_client import ask_node
 from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE, KEY_FILE, OTHERS
 from serving.config.file import load_config
 from serving.config.schema import ConfigError, NodeConfig, OpenAIModel

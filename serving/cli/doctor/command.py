@@ -12,8 +12,8 @@ from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import format_count
 from chain.printable import escape_unprintable
 from serving.admin.troubles import Severity, describe_mend
-from serving.cli.doctor_checks import Finding, examine
-from serving.cli.status import SEVERITY_MARKS
+from serving.cli.doctor.checks import Finding, examine
+from serving.cli.running.status import SEVERITY_MARKS
 
 
 def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:

@@ -15,7 +15,7 @@ import typer
 from chain.cli.contract import CommandError, ExitCode, print_result
 from chain.cli.options import AsJson, DataDir
 from chain.cli.text import format_credits, print_line, print_part
-from serving.cli.admin_client import ask_node, open_answer
+from serving.cli.running.admin_client import ask_node, open_answer
 from serving.openai.endpoints import CHAT
 from serving.openai.requests import LOCAL_ONLY
 

@@ -20,8 +20,8 @@ from chain.cli.text import (
     print_table,
     shorten_address,
 )
-from serving.cli.admin_client import ask_node
-from serving.cli.status import describe_status
+from serving.cli.running.admin_client import ask_node
+from serving.cli.running.status import describe_status
 
 
 def status(

@@ -15,7 +15,7 @@ from chain.cli.contract import CommandError, ExitCode, print_result
 from chain.cli.options import AsJson, DataDir
 from chain.cli.text import format_credits, print_line, say_credits
 from chain.cli.tree import Entry, build_group
-from serving.cli.admin_client import ADMIN_TIMEOUT_S, ask_node, print_fields
+from serving.cli.running.admin_client import ADMIN_TIMEOUT_S, ask_node, print_fields
 
 FINALITY_TIMEOUT_S = 60
 """How long a command waits for its operation to be final."""

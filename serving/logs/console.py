@@ -3,7 +3,7 @@
 Events of this program and of its libraries, from structlog or from the standard library's ``logging``, all pass one
 handler. Tracebacks show no local variables, because those may hold prompts or keys. What does not print is escaped,
 because other nodes write some of the values. Of one event there are at most so many lines a minute
-(:mod:`serving.cli.log_rate`), because other nodes cause some of the events.
+(:mod:`serving.logs.rate`), because other nodes cause some of the events.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from structlog.typing import ExcInfo, Processor
 from chain.printable import escape_unprintable
 from p2p.network import NetworkError
 from serving.backends.backend import BackendError
-from serving.cli.log_rate import LogRate
 from serving.http.responder import ClientGone
+from serving.logs.rate import LogRate
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]

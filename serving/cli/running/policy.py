@@ -13,7 +13,7 @@ from chain.cli.contract import CommandError
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import print_line
 from chain.cli.tree import Entry, build_group
-from serving.cli.admin_client import ask_node, print_fields
+from serving.cli.running.admin_client import ask_node, print_fields
 
 if TYPE_CHECKING:
     from serving.config.yaml_marks import KeyPath

@@ -35,7 +35,7 @@ from chain.store.reader import load_stored_genesis
 from chain.store.writer import ChainStore
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL
-from serving.cli.node_process import NodeProcess, stop_nodes
+from serving.cli.demo.node_process import NodeProcess, stop_nodes
 from serving.config.data_directory import KEY_FILE, make_data_dir
 
 NODES = 4

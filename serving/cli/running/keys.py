@@ -27,8 +27,8 @@ from chain.cli.text import format_credits, format_time, print_line
 from chain.cli.tree import Entry, build_group
 from chain.exceptions import StoreInUse
 from p2p.runtime import RealRuntime
-from serving.cli.admin_client import ask_node
-from serving.cli.wallet import parse_credits
+from serving.cli.running.admin_client import ask_node
+from serving.cli.running.wallet import parse_credits
 from serving.config.data_directory import CONFIG_FILE, KEY_FILE, KEYS_DIRECTORY, lock_data_dir
 from serving.config.file import load_config
 

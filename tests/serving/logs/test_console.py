@@ -14,8 +14,8 @@ import structlog
 
 from p2p.network import NetworkError
 from serving.backends.backend import BackendError
-from serving.cli.log_rate import MAX_LINES, WINDOW_S, LogRate
-from serving.cli.logs import HANDLER, configure_logs
+from serving.logs.console import HANDLER, configure_logs
+from serving.logs.rate import MAX_LINES, WINDOW_S, LogRate
 
 Configure = Callable[..., Callable[[], str]]
 

@@ -1,0 +1,7 @@
+"""Commands that make a node and start it: ``init``, ``run``, ``demo`` and ``share``.
+
+``start`` has the commands, ``own_server`` the options by which ``run`` starts a server of its own. ``share`` puts a
+server that runs already into a configuration, as it describes itself; ``share_command`` is the command for it.
+
+Only ``serving.cli.app`` imports this package.
+"""
