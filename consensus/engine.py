@@ -23,8 +23,8 @@ from chain.state.state import State
 from chain.store.writer import ChainStore
 from chain.transition.checks.events import CheckEvent
 from chain.transition.duels.events import DuelEvent
-from chain.transition.jailing import Standing, get_standing
-from chain.transition.registration import has_valid_proof_of_work
+from chain.transition.validators.jailing import Standing, get_standing
+from chain.transition.validators.registration import has_valid_proof_of_work
 from chain.types.blocks import Block, Header
 from chain.types.operations import NoncedOperation, Register, SignedOperation
 from chain.types.votes import Certificate, Vote

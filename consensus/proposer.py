@@ -19,8 +19,8 @@ from chain.state.beacon import make_hash_chain
 from chain.state.state import State
 from chain.transition.block import build_block
 from chain.transition.epochs import Epoch
-from chain.transition.participation import get_recent_blocks, is_late_vote
 from chain.transition.rounds import is_change_pending
+from chain.transition.validators.participation import get_recent_blocks, is_late_vote
 from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
 from consensus.block_tree import BlockTree
 from consensus.mempool.pool import Mempool

@@ -17,7 +17,7 @@ from chain.exceptions import InvalidOperation
 from chain.genesis import Genesis
 from chain.state.beacon import make_hash_chain
 from chain.state.state import StateReader
-from chain.transition.jailing import get_standing
+from chain.transition.validators.jailing import get_standing
 from chain.types.operations import Evidence, NoncedOperation, Recommit, SignedOperation, Unjail, sign_operation
 from chain.types.votes import Vote
 from consensus.engine import Engine

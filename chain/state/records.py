@@ -213,7 +213,7 @@ class ValidatorRecord(Record):
     what its next reveal must lead to. ``next_commitment`` replaces that from ``next_epoch`` on. It is jailed if
     ``jailed_until`` is not 0, and may ask to return from that epoch on. Votes of epochs before ``clean_from`` were
     punished already. ``counted_votes`` of ``counted_blocks`` blocks are its participation in the whole epochs since
-    chain time ``counted_since`` (:mod:`chain.transition.jailing`).
+    chain time ``counted_since`` (:mod:`chain.transition.validators.jailing`).
     """
 
     is_enrolled: bool = False

@@ -29,11 +29,11 @@ from chain.transition.epoch_processing import process_epoch
 from chain.transition.epochs import Epoch, get_last_height, get_next_epoch
 from chain.transition.justification import get_justification_checks
 from chain.transition.operations import process_operation
-from chain.transition.participation import process_votes
 from chain.transition.payments import settle_due_captures
 from chain.transition.restart import check_restart, get_block_epoch, get_restart_view, is_restart, remove_validators
 from chain.transition.rounds import note_serving_changes, process_round
-from chain.transition.slashing import charge_missed_leads
+from chain.transition.validators.participation import process_votes
+from chain.transition.validators.slashing import charge_missed_leads
 from chain.types.blocks import MAX_BLOCK_BYTES, VERSION, Block, Body, Header, sign_block
 from chain.types.operations import SignedOperation
 from chain.types.validators import ValidatorSet
@@ -334,8 +334,8 @@ def build_block(
     """Build, execute and sign a block on ``parent``.
 
     ``reveal`` opens the commitment of ``key`` in ``state``; ``late_votes`` count
-    (:func:`chain.transition.participation.process_votes`). Takes ``operations``, whose signatures must have been
-    checked, in order, until the block is full. An operation that cannot be included is left out, and passed to
+    (:func:`~chain.transition.validators.participation.process_votes`). Takes ``operations``, whose signatures must have
+    been checked, in order, until the block is full. An operation that cannot be included is left out, and passed to
     ``on_rejected`` before the next one is taken. Returns the block, its transition, and the operations left out, each
     with the reason.
 

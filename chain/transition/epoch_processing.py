@@ -10,8 +10,8 @@ from chain.state.keys import BEACON_KEY, PARTICIPATION_KEY, REGISTRATIONS_KEY, c
 from chain.state.records import Participation, ValidatorRecord
 from chain.state.state import State, StateOverlay
 from chain.transition.epochs import Epoch
-from chain.transition.jailing import begin_spans, count_epoch, jail_absent_validators
-from chain.transition.validators import CommitteeApplicant, compute_committee, is_applicant, put_record
+from chain.transition.validators.jailing import begin_spans, count_epoch, jail_absent_validators
+from chain.transition.validators.registry import CommitteeApplicant, compute_committee, is_applicant, put_record
 from chain.types.validators import ValidatorSet
 
 

@@ -68,7 +68,7 @@ def get_justification_checks(
 
     The parent must be certified (notarized, or finalized across an epoch boundary), and the last views between the
     parent's and the block's nullified. Which blocks the late votes may be of depends on the state
-    (:func:`chain.transition.participation.process_votes`).
+    (:func:`chain.transition.validators.participation.process_votes`).
 
     Raises:
         InvalidBlock: a certificate is missing, misplaced, or lacks a quorum.

@@ -28,10 +28,10 @@ from chain.transition.payments import (
     process_release,
     process_transfer,
 )
-from chain.transition.registration import process_register
-from chain.transition.slashing import check_evidence, process_evidence
-from chain.transition.staking import process_bond, process_serve, process_unbond, process_withdraw
-from chain.transition.validators import process_enroll, process_recommit, process_retire, process_unjail
+from chain.transition.validators.registration import process_register
+from chain.transition.validators.registry import process_enroll, process_recommit, process_retire, process_unjail
+from chain.transition.validators.slashing import check_evidence, process_evidence
+from chain.transition.validators.staking import process_bond, process_serve, process_unbond, process_withdraw
 from chain.types.checks import CheckCommit, CheckReveal
 from chain.types.duels import DuelAnswer, DuelCommit, DuelReveal
 from chain.types.operations import (

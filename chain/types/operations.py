@@ -223,7 +223,7 @@ class Evidence(Record):
 @dataclass(frozen=True, slots=True)
 class Register(Record):
     """Ask for a newcomer's first bond, to serve ``models`` (sorted); ``salt`` is the proof
-    (:mod:`chain.transition.registration`).
+    (:mod:`chain.transition.validators.registration`).
 
     It costs no fee, since a newcomer has nothing.
     """

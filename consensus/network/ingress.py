@@ -1,9 +1,10 @@
 """How operations that others send get into the mempool: decoded within bounds, each signature checked once.
 
-A newcomer's proof of work (:mod:`chain.transition.registration`) takes a hundred times as long to check as a signature,
-and costs nothing to make up. So proofs wait in a queue of their own, behind which nothing else waits. Only a few a
-second get into it: one rate for neighbours with a stake and one for all others, each divided among the neighbours that
-bring them. An operation that is turned away comes again: a node repeats what it submitted until it is final.
+A newcomer's proof of work (:mod:`chain.transition.validators.registration`) takes a hundred times as long to check as
+a signature, and costs nothing to make up. So proofs wait in a queue of their own, behind which nothing else waits. Only
+a few a second get into it: one rate for neighbours with a stake and one for all others, each divided among the
+neighbours that bring them. An operation that is turned away comes again: a node repeats what it submitted until it is
+final.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from chain.crypto import verify_all
 from chain.exceptions import CodecError, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
 from chain.state.state import State
-from chain.transition.registration import has_valid_proof_of_work
+from chain.transition.validators.registration import has_valid_proof_of_work
 from chain.types.operations import MAX_CAPTURE_BYTES, Register, SignedOperation
 from consensus.mempool.pool import AlreadyKnown, Mempool
 from consensus.network.gossip import Batch, SeenCache

@@ -8,7 +8,13 @@ import structlog
 
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
-from chain.transition.registration import NO_NEWCOMER, compute_challenge, count_registrations_left, is_newcomer, mine
+from chain.transition.validators.registration import (
+    NO_NEWCOMER,
+    compute_challenge,
+    count_registrations_left,
+    is_newcomer,
+    mine,
+)
 from chain.types.operations import Register, SignedOperation, sign_operation
 from consensus.engine import Engine
 from p2p.runtime import Runtime

@@ -19,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from chain.transition.jailing import MIN_PARTICIPATION_QUOTIENT
+from chain.transition.validators.jailing import MIN_PARTICIPATION_QUOTIENT
 from serving.admin.node_view import NodeView
 from serving.admin.reports import get_unbonding
 from serving.quality.duels.runner import DuelRunner

@@ -33,7 +33,8 @@ class Proofs:
         self.checked: list[float] = []
         monkeypatch.setattr(admission, "has_valid_proof_of_work", self._check)
         monkeypatch.setattr(
-            "chain.transition.registration.is_valid_proof_of_work", lambda challenge, salt, difficulty: salt == GOOD
+            "chain.transition.validators.registration.is_valid_proof_of_work",
+            lambda challenge, salt, difficulty: salt == GOOD,
         )
 
     def _check(self, genesis: Genesis, state: object, signed: SignedOperation) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from chain.state.state import State, compute_supply
-from chain.transition.jailing import get_standing
+from chain.transition.validators.jailing import get_standing
 from chain.types.blocks import Header
 from chain.types.votes import VoteKind
 from consensus.simplex.core import Simplex, Timeouts

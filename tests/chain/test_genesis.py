@@ -23,7 +23,7 @@ from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
 from chain.store.reader import ChainReader
 from chain.store.writer import ChainStore
-from chain.transition.validators import CommitteeApplicant, compute_committee
+from chain.transition.validators.registry import CommitteeApplicant, compute_committee
 from chain.types.operations import Usage
 from chain.types.validators import MAX_COMMITTEE, ValidatorSet
 from tests.support.chain_builder import PARAMETERS, START, make_test_genesis

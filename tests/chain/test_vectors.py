@@ -33,10 +33,10 @@ from chain.merkle.snapshot import (
 )
 from chain.state.records import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE
 from chain.transition.duels.settlement import TIE_QUOTIENT
-from chain.transition.jailing import MIN_COUNTED_BLOCKS, MIN_PARTICIPATION_QUOTIENT, MIN_WEIGHTED_VALIDATORS
-from chain.transition.registration import ARGON2_MEMORY_BYTES, ARGON2_PASSES
 from chain.transition.restart import VIEW_JUMP
-from chain.transition.validators import COMMITTEE_GROWTH_QUOTIENT
+from chain.transition.validators.jailing import MIN_COUNTED_BLOCKS, MIN_PARTICIPATION_QUOTIENT, MIN_WEIGHTED_VALIDATORS
+from chain.transition.validators.registration import ARGON2_MEMORY_BYTES, ARGON2_PASSES
+from chain.transition.validators.registry import COMMITTEE_GROWTH_QUOTIENT
 from chain.types.blocks import MAX_BLOCK_BYTES, MAX_NULLIFICATIONS, VERSION
 from chain.types.duels import MAX_CHALLENGERS
 from chain.types.operations import MAX_CAPTURE_BYTES, MAX_OPERATION_BYTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chain.crypto import KeyPair
-from chain.transition.registration import compute_challenge, mine
+from chain.transition.validators.registration import compute_challenge, mine
 from chain.types.operations import Register, SignedOperation
 from tests.support.chain_builder import MODEL, PARAMETERS, Chain
 

@@ -23,7 +23,7 @@ from chain.state import beacon
 from chain.state.keys import account_key
 from chain.state.records import Account, Totals
 from chain.state.state import State
-from chain.transition import registration
+from chain.transition.validators import registration
 from chain.types import blocks, operations
 from tests.support.chain_builder import make_test_genesis
 from tests.support.keys import make_key

@@ -11,8 +11,8 @@ from chain.state.keys import account_key
 from chain.state.lottery import ServingEntry, ServingTable, compute_lottery_seed
 from chain.state.records import Account, ReplayWindow
 from chain.state.state import State
-from chain.transition.validators import CommitteeApplicant as Applicant
-from chain.transition.validators import compute_committee
+from chain.transition.validators.registry import CommitteeApplicant as Applicant
+from chain.transition.validators.registry import compute_committee
 from chain.types.validators import ValidatorSet
 from tests.support.chain_builder import PARAMETERS
 from tests.support.keys import make_key

@@ -14,8 +14,8 @@ from chain.state.state import State
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
 from chain.transition.block import apply_block, state_transition
-from chain.transition.registration import compute_challenge, mine
 from chain.transition.restart_file import accept, build_restart
+from chain.transition.validators.registration import compute_challenge, mine
 from chain.types.blocks import Block, Header, sign_block
 from chain.types.operations import Dispute, Hold, Register, Release, SignedOperation
 from chain.types.validators import ValidatorSet

@@ -16,7 +16,7 @@ from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
 from chain.transition.fees import compute_fee
-from chain.transition.registration import (
+from chain.transition.validators.registration import (
     compute_challenge,
     count_registrations_left,
     has_valid_proof_of_work,
@@ -124,7 +124,7 @@ def test_a_proof_is_of_one_account_and_soon_worthless() -> None:
 def test_a_chain_without_grants_refuses_without_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     chain, newcomer = Chain(), make_key("newcomer")
     monkeypatch.setattr(
-        "chain.transition.registration.is_valid_proof_of_work", lambda *_: pytest.fail("computed a proof")
+        "chain.transition.validators.registration.is_valid_proof_of_work", lambda *_: pytest.fail("computed a proof")
     )
     operation = chain.sign(newcomer, Register(0, bytes(16), (MODEL,)))
     assert "grants nothing" in refuse(chain, operation)
@@ -208,7 +208,7 @@ def test_a_grant_is_no_stake_to_vote_with() -> None:
 def test_a_proof_is_looked_at_only_where_it_may_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checking one costs memory and time, and an operation that is refused pays nothing."""
     monkeypatch.setattr(
-        "chain.transition.registration.is_valid_proof_of_work", lambda *_: pytest.fail("computed a proof")
+        "chain.transition.validators.registration.is_valid_proof_of_work", lambda *_: pytest.fail("computed a proof")
     )
     bad = Register(0, bytes(16), ())
     plain, granting, newcomer = Chain(), make_chain(), make_key("newcomer")
@@ -219,7 +219,7 @@ def test_a_proof_is_looked_at_only_where_it_may_count(monkeypatch: pytest.Monkey
         is None
     )
     assert has_valid_proof_of_work(plain.genesis, plain.state, plain.transfer(plain.users[0], newcomer, 1)) is True
-    monkeypatch.setattr("chain.transition.registration.is_valid_proof_of_work", lambda *_: False)
+    monkeypatch.setattr("chain.transition.validators.registration.is_valid_proof_of_work", lambda *_: False)
     assert has_valid_proof_of_work(granting.genesis, granting.state, granting.sign(newcomer, bad)) is False
 
 

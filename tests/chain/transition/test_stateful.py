@@ -26,8 +26,8 @@ from chain.exceptions import InvalidBlock
 from chain.state.beacon import make_hash_chain
 from chain.state.records import OpenHold
 from chain.state.state import compute_supply
-from chain.transition import registration
 from chain.transition.deposits import compute_deposit, compute_hold_deposit, compute_models_deposit
+from chain.transition.validators import registration
 from chain.types.checks import CheckOperation, DeclaredIdentity
 from chain.types.duels import DeclaredJudge, DuelOperation
 from chain.types.operations import (

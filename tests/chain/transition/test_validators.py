@@ -18,9 +18,9 @@ from chain.state.records import Participation, Unbonding, ValidatorRecord
 from chain.state.state import compute_supply
 from chain.transition.block import state_transition
 from chain.transition.fees import compute_fee
-from chain.transition.jailing import Standing, get_standing
 from chain.transition.operations import check_form
-from chain.transition.validators import CommitteeApplicant, compute_committee
+from chain.transition.validators.jailing import Standing, get_standing
+from chain.transition.validators.registry import CommitteeApplicant, compute_committee
 from chain.types.blocks import Block, sign_block
 from chain.types.operations import Enroll, Evidence, Recommit
 from chain.types.validators import LATE_VOTE_BLOCKS, ValidatorSet

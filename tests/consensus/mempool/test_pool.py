@@ -544,7 +544,8 @@ def test_a_proof_of_work_that_was_checked_is_never_checked_here(monkeypatch: pyt
     genesis, key = replace(GENESIS, parameters=parameters), make_key(77)
     pool = Mempool(genesis, genesis.header, genesis.state)
     monkeypatch.setattr(
-        "chain.transition.registration.is_valid_proof_of_work", lambda *_: pytest.fail("checked a proof of work")
+        "chain.transition.validators.registration.is_valid_proof_of_work",
+        lambda *_: pytest.fail("checked a proof of work"),
     )
     operation = sign_operation(key, genesis.chain_id, Register(0, bytes(16), ()))
     pool.add(operation, 0.0, is_proven=True)

@@ -9,7 +9,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from chain.transition.jailing import Standing
+from chain.transition.validators.jailing import Standing
 from consensus import engine
 from serving.admin.metrics import Metrics
 from serving.admin.reports import report_status

@@ -7,17 +7,17 @@ from dataclasses import replace
 from chain.exceptions import CannotPay, InvalidOperation
 from chain.state.records import MAX_UNBONDINGS, Unbonding
 from chain.state.state import StateOverlay
-from chain.transition import validators
 from chain.transition.context import BlockContext
 from chain.transition.deposits import compute_least_unbonding, update_models
 from chain.transition.fees import take
+from chain.transition.validators import registry
 from chain.types.operations import Bond, Serve, Unbond, Withdraw
 
 
 def process_bond(overlay: StateOverlay, context: BlockContext, operation: Bond, signer: bytes) -> None:
     account = take(overlay, signer, operation.amount)
     overlay.put_account(signer, account.add_bond(operation.amount))
-    validators.note_larger_bond(overlay, context.height, signer)
+    registry.note_larger_bond(overlay, context.height, signer)
 
 
 def process_unbond(overlay: StateOverlay, context: BlockContext, operation: Unbond, signer: bytes) -> None:

@@ -9,7 +9,7 @@ from chain.parameters import Parameters
 from chain.state.state import StateOverlay
 from chain.transition.context import BlockContext
 from chain.transition.epochs import Epoch
-from chain.transition.validators import put_record
+from chain.transition.validators.registry import put_record
 from chain.types.blocks import Body
 from chain.types.operations import Evidence
 from chain.types.votes import is_slashable

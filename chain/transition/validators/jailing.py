@@ -15,7 +15,7 @@ from chain.genesis import Genesis
 from chain.state.records import Participation, ValidatorRecord
 from chain.state.state import State, StateReader
 from chain.transition.epochs import Epoch
-from chain.transition.validators import is_applicant
+from chain.transition.validators.registry import is_applicant
 from chain.types.validators import ValidatorSet
 
 MIN_PARTICIPATION_QUOTIENT = 2
