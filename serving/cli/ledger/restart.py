@@ -28,9 +28,9 @@ from consensus.voting.vote_store import VoteStore
 from p2p.runtime import RealRuntime
 
 OpenStoppedNode = Callable[[Path | None], AbstractContextManager[tuple[NodeStorage, KeyPair]]]
-"""Opens the data directory of a stopped node; see :func:`serving.cli.stopped_node.open_stopped_node`."""
+"""Opens the data directory of a stopped node; see :func:`serving.cli.ledger.stopped_node.open_stopped_node`."""
 ReplaceGenesis = Callable[[Path | None, str], None]
-"""Puts another genesis file into a data directory; see :func:`serving.cli.stopped_node.replace_genesis`."""
+"""Puts another genesis file into a data directory; see :func:`serving.cli.ledger.stopped_node.replace_genesis`."""
 
 File = Annotated[Path, typer.Argument(help="The restart file.")]
 

@@ -82,7 +82,7 @@ def test_keys_of_a_running_node_are_asked_of_it(home: Path, monkeypatch: pytest.
         asked.append((method, path, content))
         return {"key": "sk-made", "keys": [], "usage": []}
 
-    monkeypatch.setattr("serving.cli.keys.ask_node", ask_node)
+    monkeypatch.setattr("serving.cli.running.keys.ask_node", ask_node)
     with lock_data_dir(home):
         assert run("keys", "create", "bob", "-d", str(home), "--tokens-per-minute", "9").strip() == "sk-made"
         run("keys", "revoke", "bob", "-d", str(home))

@@ -118,7 +118,7 @@ def test_no_control_character_of_a_peer_reaches_the_terminal(
         return ANSWERS[path]
 
     for module in ("owner", "policy", "wallet"):
-        monkeypatch.setattr(f"serving.cli.{module}.ask_node", ask_node)
+        monkeypatch.setattr(f"serving.cli.running.{module}.ask_node", ask_node)
     arguments = [*command.split(), "-d", str(tmp_path), *(["--json"] if as_json else [])]
     result = CliRunner().invoke(build_wwwserve_app(run_nothing), arguments)
     assert result.exit_code == 0, result.exception
@@ -157,7 +157,7 @@ def test_duels_are_shown_with_role_opponent_and_what_they_moved(
 
 def show_duels(answer: dict[str, Any], monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
     """The lines of the command for an answer of the node."""
-    monkeypatch.setattr("serving.cli.owner.ask_node", lambda *_: answer)
+    monkeypatch.setattr("serving.cli.running.owner.ask_node", lambda *_: answer)
     result = CliRunner().invoke(build_wwwserve_app(run_nothing), ["duels", "-d", str(directory)])
     assert result.exit_code == 0, result.exception
     return [" ".join(line.split()) for line in result.output.splitlines()]
@@ -209,7 +209,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
         requests.append((method, path, content))
         return {"max_queue": 5}
 
-    monkeypatch.setattr("serving.cli.policy.ask_node", ask_node)
+    monkeypatch.setattr("serving.cli.running.policy.ask_node", ask_node)
     return requests
 
 
