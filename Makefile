@@ -98,7 +98,7 @@ demo: install  ## four nodes with a small model on this machine; ARGS=--once sen
 
 SEED ?= 7
 sim: install  ## eight nodes for ten simulated minutes, from SEED
-	$(BIN)/python -m benchmarks.simulation --seed $(SEED) $(ARGS)
+	$(BIN)/python -m benchmarks.network.simulation --seed $(SEED) $(ARGS)
 
 N ?= 3000
 twins: install  ## a validator of less than a third that runs twice, over N schedules or the one that SEED names
@@ -124,7 +124,7 @@ figures: install  ## the tables and pictures in the documents: from the JSON in 
 	$(BIN)/python docs/pictures/draw.py $(ARGS)
 
 overlay: install  ## its benchmark with five networks of each size instead of one
-	$(BIN)/python -m benchmarks.overlay --networks 5 $(ARGS)
+	$(BIN)/python -m benchmarks.network.overlay --networks 5 $(ARGS)
 
 clean:  ## remove all that make has made
 	rm -rf .venv .venv-vllm .tools .web .mypy_cache .ruff_cache .hypothesis build *.egg-info results

@@ -1,7 +1,7 @@
 """Run every benchmark, or those that are named, each in a process of its own, with the options that follow.
 
-``python -m benchmarks [NAME…] [--quick] [--seed N] [--results DIR]``. ``evaluation`` names all in
-:mod:`benchmarks.evaluation`. A benchmark that fails does not keep the others from running; the exit code is 1 if any
+``python -m benchmarks [NAME…] [--quick] [--seed N] [--results DIR]``. The name of a package stands for all in it, as
+``evaluation`` does. A benchmark that fails does not keep the others from running; the exit code is 1 if any
 failed.
 """
 
@@ -11,42 +11,31 @@ import subprocess
 import sys
 import time
 
-BENCHMARKS = (
-    "gateway",
-    "ledger",
-    "verify",
-    "commands",
-    "gpu_model",
-    "simulation",
-    "slo",
-    "dynamics",
-    "policies",
-    "mixed",
-    "conversations",
-    "scale",
-    "ablation",
-    "processes",
-    "first_token",
-    "failover",
-    "floods",
-    "overlay",
-    "beacon",
-    "newcomer",
-    "substitution",
-    "judges",
-    "equilibrium",
-    "incentives",
-    "duel_overhead",
-    "ordering",
-)
-"""In the order in which they run and are shown."""
-EVALUATION = ("slo", "dynamics", "policies", "mixed", "conversations", "scale", "ablation", "processes")
-"""Those of them that are in ``benchmarks.evaluation``."""
+PACKAGES = {
+    "endpoint": ("gateway", "first_token", "failover", "floods"),
+    "blockchain": ("ledger", "verify", "commands", "beacon"),
+    "network": ("simulation", "overlay", "newcomer"),
+    "evaluation": (
+        "gpu_model",
+        "slo",
+        "dynamics",
+        "policies",
+        "mixed",
+        "conversations",
+        "scale",
+        "ablation",
+        "processes",
+    ),
+    "quality": ("substitution", "judges", "equilibrium", "incentives", "duel_overhead", "ordering"),
+}
+"""The benchmarks of each package, in the order in which they run and are shown."""
+BENCHMARKS = tuple(name for names in PACKAGES.values() for name in names)
 
 
 def get_module(name: str) -> str:
     """The module of a benchmark."""
-    return f"benchmarks.evaluation.{name}" if name in EVALUATION else f"benchmarks.{name}"
+    package = next(package for package, names in PACKAGES.items() if name in names)
+    return f"benchmarks.{package}.{name}"
 
 
 def main() -> int:
@@ -54,9 +43,9 @@ def main() -> int:
     arguments = sys.argv[1:]
     split = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     words, options = arguments[:split] or BENCHMARKS, arguments[split:]
-    names = [name for word in words for name in (EVALUATION if word == "evaluation" else (word,))]
+    names = [name for word in words for name in PACKAGES.get(word, (word,))]
     if unknown := [name for name in names if name not in BENCHMARKS]:
-        sys.exit(f"no benchmark {unknown[0]}: there are {', '.join(BENCHMARKS)}")
+        sys.exit(f"no benchmark {unknown[0]}: there are {', '.join((*PACKAGES, *BENCHMARKS))}")
     lines, is_good = [], True
     for name in names:
         started = time.monotonic()

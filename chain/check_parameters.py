@@ -30,9 +30,9 @@ class CheckParameters(Record):
     checkers that lie: a fifth of the stake under an identity is two of three in 104,000 of a million checks. Two
     reports agree if they are no more than ``shortfall_tolerance`` and ``distance_tolerance`` apart.
 
-    ``max_distance`` lies between what ``benchmarks.substitution`` measures of honest pairs, even of two engines whose
-    activations have other formats, and what weights of four bits or without two layers differ by. Eight-bit weights in
-    place of sixteen are within what honest engines differ by: no network-wide limit finds them.
+    ``max_distance`` lies between what ``benchmarks.quality.substitution`` measures of honest pairs, even of two engines
+    whose activations have other formats, and what weights of four bits or without two layers differ by. Eight-bit
+    weights in place of sixteen are within what honest engines differ by: no network-wide limit finds them.
     """
 
     checkers: Annotated[int, Bounds(0, MAX_CHECKERS)] = 3

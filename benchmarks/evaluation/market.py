@@ -14,7 +14,7 @@ import trio
 
 from benchmarks.evaluation.replay import Result, Servers, make_body, send_all
 from benchmarks.evaluation.workloads import MAX_TOKENS, MODEL, Request, Setting
-from benchmarks.simulation import Simulation
+from benchmarks.network.simulation import Simulation
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.backends.backend import Backend, BackendError
 from serving.offload.settings import OriginatorSettings

@@ -12,7 +12,7 @@ way.
 
 It is written by hand on h11, because every request of a user passes here. With 16 connections and client, relay and
 backend on two cores, a relay like this one passed on 3,600 answers of 64 tokens a second, and one made of hypercorn and
-httpx 520. ``benchmarks/gateway.py`` measures a whole node in this way.
+httpx 520. ``benchmarks/endpoint/gateway.py`` measures a whole node in this way.
 """
 
 from __future__ import annotations

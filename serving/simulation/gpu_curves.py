@@ -9,7 +9,7 @@ tokens taken up in that step; and never less than the host needs to send its tok
 of the weights, and attention to all tokens before it: ``attention_scale`` of them cost as much as the weights.
 
 The numbers, and where each comes from, are in ``gpu_parameters.toml``. One card is measured; others scale by what is
-published of them. ``benchmarks/gpu_model.py`` compares the curves with the measurements.
+published of them. ``benchmarks/evaluation/gpu_model.py`` compares the curves with the measurements.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A leader that keeps a block to itself when the beacon would not suit it.
 
-That is one bit of choice for each view that it gives up: a reveal has one value, and the next leader is free to
-reveal another. It pays each time, the chain goes on, and what it gains is bounded (``benchmarks/beacon.py``).
+That is one bit of choice for each view that it gives up: a reveal has one value, and the next leader is free to reveal
+another. It pays each time, the chain goes on, and what it gains is bounded (``benchmarks/blockchain/beacon.py``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from benchmarks.beacon import Epoch, Game, measure_bias
+from benchmarks.blockchain.beacon import Epoch, Game, measure_bias
 from chain.crypto import KeyPair
 from chain.state.beacon import make_hash_chain
 from chain.state.state import State, compute_supply

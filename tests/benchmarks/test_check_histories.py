@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from benchmarks.check_histories import (
+from benchmarks.quality.check_histories import (
     bound_false_alarm,
     count_failed,
     find_after,

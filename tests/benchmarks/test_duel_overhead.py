@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from benchmarks.duel_overhead import (
+from benchmarks.quality.duel_overhead import (
     DUELS,
     JudgingGpu,
     Work,

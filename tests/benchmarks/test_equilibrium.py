@@ -7,16 +7,16 @@ from random import Random
 
 import pytest
 
-from benchmarks.duel_conditions import (
+from benchmarks.quality.duel_conditions import (
     SUBSTITUTIONS,
     compute_exposure,
     compute_needed_rate,
     compute_saving,
     compute_verdict_gap,
 )
-from benchmarks.equilibrium import CASES, WIN_RATES, make_qualities, summarize
-from benchmarks.ledger_players import compare_by_quality, fit_parameters, make_players, play_on_ledger
-from benchmarks.stake_dynamics import (
+from benchmarks.quality.equilibrium import CASES, WIN_RATES, make_qualities, summarize
+from benchmarks.quality.ledger_players import compare_by_quality, fit_parameters, make_players, play_on_ledger
+from benchmarks.quality.stake_dynamics import (
     Game,
     compute_majority,
     find_critical_share,

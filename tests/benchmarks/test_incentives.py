@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from benchmarks.credit_order import (
+from benchmarks.quality.credit_order import (
     compute_credit_gaps,
     compute_ends_chance,
     compute_order_chance,
@@ -16,8 +16,8 @@ from benchmarks.credit_order import (
     enumerate_outcomes,
     find_requests,
 )
-from benchmarks.equilibrium import make_qualities
-from benchmarks.incentives import (
+from benchmarks.quality.equilibrium import make_qualities
+from benchmarks.quality.incentives import (
     CURVES,
     EVALUATION,
     PUBLIC,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.judges import is_broken
+from benchmarks.quality.judges import is_broken
 from serving.quality.judging.cases import load_cases
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.duel_outcomes import (
+from benchmarks.quality.duel_outcomes import (
     DuelOutcome,
     compute_all_moved,
     compute_mean_moved,
@@ -14,8 +14,16 @@ from benchmarks.duel_outcomes import (
     count_wins,
     read_outcomes,
 )
-from benchmarks.ordering import CLASSES, NODES_PER_CLASS, PARAMETERS, Market, get_class, make_charts, make_figures
-from benchmarks.ordering_servers import NO_SCORE, choose_letter, compute_score
+from benchmarks.quality.ordering import (
+    CLASSES,
+    NODES_PER_CLASS,
+    PARAMETERS,
+    Market,
+    get_class,
+    make_charts,
+    make_figures,
+)
+from benchmarks.quality.ordering_servers import NO_SCORE, choose_letter, compute_score
 from chain.audit.duels import DuelHistory
 from chain.duel_economics import check_duels
 from chain.state.duel_records import REVEAL, Duel, JudgeSeat

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.verify import OPERATIONS_PER_BLOCK, measure
+from benchmarks.blockchain.verify import OPERATIONS_PER_BLOCK, measure
 
 
 def test_the_audit_of_a_short_chain_is_measured() -> None:

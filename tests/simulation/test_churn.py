@@ -1,7 +1,7 @@
 """Membership under churn in simulation: forty nodes, a quarter of them private, come and go for two minutes.
 
-Nothing is timed here (``benchmarks/overlay.py`` does): afterwards every view holds exactly the living, at their latest
-addresses, and a node that was wrongly held dead has refuted it everywhere.
+Nothing is timed here (``benchmarks/network/overlay.py`` does): afterwards every view holds exactly the living, at their
+latest addresses, and a node that was wrongly held dead has refuted it everywhere.
 """
 
 from __future__ import annotations

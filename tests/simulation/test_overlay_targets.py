@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.overlay import Outcome, get_figures
+from benchmarks.network.overlay import Outcome, get_figures
 
 
 def run(nodes: int, seed: int = 0, **figures: Any) -> Outcome:

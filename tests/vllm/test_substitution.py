@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 import pytest
 import trio
 
-from benchmarks.check_histories import count_failed, find_after, get_network_limits
-from benchmarks.substitution_servers import VLLM, VLLM_BATCH, Bench, Node
+from benchmarks.quality.check_histories import count_failed, find_after, get_network_limits
+from benchmarks.quality.substitution_servers import VLLM, VLLM_BATCH, Bench, Node
 from chain.check_parameters import DEFAULT_CHECKS
 from serving.quality.same_model.statistics import Measurement
 

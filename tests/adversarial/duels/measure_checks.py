@@ -24,7 +24,7 @@ from contextlib import AsyncExitStack
 
 import trio
 
-from benchmarks.model_variants import get_variant
+from benchmarks.quality.model_variants import get_variant
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL, EmbeddedBackend
 from serving.quality.same_model.checking import make_request, record_answer

@@ -30,7 +30,7 @@ def closed_loop(curve: GpuCurve, streams: int, requests: int, prompt: int, outpu
 
 
 # Output tokens per second of vLLM 0.24 on one H100, Qwen3, prompt 512, output 128, two rounds of requests. The small
-# model is limited by its host, which is modelled roughly; benchmarks/gpu_model.py compares all points.
+# model is limited by its host, which is modelled roughly; benchmarks/evaluation/gpu_model.py compares all points.
 MEASURED = {
     QWEN3_8B: ({1: 143, 8: 979, 32: 2818, 64: 4142}, 0.05),
     QWEN3_4B: ({1: 217, 8: 1483, 32: 4282, 64: 6098}, 0.1),

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import trio
 
-from benchmarks.model_variants import get_variant
+from benchmarks.quality.model_variants import get_variant
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL, EmbeddedBackend
 from serving.openai.requests import CHAT_COMPLETIONS

@@ -12,9 +12,9 @@ import logging
 
 import structlog
 
+from benchmarks.network.simulation import Outcome, Simulation
 from benchmarks.pictures import Chart, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
-from benchmarks.simulation import Outcome, Simulation
 from consensus.engine import Settings
 from p2p.simulation.runtime import run_simulation
 from serving.accounting.payment_history import MAX_ALLOWANCE

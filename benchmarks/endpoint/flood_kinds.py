@@ -1,4 +1,4 @@
-"""The floods of the ``floods`` benchmark, each a function that an :class:`~benchmarks.flooding.Attacker` is given.
+"""The floods of the ``floods`` benchmark, each a function that an ``Attacker`` of ``flooding`` is given.
 
 A new flood is a coroutine function and an entry in :data:`FLOODS`. It runs until it is cancelled, and counts what it
 does, so that a flood that did nothing is noticed.
@@ -14,7 +14,7 @@ from itertools import chain, repeat
 
 import trio
 
-from benchmarks.flooding import ADDRESSES, LIAR_MODEL, Attacker
+from benchmarks.endpoint.flooding import ADDRESSES, LIAR_MODEL, Attacker
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.offload.context import receive_message

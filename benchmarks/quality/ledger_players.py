@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.stake_dynamics import Game
+from benchmarks.quality.stake_dynamics import Game
 from chain.crypto import hash_bytes
 from chain.duel_economics import check_duels
 from chain.duel_parameters import DuelParameters

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from benchmarks.duel_conditions import (
+from benchmarks.pictures import Chart, Series
+from benchmarks.quality.duel_conditions import (
     HONEST_COST,
     SUBSTITUTIONS,
     compute_fraud_loss,
@@ -22,10 +23,16 @@ from benchmarks.duel_conditions import (
     compute_saving,
     compute_verdict_gap,
 )
-from benchmarks.ledger_players import UNIT, Player, compare_by_quality, make_parameters, make_players, play_on_ledger
-from benchmarks.pictures import Chart, Series
+from benchmarks.quality.ledger_players import (
+    UNIT,
+    Player,
+    compare_by_quality,
+    make_parameters,
+    make_players,
+    play_on_ledger,
+)
+from benchmarks.quality.stake_dynamics import Game, find_critical_share, integrate, normalize, play, solve
 from benchmarks.report import Figure, Option, Run
-from benchmarks.stake_dynamics import Game, find_critical_share, integrate, normalize, play, solve
 from chain.duel_parameters import DuelParameters
 from chain.parameters import CREDIT
 from chain.transition.duels.verdict import DuelVerdict

@@ -7,9 +7,9 @@ drawn positions of real answers; honest answers are checked several times, at ot
 
 They are judged by the default limits of a network, and by limits that a calibration proposes after half of the honest
 answers. An account is *found* when its failed checks are proof, at a false alarm of at most 10⁻⁴ in all its life. Ten
-thousand honest checks in a row are drawn from those that were measured (:mod:`benchmarks.check_histories`), and so are
-the checks of a cheat. How often an honest check fails at most is bounded by counting each honest answer once. The exit
-code is 1 if an honest account is found, or the bound is above what the network grants.
+thousand honest checks in a row are drawn from those that were measured (:mod:`benchmarks.quality.check_histories`), and
+so are the checks of a cheat. How often an honest check fails at most is bounded by counting each honest answer once.
+The exit code is 1 if an honest account is found, or the bound is above what the network grants.
 
 A full run has cases with two engines too where ``make test-vllm`` has installed vLLM.
 
@@ -26,10 +26,10 @@ from pathlib import Path
 
 import trio
 
-from benchmarks.check_histories import bound_false_alarm, count_failed, find_after, get_network_limits, play
 from benchmarks.pictures import Chart, Series, make_cumulative
+from benchmarks.quality.check_histories import bound_false_alarm, count_failed, find_after, get_network_limits, play
+from benchmarks.quality.substitution_servers import VLLM, VLLM_BATCH, Bench, Declaration, Node
 from benchmarks.report import Figure, Option, Run, get_percentile
-from benchmarks.substitution_servers import VLLM, VLLM_BATCH, Bench, Declaration, Node
 from chain.check_parameters import DEFAULT_CHECKS
 from chain.state.sequential_test import PPM
 from serving.quality.same_model.calibration import Calibration, calibrate, compute_honest_ppm

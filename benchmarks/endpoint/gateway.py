@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from benchmarks.load import LoadResult, run_load
+from benchmarks.endpoint.load import LoadResult, run_load
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
 from chain.parameters import Parameters

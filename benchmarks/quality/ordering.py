@@ -2,10 +2,10 @@
 
 Seven nodes on loopback. The first sends requests and serves none; the others are two nodes each with all 30 layers of
 the embedded model, with 26 and with 22 of them, which answer worse and worse. Every answer is paid on the ledger and
-becomes a duel. One network has the *strong* judge, which is a stand-in for a judge that knows better than those whom
-it judges: it compares two answers by their mean log-probability under the full model
-(:mod:`benchmarks.ordering_servers`). The other has the *weak* one, the full model itself with the judging prompt of the
-program, in the one order that is drawn. The difference is what weak judges cost the ordering.
+becomes a duel. One network has the *strong* judge, which is a stand-in for a judge that knows better than those whom it
+judges: it compares two answers by their mean log-probability under the full model
+(:mod:`benchmarks.quality.ordering_servers`). The other has the *weak* one, the full model itself with the judging
+prompt of the program, in the one order that is drawn. The difference is what weak judges cost the ordering.
 
 A win rate is over the duels between nodes of two classes, where a tie counts as half a win; its interval is Wilson's at
 95 %. Credit is what a duel moved to its executor and its challenger, as a share of the price, on average over both
@@ -30,7 +30,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.duel_outcomes import (
+from benchmarks.pictures import Chart, Series
+from benchmarks.quality.duel_outcomes import (
     DuelOutcome,
     compute_all_moved,
     compute_mean_moved,
@@ -40,9 +41,8 @@ from benchmarks.duel_outcomes import (
     count_wins,
     read_outcomes,
 )
-from benchmarks.model_variants import get_variant
-from benchmarks.ordering_servers import ModelServer, serve_model
-from benchmarks.pictures import Chart, Series
+from benchmarks.quality.model_variants import get_variant
+from benchmarks.quality.ordering_servers import ModelServer, serve_model
 from benchmarks.report import Figure, Option, Run
 from chain.audit.duels import DuelHistory, list_duels
 from chain.audit.sources import StoreSource

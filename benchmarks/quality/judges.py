@@ -15,8 +15,8 @@ from pathlib import Path
 
 import trio
 
-from benchmarks.model_variants import get_variant
 from benchmarks.pictures import Chart, Series
+from benchmarks.quality.model_variants import get_variant
 from benchmarks.report import Figure, Option, Run
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL, EmbeddedBackend

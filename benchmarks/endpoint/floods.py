@@ -2,9 +2,9 @@
 
 The node is a process of its own, as a user starts it, over libp2p on loopback, with a fake backend. Eight honest
 clients ask it to serve them itself, and eight more have their requests offloaded and paid: from another node to this
-one, or, where the flood is made of an executor's answers, from this one to another. :mod:`benchmarks.flood_kinds` has
-the floods. Twice the p99 without the flood is the limit, but not of a quick run, whose p99 is that of its slowest
-request.
+one, or, where the flood is made of an executor's answers, from this one to another.
+:mod:`benchmarks.endpoint.flood_kinds` has the floods. Twice the p99 without the flood is the limit, but not of a quick
+run, whose p99 is that of its slowest request.
 
 In reality the attackers have machines of their own; here they share the processors of the node. So a flood is compared
 with a round in which the same attackers do the same to a decoy: a node that none of the honest clients and nodes has
@@ -28,9 +28,9 @@ from urllib.parse import urlsplit
 
 import trio
 
-from benchmarks.flood_kinds import FLOODS
-from benchmarks.flooding import LIAR_MODEL, MAX_FLOODS, NICENESS, Order, Target, make_accounts, run_attackers
-from benchmarks.load import LoadResult, run_load
+from benchmarks.endpoint.flood_kinds import FLOODS
+from benchmarks.endpoint.flooding import LIAR_MODEL, MAX_FLOODS, NICENESS, Order, Target, make_accounts, run_attackers
+from benchmarks.endpoint.load import LoadResult, run_load
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
 from chain.genesis import GenesisAccount

@@ -25,7 +25,7 @@ from benchmarks.report import TABLE_WIDTH, Figure, Option, Run, format_value
 from serving.simulation.continuous_batch import ContinuousBatch
 from serving.simulation.gpu_curves import GpuCurve, load_curve
 
-MEASUREMENTS = Path(__file__).parent / "data" / "gpu_measurements.json"
+MEASUREMENTS = Path(__file__).resolve().parents[1] / "data" / "gpu_measurements.json"
 TOLERANCE = 0.15
 """By how much the model may differ from the measurement where the GPU is the limit, as a share."""
 GPU_SHARE = 0.5

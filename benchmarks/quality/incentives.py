@@ -16,7 +16,8 @@ from functools import partial
 from itertools import accumulate, count, pairwise
 from random import Random
 
-from benchmarks.credit_order import (
+from benchmarks.pictures import Chart, Series
+from benchmarks.quality.credit_order import (
     REPLICAS,
     Gaps,
     compute_credit_gaps,
@@ -26,9 +27,8 @@ from benchmarks.credit_order import (
     enumerate_outcomes,
     find_requests,
 )
-from benchmarks.equilibrium import make_qualities
-from benchmarks.ledger_players import UNIT, Player, compare_by_quality, make_parameters
-from benchmarks.pictures import Chart, Series
+from benchmarks.quality.equilibrium import make_qualities
+from benchmarks.quality.ledger_players import UNIT, Player, compare_by_quality, make_parameters
 from benchmarks.report import Figure, Option, Run
 from chain.duel_parameters import DuelParameters
 from serving.simulation.continuous_batch import ContinuousBatch

@@ -1,4 +1,4 @@
-"""The attackers of the ``floods`` benchmark: one process that carries out each flood of :mod:`benchmarks.flood_kinds`.
+"""The attackers of the ``floods`` benchmark: one process that carries out each flood of ``flood_kinds``.
 
 It floods whichever node it is told to, from many accounts, peers and addresses, and is a node itself: it follows the
 chain, and is the executor that lies.
@@ -52,7 +52,7 @@ from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
 from tests.support.forked import end_with_parent
 
 if TYPE_CHECKING:
-    from benchmarks.flood_kinds import Flood
+    from benchmarks.endpoint.flood_kinds import Flood
 
 ADDRESSES = 8
 """Addresses of the attackers; at each there is one peer, with an account of its own."""

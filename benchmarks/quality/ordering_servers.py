@@ -1,4 +1,4 @@
-"""The model servers of :mod:`benchmarks.ordering`: one variant of the embedded model each, in a process of its own.
+"""The model servers of ``ordering``: one variant of the embedded model each, in a process of its own.
 
 A server may be a *strong judge*: it answers a judging prompt with the answer that the full model finds more likely.
 That is a stand-in for a judge that knows better than those whom it judges, which no model of this size is. The score of
@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-from benchmarks.model_variants import get_variant
+from benchmarks.quality.model_variants import get_variant
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import EmbeddedBackend
 from serving.http.messages import HttpRequest

@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from benchmarks.network.simulation import Simulation
 from benchmarks.pictures import Chart, Series, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
-from benchmarks.simulation import Simulation
 from chain.crypto import KeyPair, hash_bytes
 from chain.duel_parameters import DuelParameters
 from chain.genesis import Genesis, make_genesis, make_validator

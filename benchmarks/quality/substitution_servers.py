@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import trio
 
-from benchmarks.model_variants import get_variant
+from benchmarks.quality.model_variants import get_variant
 from p2p.runtime import RealRuntime
 from serving.backends.backend import Backend
 from serving.backends.embedded import MODEL, EmbeddedBackend
