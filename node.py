@@ -264,8 +264,7 @@ class Node:
 
     async def drain(self) -> None:
         """Return once all that is under way is answered, and what it earned is final."""
-        if under_way := self.dispatcher.under_way + self.executor.under_way:
-            log.info("finishes what is under way; another signal ends it at once", requests=under_way)
+        log.info("stopping", requests=self.dispatcher.under_way + self.executor.under_way)
         while self.dispatcher.under_way or self.executor.under_way:
             await trio.sleep(DRAIN_CHECK_INTERVAL_S)
         with trio.move_on_after(CAPTURE_TIMEOUT_S):
@@ -313,8 +312,12 @@ async def run_node(
     Raises:
         StoreError, NetworkError, ListenError, ConfigError, IdentityRefused: it cannot start, or its disk fails.
     """
+    from serving.admin.health import get_version
     from serving.admin.local_sockets import lend_ledger
+    from serving.admin.observer import Observer
     from serving.admin.policy_orders import reload_policy
+
+    log.info("started", version=get_version(), address=key.address, chain=genesis.name, directory=str(data_dir))
 
     runtime = RealRuntime()
     judge = build_judge(config, data_dir)
@@ -368,6 +371,7 @@ async def run_node(
         public = await _open_public(node, config, admin)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, disk)
+            nursery.start_soon(Observer(node).run)
             if stop_with_stdin:
                 nursery.start_soon(_stop_with_stdin)
             if config.index_accounts:
@@ -378,6 +382,7 @@ async def run_node(
             announce = partial(_announce, config=config, as_json=as_json)
             await _serve(node, network, front, admin, data_dir, reload, announce, config.drain_timeout_s)
             nursery.cancel_scope.cancel()
+    log.info("stopped", after_s=round(time.monotonic() - _LOADED_AT))
 
 
 def _open_duel_table(data_dir: Path, key: KeyPair, genesis: Genesis, runtime: Runtime) -> DuelTable:
@@ -566,6 +571,7 @@ def _announce(node: Node, front: HttpServer, admin: Admin, *, config: NodeConfig
     content = {"address": node.key.address, "api": api, "admin": owner, "peers": peers, "troubles": status["troubles"]}
     taken = time.monotonic() - _LOADED_AT
     lines = describe_start(status, api, bool(config.api.keys), owner, peers)
+    log.info("ready", after_s=round(taken, 1), api=api, admin=owner, models=status["models"])
     print_result(content, as_json, *lines, f"ready in {taken:.1f} s. Stop with Ctrl-C.")
     sys.stdout.flush()
 

@@ -367,4 +367,4 @@ class SyncClient:
         """Tell the owner, once of each kind."""
         if kind not in self._warned:
             self._warned.add(kind)
-            logger.warning(text)
+            logger.warning("sync: the owner must act", text=text)

@@ -45,7 +45,7 @@ def change_policy(node: NodeView, changes: dict[str, Any]) -> dict[str, Any]:
         HTTPException: 400; a change is not acceptable, and none is made.
     """
     _apply(node, plan_policy(node, changes))
-    log.info("policy changed", **changes)
+    log.info("policy changed", changes=changes)
     return report_policy(node)
 
 

@@ -275,6 +275,11 @@ def describe_mend(mend: str, command: str) -> str:
     return f"{mend}: {command}" if mend and command else mend or command
 
 
+def compute_stall(idle_beat_s: float) -> float:
+    """Seconds without a final block after which a ledger is stalled."""
+    return MIN_STALL_S + STALL_BEATS * idle_beat_s
+
+
 def find_troubles(facts: Facts) -> list[Trouble]:
     """What is wrong with a node as far as it knows, the worst first."""
     order = list(Severity)
@@ -296,7 +301,7 @@ def list_reasons(troubles: Iterable[Trouble]) -> list[str]:
 
 
 def _look_at_ledger(facts: Facts) -> Iterator[Trouble]:
-    if facts.final_age_s > MIN_STALL_S + STALL_BEATS * facts.idle_beat_s:
+    if facts.final_age_s > compute_stall(facts.idle_beat_s):
         yield describe("stalled", age_s=facts.final_age_s)
     if facts.is_syncing:
         yield describe("syncing", height=facts.height)

@@ -92,6 +92,12 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
             ("wwwserve doctor", "wwwserve doctor --json"),
             LOOK,
         ),
+        "logs": Entry(
+            "What the node has logged, whether it runs or not (docs/reference/events.md says what each event means).",
+            "serving.cli.running.logs:logs",
+            ("wwwserve logs --level warning", "wwwserve logs --follow --event 'request ended'"),
+            LOOK,
+        ),
         "dashboard": Entry(
             "Open the dashboard of the running node with the owner's rights. The link is good once, for a minute.",
             "serving.cli.running.dashboard:dashboard",

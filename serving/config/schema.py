@@ -563,6 +563,9 @@ class LogConfig(Section):
         default="info", description="debug, info, warning or error."
     )
     format: Literal["text", "json"] = Field(default="text", description="text for people, json for machines.")
+    file_mib: int = Field(
+        default=16, ge=0, le=65_536, description="Size of node.log and its older part, in MiB; 0: no such file."
+    )
 
 
 class RelayConfig(Section):

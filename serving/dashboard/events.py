@@ -28,6 +28,14 @@ MAX_VIEWERS = {Level.PUBLIC: 64, Level.READING: 16}
 """Streams that are open at a time: of the public, and of the owner."""
 
 
+class Feed(NamedTuple):
+    """What a page gets piece by piece: who may see it, and what gives the number of the last piece, and those after a
+    number, as JSON."""
+
+    level: Level
+    get_since: Callable[[int], tuple[int, list[str]]]
+
+
 class Section(NamedTuple):
     """One section: who may see it, what computes it (data for JSON), and every how many ticks."""
 
@@ -47,19 +55,11 @@ class TooManyViewers(Exception):
 
 
 class EventHub:
-    """Computes sections while a page is open.
+    """Computes sections while a page is open, and passes feeds on. ``now`` is the wall clock in ms."""
 
-    ``get_blocks`` is that of a :class:`~serving.dashboard.block_log.BlockLog`, and ``now`` the wall clock in ms.
-    """
-
-    def __init__(
-        self,
-        sections: dict[str, Section],
-        get_blocks: Callable[[int], tuple[int, list[str]]],
-        now: Callable[[], int],
-    ) -> None:
+    def __init__(self, sections: dict[str, Section], feeds: dict[str, Feed], now: Callable[[], int]) -> None:
         self._sections = sections
-        self._get_blocks = get_blocks
+        self._feeds = feeds
         self._now = now
         self._contents = {name: _Content() for name in sections}
         self._tick = 0
@@ -119,18 +119,20 @@ class EventHub:
 
     async def watch(self, send: Callable[[bytes], Any], get_level: Callable[[], Level]) -> None:
         """Send events to one viewer until its level changes: a page that comes again gets what it may see then."""
-        level, seen, height = get_level(), 0, 0
+        level, seen, numbers = get_level(), 0, dict.fromkeys(self._feeds, 0)
         while get_level() == level:
             ticked = self._ticked
             parts = [f'"now":{self._now()}']
-            last, blocks = self._get_blocks(height)
-            if blocks:
-                parts.append(f'"blocks":[{",".join(blocks)}]')
+            for name, feed in self._feeds.items():
+                if feed.level <= level:
+                    numbers[name], pieces = feed.get_since(numbers[name])
+                    if pieces:
+                        parts.append(f'"{name}":[{",".join(pieces)}]')
             for name, section in self._sections.items():
                 content = self._contents[name]
                 if section.level <= level and content.version > seen:
                     parts.append(f'"{name}":{content.text}')
-            seen, height = self._tick, last
+            seen = self._tick
             await send(f"data: {{{','.join(parts)}}}\n\n".encode())
             await ticked.wait()
 

@@ -20,13 +20,14 @@ from serving.admin.policy_orders import plan_policy
 from serving.config.schema import Section as BodySection
 from serving.dashboard.block_log import BlockLog
 from serving.dashboard.chat import ChatAnswer, read_chat
-from serving.dashboard.events import EventHub, EventStream, TooManyViewers
+from serving.dashboard.events import EventHub, EventStream, Feed, TooManyViewers
 from serving.dashboard.files import INDEX, StaticFile, load_files
 from serving.dashboard.history import History
 from serving.dashboard.replay import count_offloads
 from serving.dashboard.sessions import CODE_LIFETIME_S, SESSION_LIFETIME_S, Sessions
 from serving.dashboard.views import SAMPLED, make_sections, take_sample
 from serving.http.messages import is_json
+from serving.logs.recent import RECENT
 from serving.openai.endpoints import CHAT
 from serving.openai.errors import ApiError
 from serving.openai.requests import LOCAL_ONLY, is_local_only
@@ -57,7 +58,11 @@ class Dashboard:
         self._sessions = Sessions(secret, partial(secrets.token_urlsafe, SECRET_BYTES))
         self._history = History(SAMPLED)
         self._blocks = BlockLog(node.engine)
-        self._hub = EventHub(make_sections(node, self._blocks, self._history), self._blocks.get_since, node.runtime.now)
+        feeds = {
+            "blocks": Feed(Level.PUBLIC, self._blocks.get_since),
+            "log": Feed(Level.READING, RECENT.get_since),
+        }
+        self._hub = EventHub(make_sections(node, self._blocks, self._history), feeds, node.runtime.now)
         self._files = load_files()
 
     async def run(self) -> None:

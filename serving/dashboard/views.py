@@ -18,6 +18,7 @@ from serving.admin.levels import Level
 from serving.admin.node_view import NodeView
 from serving.admin.policy_orders import report_policy
 from serving.admin.reports import report_duels, report_models, report_peers, report_requests, report_wallet
+from serving.admin.troubles import compute_stall
 from serving.dashboard.block_log import BlockLog
 from serving.dashboard.events import Section
 from serving.dashboard.history import History
@@ -106,6 +107,7 @@ def view_chain(node: NodeView) -> dict[str, Any]:
         # In seconds, or the difference of two clocks would make this new each time.
         "final_at": 1000 * round((node.runtime.now() - 1000 * status.final_age) / 1000),
         "idle_beat_ms": parameters.idle_beat_ms,
+        "stalled_after_ms": 1000 * compute_stall(parameters.idle_beat_ms / 1000),
         "epoch": status.epoch,
         "epoch_heights": parameters.epoch_heights,
         "is_syncing": status.is_syncing,

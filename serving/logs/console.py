@@ -1,4 +1,4 @@
-"""Logs on stderr: one line per event, as text for people or as JSON for machines.
+"""Logs on stderr and in a file: one line per event, as text for people or as JSON for machines.
 
 Events of this program and of its libraries, from structlog or from the standard library's ``logging``, all pass one
 handler. Tracebacks show no local variables, because those may hold prompts or keys. What does not print is escaped,
@@ -12,7 +12,8 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -23,9 +24,11 @@ from chain.printable import escape_unprintable
 from p2p.network import NetworkError
 from serving.backends.backend import BackendError
 from serving.http.responder import ClientGone
+from serving.logs.events import Level
+from serving.logs.file import LogFile
 from serving.logs.rate import LogRate
+from serving.logs.recent import RECENT, RecentEvents
 
-Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
 
 log = structlog.get_logger(__name__)
@@ -49,8 +52,11 @@ EXPECTED_ERRORS = (
 """Errors that happen every day between machines. They are logged in one line, without a traceback."""
 
 
-def configure_logs(level: Level = "info", format: Format = "text") -> None:
-    """Send the logs of this process to stderr, from ``level`` on. May be called again."""
+def configure_logs(level: Level = "info", format: Format = "text", file: LogFile | None = None) -> None:
+    """Send the logs of this process to stderr, from ``level`` on, and to ``file``. May be called again.
+
+    The latest are kept in :data:`serving.logs.recent.RECENT`.
+    """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     common: list[Processor] = [
         structlog.stdlib.add_logger_name,
@@ -58,7 +64,11 @@ def configure_logs(level: Level = "info", format: Format = "text") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         shorten_expected_errors,
     ]
-    _install(_make_handler(common, format), threshold)
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setFormatter(_make_formatter(common, format))
+    kept = _KeepingHandler(RECENT, file)
+    kept.setFormatter(_make_formatter(common, "json"))
+    _install(_Handler([stderr, kept]), threshold)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -71,18 +81,12 @@ def configure_logs(level: Level = "info", format: Format = "text") -> None:
     )
 
 
-def _make_handler(common: list[Processor], format: Format) -> logging.Handler:
-    """A handler that writes events to stderr, after ``common`` for those that did not come through structlog."""
-    handler = _Handler(sys.stderr)
-    handler.name = HANDLER
-    handler.addFilter(_LibraryFilter())
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=common,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_get_renderers(format)],
-        )
+def _make_formatter(common: list[Processor], format: Format) -> logging.Formatter:
+    """Writes events as ``format``, after ``common`` for those that did not come through structlog."""
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=common,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_get_renderers(format)],
     )
-    return handler
 
 
 def _install(handler: logging.Handler, threshold: int) -> None:
@@ -115,11 +119,14 @@ def escape_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
     return event  # other values are shown by repr(), which escapes by itself
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Writes records, but leaves out those above the rate of their event, and says how many."""
+class _Handler(logging.Handler):
+    """Gives records to ``sinks``, but leaves out those above the rate of their event, and says how many."""
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
+    def __init__(self, sinks: Sequence[logging.Handler]) -> None:
+        super().__init__()
+        self.name = HANDLER
+        self.addFilter(_LibraryFilter())
+        self._sinks = sinks
         self._rate = LogRate()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -127,7 +134,35 @@ class _Handler(logging.StreamHandler[TextIO]):
             log.warning("lines left out", of=event, count=count)
         # What the owner looks for in detail is not left out.
         if record.levelno <= logging.DEBUG or self._rate.admit(_get_event(record), record.created):
-            super().emit(record)
+            for sink in self._sinks:
+                sink.handle(record)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+        super().close()
+
+
+class _KeepingHandler(logging.Handler):
+    """Keeps the latest events in memory, and writes all to the log file, if there is one."""
+
+    def __init__(self, recent: RecentEvents, file: LogFile | None) -> None:
+        super().__init__()
+        self._recent = recent
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        self._recent.add(text)
+        if self._file is not None:
+            with suppress(OSError):  # of a full disk, doctor tells; stderr has the event
+                self._file.write(text)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        super().close()
 
 
 def _get_event(record: logging.LogRecord) -> str:

@@ -112,6 +112,7 @@ class LargeNetwork:
             "block": "cd" * 32,
             "final_at": now - 400,
             "idle_beat_ms": 10_000,
+            "stalled_after_ms": 60_000,
             "epoch": self.height // 1_024,
             "epoch_heights": 1_024,
             "is_syncing": False,

@@ -18,6 +18,7 @@ PAGES = {
     "money": ".chart canvas",
     "policy": ".form input",
     "quality": ".card table",
+    "logs": ".log li",
 }
 """Pages, and a part of each that is there once it shows data."""
 

@@ -14,7 +14,7 @@ from tests.support.fake_backend import FakeOptions
 from tests.web.browser import Visitor, visit
 
 STALL_MS = 90_000
-"""A ledger counts as stalled after four idle beats of ten seconds."""
+"""A ledger counts as stalled 30 s after three idle beats of ten seconds."""
 
 
 @pytest.fixture

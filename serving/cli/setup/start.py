@@ -75,6 +75,7 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
         """Run the node in a data directory until it is stopped."""
         from serving.cli.setup.own_server import add_llama_cpp, add_vllm
         from serving.logs.console import configure_logs
+        from serving.logs.file import LogFile
 
         directory = data_dir or get_default_data_dir()
         if not (directory / KEY_FILE).exists():
@@ -100,6 +101,9 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
         genesis = load_own_genesis(directory)
         key = load_key(directory / KEY_FILE)
         with lock_data_dir(directory) as was_open:
+            if config.log.file_mib:
+                file = LogFile(directory, config.log.file_mib << 20)
+                configure_logs(config.log.level, config.log.format, file)
             if was_open:
                 log.warning("the data directory was open to other users, and is closed now", directory=str(directory))
             given = {

@@ -9,6 +9,7 @@ import {
 import { Pill } from "./ui.js";
 import { ChainPage } from "./pages/chain.js";
 import { ChatPage } from "./pages/chat.js";
+import { LogsPage } from "./pages/logs.js";
 import { MoneyPage } from "./pages/money.js";
 import { NetworkPage } from "./pages/network.js";
 import { NodePage } from "./pages/node.js";
@@ -24,6 +25,7 @@ const PAGES = {
   money: { title: "Money", view: MoneyPage, owner: true },
   policy: { title: "Policy", view: PolicyPage, owner: true },
   quality: { title: "Quality", view: QualityPage },
+  logs: { title: "Logs", view: LogsPage, owner: true },
 };
 
 const THEMES = { auto: ["light", "Colours: as the system"], light: ["dark", "Colours: light"], dark: ["auto", "Colours: dark"] };

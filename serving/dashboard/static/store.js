@@ -6,6 +6,7 @@ const SILENCE_MS = 5000; // without an event the node counts as not answering; t
 const RETRY_MS = [500, 1000, 2000, 4000];
 const HIDDEN_MS = 20000; // a page that nobody sees gives its stream up
 const MAX_BLOCKS = 300;
+const MAX_EVENTS = 500;
 
 /** `connecting`, `live` or `lost`. */
 export const connection = signal("connecting");
@@ -17,6 +18,8 @@ export const notice = signal(null);
 export const now = signal(Date.now());
 /** The last final blocks, the latest first. */
 export const blocks = signal([]);
+/** The last events of the node's log, the latest first; the owner's alone. */
+export const events = signal([]);
 /** Columns of the history; a sample a second is added to the fine one. */
 export const history = signal(null);
 
@@ -38,11 +41,11 @@ export const me = computed(() => network.value?.find((each) => each.is_me)?.addr
 /** Milliseconds since the last final block. */
 export const finalAge = computed(() => (chain.value ? Math.max(0, now.value - chain.value.final_at) : 0));
 
-/** `ok`, `warn` or `bad`, by how long ago a block became final. */
+/** `ok`, `warn` or `bad` (stalled), by how long ago a block became final. */
 export const finality = computed(() => {
   if (!chain.value) return "plain";
-  const beats = finalAge.value / chain.value.idle_beat_ms;
-  return beats < 2 ? "ok" : beats < 4 ? "warn" : "bad";
+  if (finalAge.value > chain.value.stalled_after_ms) return "bad";
+  return finalAge.value < 2 * chain.value.idle_beat_ms ? "ok" : "warn";
 });
 
 // The page that is shown: the parts of the address after "#".
@@ -137,9 +140,10 @@ function take(event) {
       const fresh = content.blocks.filter((block) => block.height > known).reverse();
       if (fresh.length) blocks.value = [...fresh, ...blocks.value].slice(0, MAX_BLOCKS);
     }
+    if (content.log) events.value = [...content.log.reverse(), ...events.value].slice(0, MAX_EVENTS);
     if (content.sample) addSample(content.sample);
     for (const [name, value] of Object.entries(content)) {
-      if (name !== "now" && name !== "blocks") section(name).value = value;
+      if (!["now", "blocks", "log"].includes(name)) section(name).value = value;
     }
   });
   clearTimeout(silence);
@@ -165,6 +169,7 @@ async function connect() {
     lose();
     return;
   }
+  events.value = []; // a new stream begins with all that the node has
   stream = new EventSource("/dashboard/events");
   stream.onmessage = take;
   stream.onerror = () => {
@@ -181,6 +186,7 @@ function forgetOwner() {
   for (const name of ["node", "sample", "backends", "requests", "peers", "wallet", "policy", "duels", "troubles"])
     section(name).value = null;
   history.value = null;
+  events.value = [];
 }
 
 let hiding = 0;

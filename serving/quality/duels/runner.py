@@ -151,8 +151,13 @@ class DuelRunner:
             return
         self._take_up(event.hold, event.duel)
         challenger = None if event.duel.challenger is None else format_address(event.duel.challenger)
-        what = "duel opened" if isinstance(event, DuelOpened) else "duel goes on"
-        log.info(what, hold=hold, role=role, stage=STAGES[event.duel.stage], challenger=challenger)
+        log.info(
+            "duel opened" if isinstance(event, DuelOpened) else "duel goes on",
+            hold=hold,
+            role=role,
+            stage=STAGES[event.duel.stage],
+            challenger=challenger,
+        )
 
     def _take_up_check(self, hold: bytes, check: ModelCheck) -> None:
         if find_check_role(check, self._me) is not None:
