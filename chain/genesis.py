@@ -273,21 +273,32 @@ def load_genesis(path: Path) -> Genesis:
         GenesisError: missing, unreadable, or not a genesis; the message names the file and the field.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise GenesisError(f"cannot read the genesis file {path}: {error.strerror}") from error
+    return parse_genesis(content, str(path))
+
+
+def parse_genesis(content: bytes, source: str) -> Genesis:
+    """The genesis in the content of a genesis file; ``source`` is what errors call it.
+
+    Raises:
+        GenesisError: it is none; the message names the source and the field.
+    """
+    try:
+        plain = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise GenesisError(f"{path} is not JSON: {error}") from error
-    version = content.get("version") if isinstance(content, dict) else None
+        raise GenesisError(f"{source} is not JSON: {error}") from error
+    version = plain.get("version") if isinstance(plain, dict) else None
     if type(version) is int and version != GENESIS_VERSION:  # before its fields, which are not those of this version
         raise GenesisError(
-            f"{path} is a genesis of version {version}, and this program knows version {GENESIS_VERSION}: a chain "
+            f"{source} is a genesis of version {version}, and this program knows version {GENESIS_VERSION}: a chain "
             "keeps the rules that it began with, so go on with the program that made it, or begin a new chain"
         )
     try:
-        genesis = from_plain(Genesis, content, "genesis")
+        genesis = from_plain(Genesis, plain, "genesis")
         Genesis.decode(genesis.encode(), MAX_GENESIS_BYTES)  # applies the types and bounds of every field
         genesis.check()
     except (CodecError, JsonFormError, KeyFormatError, GenesisError) as error:
-        raise GenesisError(f"{path}: {error}") from error
+        raise GenesisError(f"{source}: {error}") from error
     return genesis

@@ -22,7 +22,7 @@ from nacl.exceptions import CryptoError
 from nacl.pwhash import argon2id
 from nacl.secret import SecretBox
 
-from chain.crypto import KeyPair
+from chain.crypto import KeyPair, parse_address
 from chain.exceptions import LedgerError
 from chain.files import SECRET_MODE, write_atomically
 
@@ -63,7 +63,7 @@ def create_identity(path: Path, passphrase: str | None = None, seed: bytes | Non
         lines.append(f"seed: {key.seed.hex()}")
     else:
         salt = secrets.token_bytes(argon2id.SALTBYTES)
-        box = _box(passphrase, salt, KDF_PASSES, KDF_MEMORY_BYTES)
+        box = make_box(passphrase, salt, KDF_PASSES, KDF_MEMORY_BYTES)
         sealed = bytes(box.encrypt(key.seed))
         lines += [f"salt: {salt.hex()}", f"limits: {KDF_PASSES} {KDF_MEMORY_BYTES}", f"sealed: {sealed.hex()}"]
     try:
@@ -81,7 +81,33 @@ def load_identity(path: Path, passphrase: str | None = None) -> KeyPair:
     Raises:
         IdentityError: see there; the message says what to do.
     """
-    fields = _parse(path, _read_private(path))
+    return open_key(_read_private(path), str(path), passphrase)
+
+
+def read_address(content: bytes, source: str) -> str:
+    """Whose key it is that a key file with this content holds, protected or not; ``source`` is what errors call it.
+
+    Raises:
+        IdentityError: it is damaged.
+    """
+    fields = _parse(source, content)
+    if "seed" in fields:
+        return open_key(content, source).address
+    try:
+        address = fields["address"]
+        parse_address(address)
+    except (KeyError, LedgerError) as error:
+        raise IdentityError(f"{source} is damaged ({_reason(error)}); restore it from a copy") from error
+    return address
+
+
+def open_key(content: bytes, path: str, passphrase: str | None = None) -> KeyPair:
+    """The key in a key file with this content; ``path`` is what errors call it.
+
+    Raises:
+        IdentityError: see there; the message says what to do.
+    """
+    fields = _parse(path, content)
     try:
         if "seed" in fields:
             seed = bytes.fromhex(fields["seed"])
@@ -89,9 +115,7 @@ def load_identity(path: Path, passphrase: str | None = None) -> KeyPair:
             if passphrase is None:
                 raise PassphraseNeeded(f"{path} is protected: its passphrase is needed")
             operations, memory = (int(limit) for limit in fields["limits"].split())
-            if operations > MAX_KDF_PASSES or memory > MAX_KDF_MEMORY_BYTES or memory % 1024:
-                raise ValueError("the limits are out of bounds")
-            box = _box(passphrase, bytes.fromhex(fields["salt"]), operations, memory)
+            box = make_box(passphrase, bytes.fromhex(fields["salt"]), operations, memory)
             sealed = bytes.fromhex(fields["sealed"])
             if len(sealed) != SecretBox.NONCE_SIZE + SecretBox.MACBYTES + 32:
                 raise ValueError("the sealed seed has a wrong length")
@@ -109,7 +133,14 @@ def load_identity(path: Path, passphrase: str | None = None) -> KeyPair:
     return key
 
 
-def _box(passphrase: str, salt: bytes, operations: int, memory: int) -> SecretBox:
+def make_box(passphrase: str, salt: bytes, operations: int, memory: int) -> SecretBox:
+    """What seals under a passphrase; ``operations`` and ``memory`` (bytes) are the limits of Argon2id.
+
+    Raises:
+        ValueError, CryptoError: the limits are out of bounds.
+    """
+    if operations > MAX_KDF_PASSES or memory > MAX_KDF_MEMORY_BYTES or memory % 1024:
+        raise ValueError("the limits are out of bounds")
     return SecretBox(argon2id.kdf(SecretBox.KEY_SIZE, passphrase.encode(), salt, opslimit=operations, memlimit=memory))
 
 
@@ -135,7 +166,7 @@ def _read_private(path: Path) -> bytes:
     return content
 
 
-def _parse(path: Path, content: bytes) -> dict[str, str]:
+def _parse(path: str, content: bytes) -> dict[str, str]:
     title, *lines = content.decode("utf-8", errors="replace").split("\n")
     if title != TITLE:
         raise IdentityError(f"{path} is not a key file (its first line is not {TITLE!r})")

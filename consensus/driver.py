@@ -57,6 +57,7 @@ from consensus.simplex.messages import (
 )
 from consensus.simplex.validation import FinalizedBlock, is_authentic
 from consensus.verifier import SignatureVerifier
+from consensus.voting.lockout import NONCE_BYTES
 from consensus.voting.vote_store import VoteStore
 from p2p.runtime import Runtime
 
@@ -210,6 +211,9 @@ class Driver:
         header, vote_store = ends[-1].header, self._vote_store
         if header.height <= self.head[0].height:
             return
+        if vote_store is not None and state.validator_record(self._me) is not None:
+            # Among the blocks that are passed over may be one by which another machine took over the votes.
+            await self._runtime.run_sync(vote_store.lock, self._runtime.random.randbytes(NONCE_BYTES))
         mark = None if vote_store is None else vote_store.mark
         await self._runtime.run_sync(self._store.adopt_snapshot, ends, state, mark)
         self._tree.advance(header, state)
@@ -358,11 +362,14 @@ class Driver:
     async def _finalize(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         """Write final blocks to disk, move the tree and the mempool on, and enter the next epoch if it is time."""
         vote_store = self._vote_store
+        blocks = [node.block for node in executed]
         if vote_store is not None:
-            await self._runtime.run_sync(vote_store.on_final, [node.block for node in executed])
+            await self._runtime.run_sync(vote_store.before_final, blocks)
         mark = None if vote_store is None else vote_store.mark
         final = [(node.block, node.transition) for node in executed]
         await self._runtime.run_sync(self._store.append, final, certificate, mark)
+        if vote_store is not None:
+            await self._runtime.run_sync(vote_store.after_final, blocks)
         for node in executed:  # those that sync brought were executed elsewhere
             self._report(self._detector.observe_block(node.block, self._epoch.find_validators))
         self._report(self._detector.observe_certificate(certificate, self._epoch.find_validators(certificate.epoch)))

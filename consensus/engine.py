@@ -338,10 +338,7 @@ class Engine:
             nursery.start_soon(self._alarm.run)
             nursery.start_soon(self._loop)
             nursery.start_soon(self._sync.run)
-            if self._vote_store is not None:
-                nursery.start_soon(
-                    unlock_voting, self.genesis, self._vote_store, self._mempool, lambda: self.state, self.submit
-                )
+            self._ask_for_votes()
             task_status.started()
 
     # The loop.
@@ -414,8 +411,18 @@ class Engine:
         await self._post_and_wait(self._driver.on_block_range, executed, certificate)
 
     async def _on_snapshot(self, ends: Sequence[LightClientUpdate], state: State) -> None:
+        was_locked = self._vote_store is not None and self._vote_store.lockout.is_locked
         await self._post_and_wait(self._driver.on_snapshot, ends, state)
+        if not was_locked:
+            self._ask_for_votes()
         self.last_final_at = trio.current_time()
+
+    def _ask_for_votes(self) -> None:
+        """Have the operation made that ends the wait of a validator, if it has to wait."""
+        if self._vote_store is not None and self._vote_store.lockout.is_locked and self._nursery is not None:
+            self._nursery.start_soon(
+                unlock_voting, self.genesis, self._vote_store, self._mempool, lambda: self.state, self.submit
+            )
 
     async def _post_and_wait(self, method: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         done = trio.Event()

@@ -34,6 +34,7 @@ from chain.store.layout import (
     HEIGHT_KEY,
     HEIGHT_PREFIX,
     INDEXED_KEY,
+    JOURNAL_KEY,
     OPERATION_PREFIX,
     OTHER_SLOT,
     PRUNE_KEY,
@@ -199,8 +200,7 @@ class ChainStore(ChainReader):
         changes[HEIGHT_KEY] = encode_number(parent.height)
         if is_indexed:
             changes[INDEXED_KEY] = encode_number(parent.height)
-        if journal_mark is not None:
-            changes |= encode_mark(journal_mark)
+        changes |= self._make_mark(journal_mark)
         after_batch = copy(self)
         after_batch._unwritten, after_batch.height = changes, parent.height
         deletions, base = after_batch._collect_prunable()
@@ -210,6 +210,12 @@ class ChainStore(ChainReader):
         self.header, self.state, self.height, self.base = parent, state, parent.height, base
         for header, after in ends:
             self._keep_end_state(header, after)
+
+    def _make_mark(self, mark: tuple[int, bytes] | None) -> dict[bytes, bytes | None]:
+        """The entry about the vote journal. Blocks that are added without it take it away: it then says no more."""
+        if mark is not None:
+            return {**encode_mark(mark)}
+        return {} if self.journal_mark is None else {JOURNAL_KEY: None}
 
     # Those who look at the chain while it grows.
 
@@ -330,8 +336,7 @@ class ChainStore(ChainReader):
             if end.restarts:
                 restarts = tuple(FinalRestart(header) for header in end.restarts)
                 changes[RESTARTS_PREFIX + epoch] = Restarts(restarts).encode()
-        if journal_mark is not None:
-            changes |= encode_mark(journal_mark)
+        changes |= self._make_mark(journal_mark)
         self._store.write(changes)
         self._unwritten = {}
         self._slot = self.snapshot_import.slot

@@ -27,7 +27,6 @@ from chain.store.kv import CHAIN_DIRECTORY, LevelStore, Store
 from chain.store.layout import HEIGHT_PREFIX, META_PREFIX, PAYMENTS_PREFIX, VOTE_SUPPORT_PREFIX, encode_mark
 from chain.store.writer import ChainStore
 from consensus.voting.journal import (
-    NONCE_BYTES,
     DiskFile,
     Journal,
     JournalDamaged,
@@ -35,6 +34,7 @@ from consensus.voting.journal import (
     make_start,
     sync_directory,
 )
+from consensus.voting.lockout import HANDED_OVER, NONCE_BYTES
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 
@@ -229,6 +229,11 @@ _NAMES = {
 }
 
 
+def _is_known_validator(blocks: ChainStore, key: KeyPair) -> bool:
+    """Whether a chain that was followed without voting has a validator of this key, which may vote elsewhere."""
+    return blocks.height > 0 and blocks.state.validator_record(key.public_key) is not None
+
+
 def _open_vote_store(
     disk: Disk, genesis: Genesis, key: KeyPair, store: Store, blocks: ChainStore, random: random.Random
 ) -> VoteStore:
@@ -256,8 +261,13 @@ def _open_vote_store(
             if mark is not None:  # which the journal must reach from now on
                 start = replace(start, first=mark[0], previous=mark[1])
             journal = Journal(file, genesis.chain_id, key.public_key, start)
-        elif mark is None and not journal.is_blank:
-            loss = "the database that knew its length is lost"
+        elif journal.start.first_epoch == HANDED_OVER:
+            logger.error(
+                "another machine with this key has taken over its votes: this one only follows",
+                to_do=f"to vote here again, end the other, stop this node, move {JOURNAL_FILE} away and start it",
+            )
+        elif mark is None and (not journal.is_blank or _is_known_validator(blocks, key)):
+            loss = "the database that knew its length is lost, or the chain was followed without voting"
             if not journal.start.nonce:  # no vote was signed since that one was made
                 journal.lock(nonce)
         elif journal.start.nonce:

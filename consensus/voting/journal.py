@@ -34,6 +34,7 @@ from chain import crypto
 from chain.codec import Bounds, Hash, Natural, Record
 from chain.exceptions import CodecError, StoreError, StoreInUse
 from chain.types.votes import Vote
+from consensus.voting.lockout import HANDED_OVER, NONCE_BYTES
 
 RECORD_BYTES = 256
 """Length of a record of the file."""
@@ -44,8 +45,6 @@ PAYLOAD_BYTES = RECORD_BYTES - 10 - HASH_BYTES
 
 PRUNE_AT_RECORDS = 4096
 """Old votes worth rewriting the file to be rid of."""
-NONCE_BYTES = 32
-"""Length of the nonce in the first record."""
 
 _CHUNK_BYTES = 4096 * RECORD_BYTES
 
@@ -68,7 +67,7 @@ class JournalStart(Record):
 
     ``first`` votes were dropped or lost; the hash of the last of them is ``previous``. Their epochs are before
     ``first_epoch``, in which nothing more may be signed; but while there is a ``nonce`` they may be of any epoch
-    (:mod:`consensus.voting.lockout`).
+    (:mod:`consensus.voting.lockout`). ``HANDED_OVER`` for a first epoch says that the key votes on another machine.
     """
 
     first: Natural
@@ -286,6 +285,15 @@ class Journal:
             StoreError: the disk failed.
         """
         self._rewrite(replace(self.start, first_epoch=max(first_epoch, self.start.first_epoch), nonce=b""))
+
+    def hand_over(self) -> None:
+        """Note that the key votes on another machine: nothing may be signed here after the next start, in any epoch.
+        Durable when this returns.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        self._rewrite(replace(self.start, first_epoch=HANDED_OVER, nonce=b""))
 
     def prune(self, epoch: int) -> None:
         """Drop the votes of epochs before ``epoch``, now or later; nothing may be signed in those any more.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -56,12 +56,54 @@ class VoteStore:
             self.journal.append(vote)
         self.journal.validate_mark(*mark)
 
-    def on_final(self, blocks: Iterable[Block]) -> None:
-        """Take blocks that are about to count as final here."""
-        for block in blocks:
-            if self.lockout.on_final(block):
-                self.journal.unlock(self.lockout.first_epoch)
-                logger.warning("this validator votes again", from_epoch=self.lockout.first_epoch, height=block.height)
+    def before_final(self, blocks: Sequence[Block]) -> None:
+        """Take blocks that are about to count as final here: another machine may have taken over the votes.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        rights = self.lockout.foresee(blocks)
+        if rights.is_handed_over and not self.lockout.rights.is_handed_over:
+            self.journal.hand_over()
+            self.lockout.rights = rights
+            logger.error(
+                "another machine with this key takes over its votes: this one votes no more after this epoch",
+                epoch=rights.last_epoch,
+                height=blocks[-1].height,
+                to_do="run one of the two; to vote here again, end the other, stop this node, move votes.journal "
+                "away and start it; if there is no other machine of yours, the key is known to somebody else",
+            )
+
+    def after_final(self, blocks: Sequence[Block]) -> None:
+        """Take blocks that are final here, on disk: the wait of this validator may be over.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        if not self.lockout.is_locked:
+            return
+        rights = self.lockout.foresee(blocks)
+        if not rights.nonce:
+            self.journal.unlock(rights.first_epoch)
+            self.lockout.rights = rights
+            logger.warning("this validator votes again", from_epoch=rights.first_epoch, height=blocks[-1].height)
+
+    def lock(self, nonce: bytes) -> None:
+        """Wait before any further vote, because there are final blocks that this node did not see.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        rights = self.lockout.rights
+        if rights.nonce or rights.is_handed_over:
+            return
+        self.journal.lock(nonce)
+        self.lockout.rights = replace(rights, nonce=nonce)
+        logger.warning(
+            "this validator has not seen all blocks: it votes again in the epoch after the one in which an operation "
+            "that it now makes is final",
+            nonce=nonce.hex(),
+        )
 
     def prune(self, certificate: Certificate) -> None:
         """Forget what nothing can need any more once the block of ``certificate`` is final here."""

@@ -82,6 +82,11 @@ def list_usage(keys: Keyring) -> dict[str, Any]:
     return {"usage": [{"key": name, "day": day, **asdict(usage)} for name, day, usage in keys.get_usage()]}
 
 
+def report_keys_backup(node: NodeView) -> dict[str, Any]:
+    """The keys that were made, as ``wwwserve backup`` keeps them: their hashes, limits, and what was spent."""
+    return {"keys": node.keys.export()}
+
+
 def report_keys(node: NodeView) -> dict[str, Any]:
     """All keys of a node."""
     return list_keys(node.keys)

@@ -41,6 +41,7 @@ from serving.admin.key_orders import (
     create_key,
     report_key_usage,
     report_keys,
+    report_keys_backup,
     revoke_key,
 )
 from serving.admin.ledger import QUERIES, Ledger, Query
@@ -105,6 +106,7 @@ REPORTS: Mapping[str, MakeReport] = {
     "/policy": report_policy,
     "/duels": report_duels,
     "/keys": report_keys,
+    "/keys/backup": report_keys_backup,
     "/keys/usage": report_key_usage,
 }
 """What is answered to ``GET`` of a path."""

@@ -127,6 +127,18 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
             START,
         ),
         "keys": Entry("Keys of the OpenAI API.", _load("serving.cli.running.keys:build_keys_app"), panel=START),
+        "backup": Entry(
+            "Write key, configuration, genesis and API keys to a file.",
+            "serving.cli.setup.backup:backup",
+            ("wwwserve backup node.backup",),
+            START,
+        ),
+        "restore": Entry(
+            "Make a node again from a backup.",
+            "serving.cli.setup.backup:restore",
+            ("wwwserve restore node.backup -d /srv/wwwserve",),
+            START,
+        ),
         "judge": Entry(
             "Comparing answers of other nodes with your own backend.",
             _load("serving.cli.quality.judge:build_judge_app"),

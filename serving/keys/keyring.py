@@ -7,9 +7,10 @@ everybody needs one: revoking the last key opens nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -296,6 +297,14 @@ class Keyring:
         """All keys: those of the configuration, then those that were made, by name."""
         return [key.record for key in self._keys.values()]
 
+    def export(self) -> list[dict[str, Any]]:
+        """The keys that were made, with what was spent of their budgets, for :func:`import_keyring`."""
+        return [
+            {"record": key.record.encode().decode(), "spent": 0 if key.budget is None else key.budget.spent}
+            for name, key in self._keys.items()
+            if not name.startswith(CONFIGURED_PREFIX)
+        ]
+
     def get_left(self, name: str) -> int | None:
         """What is left of the budget of a key, in micro-credits; None without one."""
         budget = self._keys[name].budget
@@ -348,6 +357,33 @@ def open_keyring(
     except BaseException:
         store.close()
         raise
+
+
+def check_exported(entries: Sequence[Mapping[str, Any]]) -> Changes:
+    """What a store holds of exported keys.
+
+    Raises:
+        ValueError, KeyError, TypeError: they are none.
+    """
+    changes: dict[bytes, bytes | None] = {}
+    for entry in entries:
+        record = KeyRecord.decode(entry["record"].encode())
+        changes[_RECORD + record.name.encode()] = record.encode()
+        changes[_SPENT + record.name.encode()] = _encode(int(entry["spent"]))
+    return changes
+
+
+def import_keyring(directory: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Begin the database of API keys in ``directory`` with keys that :meth:`Keyring.export` gave.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    store = LevelStore(directory)
+    try:
+        store.write(check_exported(entries))
+    finally:
+        store.close()
 
 
 def _describe_exhausted(budget: KeyBudget, amount: int) -> ApiError:

@@ -98,6 +98,7 @@ def test_a_validator_that_was_away_comes_back_by_the_state_and_votes() -> None:
         await trade(world, 3, *FOUR)
         await world.kill(4)
         await trade(world, 22, 1, 2, 3)
+        passed_over = world.engine(1).header.epoch
         await world.start(4)
         await trade(world, 50, 1, 2, 3, 4)
         store = world.engine(4)._store
@@ -112,6 +113,9 @@ def test_a_validator_that_was_away_comes_back_by_the_state_and_votes() -> None:
             and key in {validators[position].public_key for position in certificate.signers}
         ]
         assert voted, "it was jailed, asked to return, and votes again"
+        vote_store = world.engine(4)._vote_store
+        assert vote_store is not None
+        assert vote_store.lockout.first_epoch > passed_over, "another machine may have taken over its votes meanwhile"
         report = audit_chain(StoreSource(world.nodes[4].store), threads=1)
         assert report.ok, report.fault
 

@@ -42,8 +42,14 @@ MEMO = b"m" * 32
 def make_chain() -> Chain:
     chain = Chain()
     me, other = chain.users
-    for signer, memo in ((other, MEMO), (me, b"another"), (me, b"")):
-        chain.append([chain.sign(signer, Transfer(chain.account(signer).nonce, signer.public_key, 0, memo))])
+    for signer, amount, memo in (
+        (other, 0, MEMO),
+        (me, 0, b"another"),
+        (me, 0, b""),
+        (me, 1, MEMO),
+        (me, 1, b"o" * 32),
+    ):
+        chain.append([chain.sign(signer, Transfer(chain.account(signer).nonce, signer.public_key, amount, memo))])
     return chain
 
 
@@ -51,8 +57,7 @@ def test_only_an_own_operation_with_the_memo_ends_the_wait() -> None:
     chain = make_chain()
     me = chain.users[0].public_key
     recovery = VotingLockout(me, 0, MEMO)
-    for block in chain.blocks:
-        assert not recovery.on_final(block)
+    assert recovery.foresee(chain.blocks) == recovery.rights
     assert recovery.is_locked and not any(recovery.may_vote(epoch) for epoch in range(9))
     operation = recovery.make_unlock_operation(chain.account(chain.users[0]).nonce)
     assert (operation.recipient, operation.amount, operation.memo) == (me, 0, MEMO)
@@ -60,15 +65,15 @@ def test_only_an_own_operation_with_the_memo_ends_the_wait() -> None:
         chain.append()
     block = chain.append([chain.sign(chain.users[0], operation)])
     assert chain.failures[-1] == (None,)
-    assert recovery.on_final(block)
-    assert not recovery.is_locked and not recovery.on_final(block)
+    recovery.rights = recovery.foresee([block])
+    assert not recovery.is_locked
     assert [recovery.may_vote(epoch) for epoch in range(5)] == [False, False, False, True, True]
 
 
 def test_without_a_memo_only_the_floor_counts() -> None:
     recovery = VotingLockout(bytes(32), 3, b"")
     assert [recovery.may_vote(epoch) for epoch in range(5)] == [False, False, False, True, True]
-    assert not any(recovery.on_final(block) for block in make_chain().blocks)
+    assert recovery.foresee(make_chain().blocks) == recovery.rights
 
 
 # Opening a data directory.

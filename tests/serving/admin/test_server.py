@@ -49,6 +49,7 @@ GUARDED = [
     ("GET", "/keys"),
     ("POST", "/keys"),
     ("POST", "/keys/revoke"),
+    ("GET", "/keys/backup"),
     ("GET", "/keys/usage"),
 ]
 
