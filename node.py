@@ -34,6 +34,7 @@ from p2p.discovery.peer_store import PeerStore
 from p2p.discovery.service import Discovery
 from p2p.network import Misbehaviour, Network, NetworkError, RunnableNetwork
 from p2p.peers.table import PeerTable
+from p2p.ping import MAX_PINGS_PER_PEER, PING_PROTOCOL, Pinger
 from p2p.runtime import RealRuntime, Runtime
 from p2p.streams.exchanges import Streams
 from serving.accounting.payments import Payments
@@ -158,6 +159,7 @@ class Node:
         self.policy = policy
         self.bootstrap = tuple(bootstrap)
         self.streams = Streams(network)
+        self.pinger = Pinger(network, self.streams, runtime)
         if peer_table is None:
             peer_table = make_peer_table(key, runtime, bootstrap)
         peer_table.weight = self._get_weight
@@ -243,6 +245,7 @@ class Node:
             await nursery.start(self.streams.run)
             await nursery.start(self.engine.run)
             await nursery.start(self.executor.run)
+            self.streams.handle(PING_PROTOCOL, self.pinger.serve, MAX_PINGS_PER_PEER)
             self.streams.handle(OFFLOAD_PROTOCOL, self.executor.handle, MAX_OFFERS_PER_PEER)
             nursery.start_soon(self.payments.run)
             await nursery.start(self.resent.run)

@@ -1,10 +1,10 @@
 """The overlay: how nodes find, reach and hear one another. It knows no ledger and no language model.
 
 Reading order: ``network`` (the interface that everything above uses, and the misbehaviour of peers), ``addresses``,
-``streams`` (requests and responses on pooled streams), ``peers`` (what is known of others; pure), ``discovery`` (what
-is done about it), ``host`` with ``nat`` (the interface on libp2p), ``simulation`` (the interface in memory), ``dht``
-(the first peers). Small parts that several of these use: ``runtime`` (clock, chance, threads), ``rate_limit``,
-``peer_score``, ``fanout``, ``backoff``, ``length_prefixed``, ``peer_id``, ``closing``.
+``streams`` (requests and responses on pooled streams), ``ping``, ``peers`` (what is known of others; pure),
+``discovery`` (what is done about it), ``host`` with ``nat`` (the interface on libp2p), ``simulation`` (the interface in
+memory), ``dht`` (the first peers). Small parts that several of these use: ``runtime`` (clock, chance, threads),
+``rate_limit``, ``peer_score``, ``fanout``, ``backoff``, ``length_prefixed``, ``peer_id``, ``closing``.
 
 ``consensus``, ``serving`` and ``node`` import this package; of the ledger it uses only the encoding of records and the
 signatures (``chain.codec``, ``chain.crypto``). Only ``host``, ``nat`` and ``dht`` import libp2p, in the modules that a

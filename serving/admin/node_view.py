@@ -9,6 +9,7 @@ from chain.crypto import KeyPair
 from consensus.engine import Engine
 from p2p.discovery.service import Discovery
 from p2p.network import Network
+from p2p.ping import Pinger
 from p2p.runtime import Runtime
 from serving.accounting.payments import Payments
 from serving.accounting.stake_keeper import StakeKeeper
@@ -36,6 +37,8 @@ class NodeView(Protocol):
     def runtime(self) -> Runtime: ...
     @property
     def discovery(self) -> Discovery: ...
+    @property
+    def pinger(self) -> Pinger: ...
     @property
     def network(self) -> Network: ...
     @property

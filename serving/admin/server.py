@@ -34,6 +34,7 @@ from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
 from serving.admin.bodies import make_answer, read_object, read_section
 from serving.admin.confinement import Confined
+from serving.admin.connectivity import PingOrder, check_network, ping_peer
 from serving.admin.health import report_health
 from serving.admin.key_orders import (
     CreateOrder,
@@ -105,6 +106,7 @@ REPORTS: Mapping[str, MakeReport] = {
     "/wallet": report_wallet,
     "/policy": report_policy,
     "/duels": report_duels,
+    "/network/check": check_network,
     "/keys": report_keys,
     "/keys/backup": report_keys_backup,
     "/keys/usage": report_key_usage,
@@ -229,6 +231,7 @@ class Admin:
         for name, kind in WALLET_ORDERS.items():
             yield PageRoute("POST", f"/wallet/{name}", acting, partial(self._carry_out, kind))
         yield PageRoute("POST", "/wallet/register", acting, self._register)
+        yield PageRoute("POST", "/network/ping", acting, self._ping)
         yield PageRoute("POST", "/keys", acting, self._create_key)
         yield PageRoute("POST", "/keys/revoke", acting, self._revoke_key)
         yield PageRoute("PUT", "/policy", acting, self._change_policy)
@@ -288,6 +291,9 @@ class Admin:
 
     async def _register(self, request: Request) -> Response:
         return _answer_order(await carry_out_registration(self._node, await read_section(request, Order)))
+
+    async def _ping(self, request: Request) -> Response:
+        return make_answer(await ping_peer(self._node, await read_section(request, PingOrder)))
 
     async def _create_key(self, request: Request) -> Response:
         return make_answer(await create_key(self._node.keys, await read_section(request, CreateOrder)))

@@ -92,6 +92,24 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
             ("wwwserve doctor", "wwwserve doctor --json"),
             LOOK,
         ),
+        "top": Entry(
+            "The node at a glance: verdict, backends, requests, peers; drawn anew every second until q.",
+            "serving.cli.running.top:top",
+            ("wwwserve top", "wwwserve top --json"),
+            LOOK,
+        ),
+        "ping": Entry(
+            "How long a round trip to a peer takes, and whether it is direct.",
+            "serving.cli.running.ping:ping",
+            ("wwwserve ping 12D3KooWQvTxaoyGqNKYT9hek1DhLxZJzC8ykN71NWKJREaB5oXb",),
+            LOOK,
+        ),
+        "netcheck": Entry(
+            "How this node reaches others and is reached: NAT, relays, IPv4 and IPv6, clock, round trips.",
+            "serving.cli.running.ping:netcheck",
+            ("wwwserve netcheck",),
+            LOOK,
+        ),
         "logs": Entry(
             "What the node has logged, whether it runs or not (docs/reference/events.md says what each event means).",
             "serving.cli.running.logs:logs",

@@ -85,7 +85,8 @@ def test_the_summary_in_a_group_is_the_beginning_of_the_help(path: tuple[str, ..
         assert f"{name} {entry.summary}" in shown
 
 
-ASKING = [path for path in LEAVES if path[0] in ("status", "peers", "models", "duels", "wallet", "policy", "reload")]
+WATCHING = ("status", "peers", "models", "top", "ping", "netcheck")
+ASKING = [path for path in LEAVES if path[0] in (*WATCHING, "duels", "wallet", "policy", "reload")]
 
 
 @pytest.mark.parametrize("path", ASKING, ids=" ".join)
@@ -93,6 +94,7 @@ def test_without_a_node_a_command_says_so_in_its_own_code_and_as_json(path: tupl
     given = {
         "recipient": "12D3KooWQvTxaoyGqNKYT9hek1DhLxZJzC8ykN71NWKJREaB5oXb",
         "amount": "1",
+        "peer": "12D3KooWQvTxaoyGqNKYT9hek1DhLxZJzC8ykN71NWKJREaB5oXb",
         "changes": "max_queue=1",
     }
     arguments = [

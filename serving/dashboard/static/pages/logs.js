@@ -1,7 +1,7 @@
 // What the node finds wrong with itself, and the latest events of its log.
 
 import { html, useState } from "../vendor.js";
-import { clockTime, plural } from "../format.js";
+import { clockTime, plural, short } from "../format.js";
 import { events, section } from "../store.js";
 import { Card } from "../ui.js";
 import { Troubles } from "./node.js";
@@ -23,7 +23,9 @@ function Doctor() {
   <//>`;
 }
 
-const show = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+/** A value as text, addresses by their ends; the whole one is in the log itself. */
+const show = (value) =>
+  (typeof value === "string" ? value : JSON.stringify(value)).replace(/\b12D3Koo\w{45}\b/g, (address) => short(address));
 
 const details = (event) =>
   Object.entries(event)
@@ -50,14 +52,14 @@ function Log() {
     </div>
     ${rows.length === 0
       ? html`<p class="empty">No such event. The whole log: <code>wwwserve logs</code></p>`
-      : html`<ol class="log" aria-label="Events">
+      : html`<div class="log-box" tabindex="0" role="region" aria-label="Events"><ol class="log">
           ${rows.slice(0, MAX_ROWS).map(
             (event) => html`<li class=${event.level} key=${event.timestamp + event.event}>
               <time title=${event.timestamp}>${clockTime(Date.parse(event.timestamp), true)}</time><b>${event.level}</b>
               <span>${event.event}</span><i>${details(event)}</i>
             </li>`,
           )}
-        </ol>`}
+        </ol></div>`}
     <p class="dim">Older ones: <code>wwwserve logs</code>. What each means: docs/reference/events.md.</p>
   <//>`;
 }
