@@ -356,7 +356,7 @@ async def run_node(
             backends=build_backends(config, runtime),
             vote_store=opened.vote_store,
             bootstrap=config.get_bootstrap(),
-            stake=config.policy.stake,
+            stake=config.policy.get_stake(),
             store=opened.store,
             peer_table=peer_table,
             peers=PeerStore(data_dir / PEERS_FILE),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from chain.amounts import format_credits
 from chain.audit.checks import CheckCounts, ListedCheck
-from chain.cli.text import format_count, format_credits
+from chain.cli.text import format_count
 from chain.crypto import format_address
 from chain.printable import escape_unprintable
 from chain.state.check_records import CHECK_STAGES

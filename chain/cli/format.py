@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from chain.cli.text import format_count, format_credits, format_duration, format_percent, format_rows, format_time
+from chain.amounts import format_credits
+from chain.cli.text import format_count, format_duration, format_percent, format_rows, format_time
 from chain.crypto import format_address
 from chain.explorer.plain import header_to_plain, operation_to_plain
 from chain.genesis import Genesis

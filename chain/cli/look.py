@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from chain.amounts import format_credits
 from chain.audit.checks import list_checks
 from chain.audit.duels import list_duels
 from chain.audit.sources import StoreSource
@@ -17,7 +18,6 @@ from chain.cli.format import account_to_rows
 from chain.cli.options import AccountAddress, AsJson, DataDir
 from chain.cli.places import open_chain_store, open_store, show_progress
 from chain.cli.text import (
-    format_credits,
     format_percent,
     format_rows,
     format_table,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from chain.amounts import format_credits
 from chain.audit.report import Report, Restarted
 from chain.cli.checks import check_counts_to_plain, describe_check_counts
 from chain.cli.duels import counts_to_plain, describe_counts
-from chain.cli.text import format_count, format_credits, format_percent
+from chain.cli.text import format_count, format_percent
 from chain.crypto import format_address
 from chain.json_form import to_plain
 from chain.printable import escape_unprintable

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from chain.amounts import CREDIT
+from chain.amounts import format_credits
 from chain.printable import escape_unprintable
 
 
@@ -27,12 +27,6 @@ def print_lines(text: str, *, to_stderr: bool = False, clear: bool = False) -> N
 def print_part(text: str) -> None:
     """Print a part of a line at once; what does not print is escaped, but for line breaks and tabs."""
     print(escape_unprintable(text, keep="\n\t"), end="", flush=True)
-
-
-def format_credits(amount: int) -> str:
-    """An amount of micro-credits for people, in credits; exact."""
-    whole, rest = divmod(abs(amount), CREDIT)
-    return f"{'-' if amount < 0 else ''}{whole:,}.{rest:06}"
 
 
 def format_count(number: int, noun: str) -> str:

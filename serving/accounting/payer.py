@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
+from chain.amounts import format_credits
 from chain.crypto import KeyPair
 from chain.state.records import OpenHold
 from chain.store.kv import MemoryStore, Store
@@ -138,7 +139,8 @@ class Payer:
     def _check_spendable(self, cost: int) -> None:
         spendable = max(0, self.spendable)
         if spendable < cost:
-            raise CannotAfford(f"the request needs {cost} micro-credits, deposit included, {spendable} are available")
+            need, have = format_credits(cost), format_credits(spendable)
+            raise CannotAfford(f"the request needs {need} credits, deposit included, and {have} are available")
 
     def sign_hold(self, hold: Hold) -> SignedOperation:
         """Sign a hold and count it against the balance. Nothing may be captured of it before something was received.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 import trio
 
+from chain.amounts import format_credits
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
 from chain.transition.deposits import compute_models_due
@@ -95,9 +96,8 @@ class StakeKeeper:
         due = compute_models_due(state, parameters, self._key.public_key, models, judge, identities)
         available = state.account(self._key.public_key).available
         if due > available:  # it would fail, and cost its fee each time
-            log.warning(
-                "models not declared", reason=f"their deposit is {due} micro-credits, {available} are available"
-            )
+            need, have = format_credits(due), format_credits(available)
+            log.warning("models not declared", reason=f"their deposit is {need} credits, and {have} are available")
             return
         signed = await self._wallet.submit(lambda nonce: Serve(nonce, models, judge, identities))
         await self._wait(signed.id)

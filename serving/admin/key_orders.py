@@ -13,7 +13,7 @@ from pydantic import Field, Strict
 
 from serving.admin.node_view import NodeView
 from serving.admin.wallet_orders import OrderRefused
-from serving.config.schema import MAX_CREDITS, ModelName, Section
+from serving.config.schema import MAX_AMOUNT, ModelName, Section
 from serving.keys.keyring import Keyring
 from serving.keys.records import KeyLimits, KeyRecord, KeyRefused
 
@@ -38,7 +38,7 @@ class CreateOrder(RevokeOrder):
     requests_per_minute: int = Field(default=0, ge=0, le=MAX_RATE)
     tokens_per_minute: int = Field(default=0, ge=0, le=MAX_RATE)
     concurrency: int = Field(default=0, ge=0, le=MAX_RATE)
-    budget: int | None = Field(default=None, ge=0, le=MAX_CREDITS)
+    budget: int | None = Field(default=None, ge=0, le=MAX_AMOUNT)
     expires: int | None = Field(default=None, ge=0, le=MAX_TIME)
 
     def get_limits(self) -> KeyLimits:

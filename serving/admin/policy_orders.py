@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from starlette.exceptions import HTTPException
 
+from chain.amounts import CREDIT
 from serving.admin.bodies import validate_section
 from serving.admin.node_view import NodeView
 from serving.admin.wallet_orders import OrderRefused
@@ -27,13 +28,14 @@ Reload = Callable[[], dict[str, Any]]
 
 
 def report_policy(node: NodeView) -> dict[str, Any]:
-    """The policy in force. ``stake`` is in micro-credits."""
+    """The policy in force, in the units of ``config.yaml``: ``stake`` is in credits."""
     return {"name": describe_policy(node.policy), **_report_numbers(node)}
 
 
 def _report_numbers(node: NodeView) -> dict[str, Any]:
-    parameters = node.policy.parameters
-    return {**asdict(parameters), "schedule": list(parameters.schedule), "stake": node.stake_keeper.stake}
+    parameters, stake = node.policy.parameters, node.stake_keeper.stake
+    in_credits = None if stake is None else stake / CREDIT
+    return {**asdict(parameters), "schedule": list(parameters.schedule), "stake": in_credits}
 
 
 def change_policy(node: NodeView, changes: dict[str, Any]) -> dict[str, Any]:
@@ -104,4 +106,4 @@ def reload_on_signal(reload: Reload) -> None:
 
 def _apply(node: NodeView, policy: LivePolicy) -> None:
     node.backend_pool.apply(policy.get_parameters())
-    node.stake_keeper.stake = policy.stake
+    node.stake_keeper.stake = policy.get_stake()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from chain.cli.text import format_credits
+from chain.amounts import format_credits
 
 MIN_STALL_S = 30.0
 """No chain is called stalled sooner after its last final block, in seconds."""

@@ -10,11 +10,22 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    field_validator,
+    model_validator,
+)
 
+from chain.amounts import CREDIT
 from chain.codec import MAX_MODEL_NAME_BYTES, is_printable_ascii
 from chain.light.client import Checkpoint
 from chain.types.operations import MAX_MODELS
@@ -31,7 +42,7 @@ from serving.scheduling.weekly_schedule import MAX_SPANS, find_zone, parse_entry
 
 MAX_QUOTAS = 256
 """Models that may have a quota."""
-MAX_CREDITS = 2**63 - 1
+MAX_AMOUNT = 2**63 - 1
 """Largest amount on the ledger, in micro-credits."""
 
 
@@ -319,12 +330,24 @@ class PolicyBounds(Section):
 class LivePolicy(PolicyBounds):
     """All of the policy that may change while the node runs."""
 
-    stake: int | None = Field(
+    stake: float | None = Field(
         default=None,
         ge=0,
-        le=MAX_CREDITS,
-        description="Micro-credits to keep bonded behind the models; null leaves the bond as it is.",
+        le=MAX_AMOUNT // CREDIT,
+        description="Credits to keep bonded behind the models, with at most six decimals; null leaves the bond as it "
+        "is.",
     )
+
+    @field_validator("stake")
+    @classmethod
+    def _check_decimals(cls, stake: float | None) -> float | None:
+        if stake is not None and Decimal(repr(stake)) * CREDIT % 1:
+            raise ValueError("has at most six decimals")
+        return stake
+
+    def get_stake(self) -> int | None:
+        """:attr:`stake` in micro-credits."""
+        return None if self.stake is None else int(Decimal(repr(self.stake)) * CREDIT)
 
 
 class PolicyConfig(LivePolicy):

@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from chain.amounts import format_credits
 from chain.exceptions import StoreDamaged, StoreError
 from chain.store.kv import Changes, LevelStore, Store
 from p2p.runtime import Runtime
@@ -388,8 +389,8 @@ def import_keyring(directory: Path, entries: Sequence[Mapping[str, Any]]) -> Non
 
 def _describe_exhausted(budget: KeyBudget, amount: int) -> ApiError:
     """What to say to a request that is not covered by what is left of a budget."""
-    message = f"The budget of this key does not cover the request: it can cost {amount} micro-credits, "
-    message += f"and {budget.left} are left. A lower max_tokens costs less."
+    message = f"The budget of this key does not cover the request: it can cost {format_credits(amount)} credits, "
+    message += f"and {format_credits(budget.left)} are left. A lower max_tokens costs less."
     may_be_freed = budget.reserved > 0 and amount <= budget.limit - budget.spent
     return quota_exceeded(message, 1.0 if may_be_freed else 0.0)
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from chain.amounts import format_credits
 from chain.cli.contract import CommandError, ExitCode
-from chain.cli.text import format_credits
 from chain.exceptions import LedgerError
 from chain.genesis import load_genesis
 from chain.keyfile import PassphraseNeeded, load_identity

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from chain.amounts import format_credits
 from chain.cli.contract import CommandError, ExitCode, print_result
 from chain.cli.options import AsJson, DataDir
-from chain.cli.text import format_credits, print_line, print_part
+from chain.cli.text import print_line, print_part
 from serving.cli.running.admin_client import ask_node, open_answer
 from serving.openai.endpoints import CHAT
 from serving.openai.requests import LOCAL_ONLY

@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from chain.amounts import format_credits
 from chain.cli.contract import CommandError, print_result
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
-from chain.cli.text import format_credits, format_time, print_line
+from chain.cli.text import format_time, print_line
 from chain.cli.tree import Entry, build_group
 from chain.exceptions import StoreInUse
 from p2p.runtime import RealRuntime
@@ -56,7 +57,7 @@ def build_keys_app() -> typer.Typer:
             ("wwwserve keys revoke laptop",),
         ),
         "usage": Entry(
-            "What each key used on each day (UTC); 'spent' is the price of its answers, in micro-credits.",
+            "What each key used on each day (UTC); 'spent' is the price of its answers, in credits.",
             lambda: usage,
             ("wwwserve keys usage", "wwwserve keys usage --csv"),
         ),
@@ -125,9 +126,10 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values (RFC 4180).")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What each key used on each day (UTC); 'spent' is the price of its answers, in micro-credits."""
+    """What each key used on each day (UTC); 'spent' is the price of its answers, in credits."""
     answer = _order(data_dir, "GET", "/keys/usage")
-    rows = [[entry[column] for column in USAGE_COLUMNS] for entry in answer["usage"]]
+    usage = [{**entry, "spent": format_credits(entry["spent"]).replace(",", "")} for entry in answer["usage"]]
+    rows = [[entry[column] for column in USAGE_COLUMNS] for entry in usage]
     if as_json:
         print_line(json.dumps(answer))
     elif as_csv:

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from chain.amounts import format_credits
 from chain.cli.contract import CommandError, ExitCode, print_result
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import (
     format_count,
-    format_credits,
     format_percent,
     print_line,
     print_lines,

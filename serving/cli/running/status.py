@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from chain.cli.text import format_count, format_credits, format_duration, format_percent
+from chain.amounts import format_credits
+from chain.cli.text import format_count, format_duration, format_percent
 from chain.printable import escape_unprintable
 from serving.admin.troubles import Severity, describe_mend
 

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from chain.amounts import format_credits
 from chain.cli.contract import CommandError, ExitCode, print_result
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
-from chain.cli.text import format_credits, shorten_address
+from chain.cli.text import shorten_address
 from chain.printable import escape_unprintable
 from serving.cli.running.admin_client import ask_node
 from serving.cli.running.status import describe_status

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from chain.amounts import CREDIT
+from chain.amounts import CREDIT, format_credits
 from chain.cli.contract import CommandError, ExitCode, print_result
 from chain.cli.options import AsJson, DataDir
-from chain.cli.text import format_credits, print_line, say_credits
+from chain.cli.text import print_line, say_credits
 from chain.cli.tree import Entry, build_group
 from serving.cli.running.admin_client import ADMIN_TIMEOUT_S, ask_node, print_fields
 

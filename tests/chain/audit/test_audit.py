@@ -8,12 +8,12 @@ from statistics import mean
 
 import pytest
 
+from chain.amounts import format_credits
 from chain.audit.audit import LOOKAHEAD_BLOCKS, _Audit, audit_chain
 from chain.audit.draws import PayerDraws
 from chain.audit.report import Fault, Report
 from chain.audit.sources import StoreSource
 from chain.cli.report_text import describe_report
-from chain.cli.text import format_credits
 from chain.codec import pack
 from chain.exceptions import StoreError
 from chain.genesis import Genesis

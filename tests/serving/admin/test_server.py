@@ -253,7 +253,7 @@ async def test_requests_limit_is_checked(node: Node, client: httpx.AsyncClient) 
 # Policy
 
 
-def report(parameters: PolicyParameters, stake: int | None = None, name: str = "paper") -> dict[str, Any]:
+def report(parameters: PolicyParameters, stake: float | None = None, name: str = "paper") -> dict[str, Any]:
     """What the listener says of a policy."""
     return {"name": name, **json.loads(json.dumps(asdict(parameters))), "stake": stake}
 
@@ -290,6 +290,7 @@ async def test_a_bad_policy_changes_nothing(node: Node, client: httpx.AsyncClien
         ({"max_queue": 5, "models": 3}, "models: must be a section"),
         ({"max_queue": 5, "serve_others": "later"}, "serve_others: must be 'always', 'idle' or 'never'"),
         ({"max_queue": 5, "stake": -1}, "stake: must be at least 0"),
+        ({"stake": 0.1234567}, "stake: has at most six decimals"),
     ]
     for content, reason in bad:
         answer = await expect(client, "PUT", "/policy", 400, content)
@@ -301,10 +302,10 @@ async def test_a_bad_policy_changes_nothing(node: Node, client: httpx.AsyncClien
 @with_admin
 async def test_limits_of_a_model_change_one_by_one(node: Node, client: httpx.AsyncClient) -> None:
     await expect(client, "PUT", "/policy", 200, {"models": {"m": {"max_own": 2}, "n": {"accept": False}}})
-    answer = await expect(client, "PUT", "/policy", 200, {"models": {"m": {"max_tokens": 9}}, "stake": 5})
+    answer = await expect(client, "PUT", "/policy", 200, {"models": {"m": {"max_tokens": 9}}, "stake": 5.25})
     expected = {"m": ModelQuota(max_own=2, max_tokens=9), "n": ModelQuota(accept=False)}
-    assert answer == report(PolicyParameters(max_queue=3, models=expected), stake=5)
-    assert node.policy.parameters.models == expected and node.stake_keeper.stake == 5
+    assert answer == report(PolicyParameters(max_queue=3, models=expected), stake=5.25)
+    assert node.policy.parameters.models == expected and node.stake_keeper.stake == 5_250_000
     answer = await expect(client, "PUT", "/policy", 200, {"models": {"m": None}, "stake": None, "max_queue": None})
     assert answer == report(PolicyParameters(models={"m": ModelQuota(), "n": ModelQuota(accept=False)}))
 
@@ -343,7 +344,7 @@ def test_the_policy_is_read_from_the_file_again(tmp_path: Path) -> None:
             file.unlink()
             with pytest.raises(OrderRefused, match="cannot be read"):
                 reload_policy(node, "adaptive", file)
-            assert node.policy.parameters == changed and node.stake_keeper.stake == 4
+            assert node.policy.parameters == changed and node.stake_keeper.stake == 4_000_000
 
     trio.run(main)
 

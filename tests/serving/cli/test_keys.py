@@ -59,7 +59,7 @@ def test_keys_of_a_stopped_node(home: Path) -> None:
     assert "alice" in shown and f"…{secret[-4:]}" in shown and "2.500000 of 2.500000" in shown
     assert "a, b; 60 requests/min; 2 at a time" in shown and secret not in shown
     rows = list(csv.DictReader(io.StringIO(run("keys", "usage", *there, "--csv"))))
-    assert [(row["key"], row["requests"], row["spent"]) for row in rows] == [("alice", "3", "700")]
+    assert [(row["key"], row["requests"], row["spent"]) for row in rows] == [("alice", "3", "0.000700")]
     assert json.loads(run("keys", "usage", *there, "--json"))["usage"][0]["completion_tokens"] == 6
     assert "alice is revoked" in run("keys", "revoke", "alice", *there)
     (entry,) = json.loads(run("keys", "list", *there, "--json"))["keys"]

@@ -1,7 +1,7 @@
 // What decides which requests are served here, offloaded, accepted or queued, and the form that changes it.
 
 import { html, useEffect, useState } from "../vendor.js";
-import { count, credits, plural } from "../format.js";
+import { count, plural } from "../format.js";
 import { ask, isUnlocked, section } from "../store.js";
 import { Bar, Card, Confirm, Facts, Pill, Table } from "../ui.js";
 import { Locked } from "./money.js";
@@ -35,7 +35,7 @@ function Field({ name, value, changed, onChange }) {
 }
 
 const say = (name, value) =>
-  name === "stake" ? `${credits(value, 0)} credits` : typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
+  name === "stake" ? `${value.toLocaleString("en")} credits` : typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
 
 /** What the numbers would have done to the last requests, in a sentence. */
 function Replay({ tried, changed }) {
