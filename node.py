@@ -315,12 +315,9 @@ async def run_node(
     Raises:
         StoreError, NetworkError, ListenError, ConfigError, IdentityRefused: it cannot start, or its disk fails.
     """
-    from serving.admin.health import get_version
     from serving.admin.local_sockets import lend_ledger
     from serving.admin.observer import Observer
     from serving.admin.policy_orders import reload_policy
-
-    log.info("started", version=get_version(), address=key.address, chain=genesis.name, directory=str(data_dir))
 
     runtime = RealRuntime()
     judge = build_judge(config, data_dir)
@@ -564,6 +561,7 @@ async def _start(
 
 def _announce(node: Node, front: HttpServer, admin: Admin, *, config: NodeConfig, as_json: bool) -> None:
     """Say that the node is ready: who it is, where, and what is wrong."""
+    from serving.admin.health import get_version
     from serving.admin.reports import report_status
     from serving.cli.running.status import describe_start
 
@@ -574,7 +572,16 @@ def _announce(node: Node, front: HttpServer, admin: Admin, *, config: NodeConfig
     content = {"address": node.key.address, "api": api, "admin": owner, "peers": peers, "troubles": status["troubles"]}
     taken = time.monotonic() - _LOADED_AT
     lines = describe_start(status, api, bool(config.api.keys), owner, peers)
-    log.info("ready", after_s=round(taken, 1), api=api, admin=owner, models=status["models"])
+    log.info(
+        "ready",
+        after_s=round(taken, 1),
+        version=get_version(),
+        address=node.key.address,
+        chain=node.engine.genesis.name,
+        api=api,
+        admin=owner,
+        models=status["models"],
+    )
     print_result(content, as_json, *lines, f"ready in {taken:.1f} s. Stop with Ctrl-C.")
     sys.stdout.flush()
 

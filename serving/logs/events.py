@@ -25,8 +25,11 @@ class Event(NamedTuple):
 
 SECTIONS: Mapping[str, Mapping[str, Event]] = {
     "Life of the node": {
-        "started": Event("info", ("version", "address", "chain", "directory"), "a process began to run a node"),
-        "ready": Event("info", ("after_s", "api", "admin", "models"), "it answers requests"),
+        "ready": Event(
+            "info",
+            ("after_s", "version", "address", "chain", "api", "admin", "models"),
+            "the node has started and answers requests",
+        ),
         "stopping": Event("info", ("requests",), "a signal to stop came; that many requests are finished first"),
         "ends at once, as told": Event("warning", (), "a second signal to stop came: what was under way is given up"),
         "stopped": Event("info", ("after_s",), "the node has ended in order"),
