@@ -154,6 +154,14 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
         "cannot yet ask for the operation that ends the wait": Event(
             "warning", ("reason", "account", "to_do", "fee"), "send the account enough to pay the fee"
         ),
+        "this validator has not seen all blocks: it votes again in the epoch after the one in which an operation that "
+        "it now makes is final": Event("warning", ("nonce",), "it was away, or was restored from a backup"),
+        "another machine with this key takes over its votes: this one votes no more after this epoch": Event(
+            "error", ("epoch", "height", "to_do"), "a backup was restored elsewhere: keep one of the two machines"
+        ),
+        "another machine with this key has taken over its votes: this one only follows": Event(
+            "error", ("to_do",), "a backup was restored elsewhere: keep one of the two machines"
+        ),
         "this validator votes again": Event("warning", ("from_epoch", "height"), "the wait is over"),
         "the vote journal is damaged: it is kept aside": Event(
             "error", ("at_byte", "reason", "kept_as"), "check the disk; see Damage in operating.md"
