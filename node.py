@@ -212,7 +212,6 @@ class Node:
         self.keys = keys if keys is not None else Keyring(MemoryStore(), runtime)
         self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime, self.availability, self.keys)
         self.model_reports = ModelReports(self.engine)
-        self.quantizations = {identity.model: identity.quantization for identity in identities}
         self.validator_tasks = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
         self.resent = ResentRequests()
         self.advertiser = Advertiser(self.discovery, self.backend_pool, self.availability)
@@ -396,7 +395,7 @@ async def _open_front(node: Node, config: NodeConfig, data_dir: Path) -> HttpSer
     api = config.api
     access = AccessRules(api.host, api.allowed_hosts, api.allowed_origins)
     check_api_keys(config, bool(node.keys.get_records()))
-    front = Api(node.dispatcher, node.keys, access, node.model_reports, node.resent, node.quantizations)
+    front = Api(node.dispatcher, node.keys, access, node.model_reports, node.resent)
     limits = HttpLimits(connections_per_address=api.max_per_address)
     certificate = build_certificate(config, data_dir)
     with name_setting("api.host and api.port"):

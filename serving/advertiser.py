@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import structlog
 import trio
 
@@ -42,6 +44,12 @@ class Advertiser:
         return self._backend_pool.get_offered_models() if availability.is_open else ()
 
     def _get_load(self, models: tuple[str, ...]) -> PeerLoad:
+        pool = self._backend_pool
         names = [model for model in models if is_model_name(model)][:MAX_ANNOUNCED_MODELS]
-        found = [(model, self._backend_pool.find(model)) for model in names]
-        return PeerLoad(tuple(make_model_load(model, each.get_speed(model)) for model, each in found if each))
+        return PeerLoad(
+            tuple(
+                make_model_load(model, replace(each.get_speed(model), number_formats=pool.get_number_formats(model)))
+                for model in names
+                if (each := pool.find(model))
+            )
+        )

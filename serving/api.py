@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -69,9 +69,8 @@ class Api:
     """Handles every request under ``/v1``.
 
     ``keys`` say who may use it (default: everybody), and ``access`` from which hosts and web pages (default: none but
-    local). ``reports`` has what the ledger says of the executors of a model, and ``quantizations`` the number formats
-    of own models, for the list of models. ``resent`` has the answers to requests with an Idempotency-Key; without it
-    the header says nothing.
+    local). ``reports`` has what the ledger says of the executors of a model, for the list of models. ``resent`` has the
+    answers to requests with an Idempotency-Key; without it the header says nothing.
     """
 
     def __init__(
@@ -81,11 +80,10 @@ class Api:
         access: AccessRules | None = None,
         reports: ModelReports | None = None,
         resent: ResentRequests | None = None,
-        quantizations: Mapping[str, str] | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._resent = resent
-        self._models = ModelList(dispatcher, reports, quantizations)
+        self._models = ModelList(dispatcher, reports)
         self._keys = keys
         self._access = access or AccessRules("localhost")
         self._handlers: dict[Operation, Handler] = {

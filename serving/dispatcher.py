@@ -88,6 +88,8 @@ class RequestRecord:
     """When the times of that count from."""
     unread_s: float = 0.0
     """Seconds in which the user did not take what was there."""
+    number_formats: frozenset[str] = frozenset()
+    """Of the weights that answered, by what their node says; none: unknown."""
     outcome: str = "running"
     """Then completed, error (a status other than 200), refused, failed or cancelled."""
 
@@ -104,7 +106,10 @@ def describe_request(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     """The headers by which an answer names its request and who served it."""
     executor = "local" if record.executor is None else format_address(record.executor)
     name = record.id.encode()  # as OpenAI's clients read it, and as Anthropic's do
-    return [(b"x-request-id", name), (b"request-id", name), (b"x-wwwserve-executor", executor.encode())]
+    headers = [(b"x-request-id", name), (b"request-id", name), (b"x-wwwserve-executor", executor.encode())]
+    if record.number_formats:
+        headers.append((b"x-wwwserve-quantization", ", ".join(sorted(record.number_formats)).encode()))
+    return headers
 
 
 @dataclass(slots=True)
@@ -268,6 +273,8 @@ class Dispatcher:
     ) -> tuple[Answer, AnswerInspector]:
         rules = request.rules
         backends = self.backend_pool.order(request.model) if rules.allows_here else []
+        if rules.quantizations:
+            backends = [each for each in backends if rules.allows_formats(each.get_number_formats(request.model))]
         can_offload = not request.local_only and self.originator.has_executors(request.model, rules)
         if not backends and not can_offload:
             if rules is not ANYBODY and request.model in self.get_models():
@@ -343,6 +350,7 @@ class Dispatcher:
         terms = attempt.terms
         record.executor, record.attempt, record.hold_id = terms.executor, terms.number, attempt.hold_id
         record.reason, record.prediction, record.predicted_at = terms.reason.value, terms.prediction, attempt.begun_at
+        record.number_formats = terms.prediction.speed.number_formats
         return attempt.answer, attempt.inspector
 
     async def _serve(
@@ -376,6 +384,7 @@ class Dispatcher:
         begun = await stack.enter_async_context(ask_backends(backends, tries, note_slot))
         self.counters.local += 1
         backend, answer = begun.backend, begun.answer
+        record.number_formats = backend.get_number_formats(request.model)
         if backend is not backends[0]:
             record.prediction, record.reason = None, Reason.NEXT.value
         prompt = estimate_tokens(len(request.body))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import trio
@@ -33,19 +33,12 @@ FEATURE_PARAMETERS = {
 class ModelList:
     """The models that this node serves or can offload to others.
 
-    ``reports`` has what the ledger says of the executors of a model, and ``quantizations`` the number formats of this
-    node's own models.
+    ``reports`` has what the ledger says of the executors of a model.
     """
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        reports: ModelReports | None = None,
-        quantizations: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, reports: ModelReports | None = None) -> None:
         self._dispatcher = dispatcher
         self._reports = reports
-        self._quantizations = quantizations or {}
         self._found_at = float("-inf")
         self._found: dict[str, list[ServiceSpeed]] = {}
 
@@ -68,6 +61,7 @@ class ModelList:
         cap, model_caps = dispatcher.get_token_caps()
         speeds = self._find_speeds(model)
         features = frozenset[str]().union(*(speed.features for speed in speeds))
+        formats = sorted(frozenset[str]().union(*(speed.number_formats for speed in speeds)))
         context_length = max((speed.context_length for speed in speeds), default=0) or None
         inputs = ["text", "image"] if "vision" in features else ["text"]
         described: dict[str, Any] = {
@@ -82,7 +76,8 @@ class ModelList:
                 "input_modalities": inputs,
                 "output_modalities": ["text"],
             },
-            "quantization": self._quantizations.get(model),
+            "quantization": self._find_quantization(model, formats),
+            "quantizations": formats,
             "pricing": describe_price(dispatcher.originator.get_price(model)),
             "top_provider": {
                 "context_length": context_length,
@@ -96,6 +91,13 @@ class ModelList:
         if self._reports is not None:
             described["wwwserve"] = self._reports.find(model).to_plain()
         return described
+
+    def _find_quantization(self, model: str, formats: Sequence[str]) -> str | None:
+        """The label of this node's own backend; without one, the class of the others, if all that say one agree."""
+        own = self._dispatcher.backend_pool.find(model)
+        if own is not None:
+            return own.backend.get_limits(model).quantization or None
+        return formats[0] if len(formats) == 1 else None
 
     def _find_speeds(self, model: str) -> list[ServiceSpeed]:
         """What is known of each node that serves a model and is present, this one among them."""

@@ -38,7 +38,7 @@ from p2p.streams.exchanges import Exchange, Streams
 
 logger = logging.getLogger(__name__)
 
-PLUMTREE_PROTOCOL = "/wwwserve/views/2"
+PLUMTREE_PROTOCOL = "/wwwserve/views/3"
 """The protocol of sessions and of single frames."""
 LAZY_FANOUT = 4
 """Neighbours that receive the id of a new item, besides those that receive the item."""

@@ -79,7 +79,7 @@ class ModelLoad(Record):
 
     ``running`` and ``waiting`` are requests, and ``slots`` how many run at a time. ``prefill_rate`` and ``decode_rate``
     (of one stream) are in thousandths of a token per second, ``context_length`` in tokens; 0 is unknown. ``features``
-    are bits; their meaning is that of ``serving.scheduling.prediction``.
+    and ``number_formats`` are bits; their meaning is that of ``serving.scheduling.prediction``.
     """
 
     model: ModelName
@@ -90,6 +90,7 @@ class ModelLoad(Record):
     decode_rate: Rate = 0
     context_length: Annotated[int, Bounds(0, 2**31)] = 0
     features: Annotated[int, Bounds(0, 255)] = 0
+    number_formats: Annotated[int, Bounds(0, 255)] = 0
 
     @property
     def utilization(self) -> int:

@@ -155,7 +155,8 @@ def report_peers(node: NodeView) -> dict[str, Any]:
 
 
 def _report_load(load: ModelLoad) -> dict[str, Any]:
-    return {**asdict(read_model_load(load)), "features": sorted(read_model_load(load).features)}
+    speed = read_model_load(load)
+    return {**asdict(speed), "features": sorted(speed.features), "number_formats": sorted(speed.number_formats)}
 
 
 def _report_scores(node: NodeView, peer: Announcement) -> dict[str, Any]:

@@ -42,10 +42,14 @@ FEATURES = ("tools", "vision", "logprobs", "completions", "embeddings")
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """What a model can take: tokens of prompt and output together (0: unknown), and which of :data:`FEATURES`."""
+    """What a model can take: tokens of prompt and output together (0: unknown), and which of :data:`FEATURES`.
+
+    ``quantization`` is the label of its number formats (:mod:`serving.openai.number_formats`), empty if unknown.
+    """
 
     context_length: int = 0
     features: frozenset[str] = frozenset(FEATURES)
+    quantization: str = ""
 
 
 class Backend(Protocol):
@@ -78,6 +82,14 @@ class Backend(Protocol):
 
     async def run(self) -> None:
         """Run what the backend needs apart from requests (probes, an embedded server) until cancelled."""
+
+
+@runtime_checkable
+class WeightedBackend(Protocol):
+    """A backend to which its owner gives another part of the requests than its capacity says."""
+
+    weight: float
+    """How many times as many requests it gets, for its capacity, as another backend of its model of weight 1."""
 
 
 @runtime_checkable

@@ -26,6 +26,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from serving.backends.load_metrics import LoadReader, detect_reader
+from serving.openai.number_formats import find_label
 
 MAX_DESCRIBED_MODELS = 32
 """Models of which Ollama is asked one by one."""
@@ -58,9 +59,6 @@ NAMES = {
 """How people call each kind of server."""
 
 _KV_FORMAT = re.compile(r'vllm:cache_config_info\{[^}]*cache_dtype="([^"]{1,32})"')
-_QUANTIZATION = re.compile(
-    r"(?<![a-z0-9])(i?q[1-8](?:_[0-9a-z]+)*|fp8|fp4|nvfp4|mxfp4|int[48]|awq|gptq|bf16|f16|w\d+a\d+|[48]bit)(?![a-z0-9])"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,8 +330,7 @@ def _guess(model: FoundModel) -> FoundModel:
     """``model`` with the quantization that its own name or that of its weights says, where the server says nothing."""
     if model.quantization:
         return model
-    found = _QUANTIZATION.search(f"{model.repository} {model.name}".lower())
-    return replace(model, quantization=found[1]) if found else model
+    return replace(model, quantization=find_label(f"{model.repository} {model.name}"))
 
 
 def _get(data: Any, key: str) -> Any:

@@ -90,7 +90,8 @@ class EmbeddedBackend:
 
         It was not trained to call tools: a call that is asked for is well formed, and seldom sensible.
         """
-        return ModelLimits(self._context, frozenset({"tools", "logprobs", "completions", "embeddings"}))
+        features = frozenset({"tools", "logprobs", "completions", "embeddings"})
+        return ModelLimits(self._context, features, QUANTIZATION if self._weights is None else "")
 
     def is_alive(self) -> bool:
         """Whether the model is loaded and answers."""

@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 import trio
@@ -27,6 +28,7 @@ from serving.http.client import HttpClientError, HttpPool, HttpResponse, HttpTim
 from serving.http.messages import read_retry_after
 from serving.openai.answers import Answer
 from serving.openai.bodies import parse_json
+from serving.openai.number_formats import find_label, is_label
 from serving.openai.requests import encode_body
 
 log = structlog.get_logger(__name__)
@@ -41,6 +43,8 @@ DEAD_AFTER_FAILURES = 2
 """Failed probes in a row after which a backend counts as dead."""
 PROBE_TIMEOUTS = HttpTimeouts(connect_s=2.0, first_byte_s=3.0, stall_s=3.0)
 """Patience of probes."""
+MAX_NAME_CHARS = 512
+"""So much of the name of a model is looked at for its number formats."""
 MAX_CONTEXT_LENGTH = 2**31
 """A context length from here on is not believed."""
 
@@ -69,10 +73,13 @@ class OpenAICompatibleBackend:
         timeouts: BackendTimeouts | None = None,
         limits: ModelLimits | None = None,
         aliases: Mapping[str, str] | None = None,
+        quantizations: Mapping[str, str] | None = None,
+        weight: float = 1.0,
     ) -> None:
         """``models`` empty: asked for at ``/v1/models``. ``capacity``: requests it runs at a time before they queue.
         ``limits`` are those of each model; a context length of 0 is asked for there as well. ``aliases`` are names of
-        models here, with what the server calls each of them.
+        models here, with what the server calls each of them. ``quantizations`` are labels of number formats by model;
+        of the others it is believed what the list says or their names do. ``weight``: see :attr:`weight`.
 
         Raises:
             ValueError: ``base_url`` or ``capacity`` is not valid.
@@ -93,8 +100,11 @@ class OpenAICompatibleBackend:
         self._known_as = {name: alias for alias, name in self._aliases.items()}
         self._discovered: tuple[str, ...] = ()
         self._limits = limits or ModelLimits()
-        self._context_lengths: dict[str, int] = {}
-        """As the server listed them."""
+        self._quantizations = dict(quantizations or {})
+        self._listed: dict[str, ModelLimits] = {}
+        """What the server's list tells of each model."""
+        self.weight = weight
+        """How many times as many requests it gets, for its capacity, as another backend of its model of weight 1."""
         self._capacity = capacity
         self._reader: LoadReader = load_reader
         self._page: MetricsPage | None = None
@@ -150,8 +160,10 @@ class OpenAICompatibleBackend:
 
     def get_limits(self, model: str) -> ModelLimits:
         """See :meth:`serving.backends.backend.Backend.get_limits`."""
-        length = self._limits.context_length or self._context_lengths.get(model, 0)
-        return ModelLimits(length, self._limits.features)
+        listed = self._listed.get(model, ModelLimits())
+        length = self._limits.context_length or listed.context_length
+        quantization = self._quantizations.get(model) or listed.quantization or find_label(model)
+        return ModelLimits(length, self._limits.features, quantization)
 
     def is_alive(self) -> bool:
         """Whether one of the last two probes was answered."""
@@ -245,8 +257,8 @@ class OpenAICompatibleBackend:
         self._fault = f"answers {status} to GET /v1/models" if status != 200 else "lists no model"
         if status == 200:
             listed = _parse_models(body)
-            self._context_lengths = {self._known_as.get(name, name): length for name, length in listed.items()}
-            self._discovered = tuple(self._context_lengths)
+            self._listed = {self._known_as.get(name, name): limits for name, limits in listed.items()}
+            self._discovered = tuple(self._listed)
             if missing := [name for name in self._configured if self._discovered and name not in self._discovered]:
                 log.warning("backend does not list a configured model", missing=missing, listed=self._discovered)
         elif status in (401, 403):
@@ -271,15 +283,27 @@ class _Body:
             raise BackendError(str(error)) from error
 
 
-def _parse_models(body: bytes) -> dict[str, int]:
-    """Names in an answer of ``/v1/models``, with the context length if vLLM or SGLang tells it, else 0.
+def _parse_models(body: bytes) -> dict[str, ModelLimits]:
+    """Names in an answer of ``/v1/models``, with what it tells of each; empty if it is no such answer.
 
-    Empty if it is no such answer.
+    vLLM and SGLang tell the context length, and where the weights are from (``root``); llama.cpp their format.
     """
     try:
-        return {str(model["id"]): _read_length(model.get("max_model_len")) for model in json.loads(body)["data"]}
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return {
+            str(model["id"]): ModelLimits(_read_length(model.get("max_model_len")), quantization=_read_label(model))
+            for model in json.loads(body)["data"]
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
+
+
+def _read_label(model: Mapping[str, Any]) -> str:
+    """The label of number formats that an entry of the list has, or that the names in it say."""
+    meta = model.get("meta")
+    told = meta.get("ftype") if isinstance(meta, dict) else None
+    if isinstance(told, str) and is_label(told):
+        return told
+    return find_label(f"{str(model.get('root') or '')[:MAX_NAME_CHARS]} {str(model['id'])[:MAX_NAME_CHARS]}")
 
 
 def _read_length(value: object) -> int:

@@ -68,7 +68,15 @@ def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backe
         timeouts=timeouts,
         limits=ModelLimits(entry.context_length or 0, frozenset(entry.features)),
         aliases=entry.aliases,
+        quantizations=_get_quantizations(entry),
+        weight=entry.weight,
     )
+
+
+def _get_quantizations(entry: OpenAIModel) -> dict[str, str]:
+    """The number formats that are declared of models, in an identity or alone."""
+    names = {*entry.quantizations, *([entry.identity_model] if entry.identity_model is not None else [])}
+    return {name: label for name in names if (label := entry.get_quantization(name)) is not None}
 
 
 def build_identities(config: NodeConfig, directory: Path) -> list[ModelIdentity]:

@@ -458,6 +458,19 @@ class OpenAIModel(Section):
         "{Qwen/Qwen3-8B: 'qwen3:8b'}. So one model has one name, whatever serves it.",
     )
     capacity: Capacity = Field(default=32, description="Requests that run at a time; further ones wait.")
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="How many times as many requests it gets, for its capacity, as another server of the same model "
+        "with weight 1.",
+    )
+    quantizations: dict[ModelName, Label] = Field(
+        default={},
+        max_length=MAX_MODELS,
+        description="Number formats of weights, activations and key-value cache of models, by their names here: "
+        "{Qwen/Qwen3-8B: w4a16-kv16} or {llama-8b: Q4_K_M}. Of others it is believed what the server or the name says.",
+    )
     context_length: int | None = Field(
         default=None,
         ge=1,
@@ -508,6 +521,12 @@ class OpenAIModel(Section):
         if self.identity is None or other.identity is None:
             return self.identity is other.identity
         return self.identity.model_copy(update={"model": None}) == other.identity.model_copy(update={"model": None})
+
+    def get_quantization(self, model: str) -> str | None:
+        """The number formats that are declared of a model."""
+        if self.identity is not None and model == self.identity_model:
+            return self.identity.quantization
+        return self.quantizations.get(model)
 
     def get_api_key(self, environment: Mapping[str, str] = os.environ) -> str | None:
         """The key of the server, from the file or the environment.
@@ -807,6 +826,9 @@ class NodeConfig(Section):
             for other in entries.values():
                 if name in other.names and not entry.has_identity_of(other):
                     yield ("models", index, "identity"), f"another backend of {name!r} has another identity, or none"
+            for model in entry.quantizations:
+                if model == name and entry.quantizations[model] != entry.get_quantization(model):
+                    yield ("models", index, "quantizations"), f"the identity of {model!r} says something else"
 
     def find_conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What is wrong between sections: path of the key and reason."""

@@ -34,7 +34,7 @@ from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.executor_scores import MAX_RETRY_AFTER_S, ExecutorScores
 from serving.offload.settings import OriginatorSettings
-from serving.openai.provider_rules import ANYBODY, ProviderRules
+from serving.openai.provider_rules import ANYBODY, FASTEST, ProviderRules
 from serving.openai.requests import Request
 from serving.scheduling.announced_load import read_model_load
 from serving.scheduling.prediction import BYTES_PER_TOKEN, UNKNOWN_SPEED, ServiceSpeed
@@ -96,9 +96,15 @@ class Originator:
         table = self._context.engine.state.serving_table(self._context.first_round)
         me = self._context.key.public_key
         return table is not None and any(
-            model in entry.models and entry.public_key != me and rules.allows(entry.public_key)
+            model in entry.models and entry.public_key != me and self._is_allowed(entry.public_key, model, rules)
             for entry in table.entries
         )
+
+    def _is_allowed(self, executor: bytes, model: str, rules: ProviderRules) -> bool:
+        """Whether a node may answer, with the number formats that it announces."""
+        if not rules.allows(executor):
+            return False
+        return not rules.quantizations or rules.allows_formats(self._read_load(executor, model)[1].number_formats)
 
     def get_models(self) -> set[str]:
         """Every model that a node stands behind in this serving period."""
@@ -275,17 +281,19 @@ class Originator:
         self, request: Request, expected: Expected, first_round: int, seq: int, amount: int, *, explores: bool = True
     ) -> list[tuple[Candidate, Reason]]:
         """The candidates for a hold of ``amount`` that can take a request, in the order in which to ask them."""
-        settings, now = self._settings, trio.current_time()
+        settings, rules, now = self._settings, request.rules, trio.current_time()
+        explores = explores and rules.sort not in FASTEST
         candidates = []
         for number, executor in self._draw(request.model, first_round, seq, amount):
             load, speed = self._read_load(executor, request.model)
-            if is_able(speed, expected.largest, request.features):
+            is_allowed = rules.allows(executor) and rules.allows_formats(speed.number_formats)
+            if is_allowed and is_able(speed, expected.largest, request.features):
                 unannounced = self._sent.count(executor, request.model, load)
                 prediction = self.predictor.predict(executor, request, expected, speed, now, unannounced)
                 rank = self.scores.rank(executor, request.model, now)
                 candidates.append(Candidate(number, executor, rank, prediction))
         return order_candidates(
-            [candidate for candidate in candidates if request.rules.allows(candidate.executor)],
+            candidates,
             settings.choices,
             expected.kept_by,
             settings.exploration if explores else 0.0,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from p2p.peers.announcement import MAX_RATE, RATE_SCALE, ModelLoad
 from serving.backends.backend import FEATURES
+from serving.openai.number_formats import NUMBER_FORMATS
 from serving.scheduling.prediction import ServiceSpeed
 
 RATE_DIGITS = 2
@@ -22,7 +25,8 @@ def make_model_load(model: str, speed: ServiceSpeed) -> ModelLoad:
         _encode_rate(speed.prefill_rate),
         _encode_rate(speed.decode_rate),
         speed.context_length,
-        sum(1 << bit for bit, feature in enumerate(FEATURES) if feature in speed.features),
+        _encode_set(FEATURES, speed.features),
+        _encode_set(NUMBER_FORMATS, speed.number_formats),
     )
 
 
@@ -35,8 +39,18 @@ def read_model_load(load: ModelLoad) -> ServiceSpeed:
         load.prefill_rate / RATE_SCALE,
         load.decode_rate / RATE_SCALE,
         load.context_length,
-        frozenset(feature for bit, feature in enumerate(FEATURES) if load.features >> bit & 1),
+        _decode_set(FEATURES, load.features),
+        _decode_set(NUMBER_FORMATS, load.number_formats),
     )
+
+
+def _encode_set(names: Sequence[str], chosen: Collection[str]) -> int:
+    """A bit for each of ``names`` that is chosen, the lowest for the first."""
+    return sum(1 << bit for bit, name in enumerate(names) if name in chosen)
+
+
+def _decode_set(names: Sequence[str], bits: int) -> frozenset[str]:
+    return frozenset(name for bit, name in enumerate(names) if bits >> bit & 1)
 
 
 def _encode_rate(rate: float) -> int:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import trio
 
-from serving.backends.backend import Backend
+from serving.backends.backend import Backend, WeightedBackend
 from serving.openai.answers import Answer
+from serving.openai.number_formats import classify
 from serving.scheduling.admission import Admission, Demand, Origin
 from serving.scheduling.circuit_breaker import CircuitBreaker
 from serving.scheduling.policy import LoadSnapshot, Policy, PolicyParameters
@@ -39,7 +40,18 @@ class ScheduledBackend:
             decode_rate=known.decode_rate,
             context_length=limits.context_length,
             features=limits.features,
+            number_formats=self.get_number_formats(model),
         )
+
+    def get_number_formats(self, model: str) -> frozenset[str]:
+        """Which classes of number formats its weights may be of; none: unknown."""
+        return classify(self.backend.get_limits(model).quantization)
+
+    @property
+    def relative_load(self) -> float:
+        """Requests with the next one, by slots and by the weight that its owner gives it: who has least is next."""
+        weight = self.backend.weight if isinstance(self.backend, WeightedBackend) else 1.0
+        return (self.admission.utilization + 1 / self.admission.capacity) / weight
 
     @property
     def is_backlogged(self) -> bool:
@@ -139,7 +151,12 @@ class BackendPool:
     def order(self, model: str) -> list[ScheduledBackend]:
         """The living backends of ``model`` in the order in which to ask them: those that fail last, then by load."""
         now = trio.current_time()
-        return sorted(self.find_all(model), key=lambda each: (each.breaker.is_open(now), each.admission.utilization))
+        return sorted(self.find_all(model), key=lambda each: (each.breaker.is_open(now), each.relative_load))
+
+    def get_number_formats(self, model: str) -> frozenset[str]:
+        """Which classes of number formats may answer, whichever backend does; none: that of one is unknown."""
+        found = [each.get_number_formats(model) for each in self._scheduled if model in each.backend.models]
+        return frozenset[str]().union(*found) if all(found) else frozenset()
 
     def works(self, model: str) -> bool:
         """Whether a living backend of ``model`` is asked in its turn."""

@@ -47,6 +47,8 @@ class ServiceSpeed:
     """Most tokens of prompt and output together; 0: unknown."""
     features: frozenset[str] = frozenset()
     """Of "tools", "vision", "logprobs", "completions", "embeddings"."""
+    number_formats: frozenset[str] = frozenset()
+    """Classes of number formats that its weights may be of (:mod:`serving.openai.number_formats`); none: unknown."""
 
 
 UNKNOWN_SPEED = ServiceSpeed(
@@ -62,12 +64,15 @@ class PredictedTime:
     first_token: float
     total: float
 
-    def score(self, stream: bool) -> float:
+    def score(self, stream: bool, sort: str | None = None) -> float:
         """What candidates are compared by, in seconds: less is better.
 
         The user of a whole answer waits for its end. The reader of a stream waits for its first token above all.
+        ``sort`` is what the request says about that: ``latency``, ``throughput``, or anything else.
         """
-        if not stream:
+        if sort == "latency":
+            return self.first_token
+        if not stream or sort == "throughput":
             return self.total
         return FIRST_TOKEN_WEIGHT * self.first_token + (1 - FIRST_TOKEN_WEIGHT) * self.total
 

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass, replace
 
 from chain.collections import BoundedDict
+from serving.openai.provider_rules import FASTEST
 from serving.openai.requests import Request
 from serving.scheduling.affinity import Conversations
 from serving.scheduling.correction import Corrections
@@ -97,7 +98,8 @@ class Predictor:
 
     def expect(self, request: Request) -> Expected:
         """What is expected of a request; it goes into each prediction."""
-        found = self._conversations.find(request.prefixes) if self._has_affinity else None
+        has_affinity = self._has_affinity and request.rules.sort not in FASTEST
+        found = self._conversations.find(request.prefixes) if has_affinity else None
         kept_by, cached = (None, 0) if found is None else (found[0], estimate_tokens(found[1]))
         size = expect_size(self.lengths, request)
         output = float(request.max_tokens // request.choices) if request.is_limited else size.output
@@ -116,7 +118,7 @@ class Predictor:
         time = predict_time(speed, size, cached, overhead_s, usual)
         if self._corrects:
             time = self.corrections.correct(node, request.model, size, time, now)
-        score = time.score(request.stream)
+        score = time.score(request.stream, request.rules.sort)
         is_new = not (speed.decode_rate or unannounced or node in self._overheads)
         return Prediction(node, request.model, size, speed, cached, overhead_s, usual, time, score, is_new)
 

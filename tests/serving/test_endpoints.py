@@ -194,13 +194,14 @@ def test_what_is_refused_is_named(path: str, fields: dict[str, Any], param: str,
 def test_the_list_of_models_says_what_each_can_do_and_costs() -> None:
     def make_backend(number: int) -> ScriptedBackend:
         features = frozenset({"tools"}) if number == 1 else frozenset({"embeddings", "vision"})
-        return ScriptedBackend(f"m{number}-", limits=ModelLimits(1024 * number, features))
+        return ScriptedBackend(f"m{number}-", limits=ModelLimits(1024 * number, features, "Q4_K_M"))
 
     async def play(world: World) -> None:
-        api = Api(world.gateway.dispatcher, quantizations={MODEL: "w4a16-kv16"})
+        api = Api(world.gateway.dispatcher)
         responder, _ = await call(api, "/v1/models", method="GET")
         (entry,) = json.loads(responder.body)["data"]
-        assert entry["context_length"] == 2048 and entry["nodes"] == 2 and entry["quantization"] == "w4a16-kv16"
+        assert entry["context_length"] == 2048 and entry["nodes"] == 2
+        assert entry["quantization"] == "int4" and entry["quantizations"] == ["int4"]
         assert entry["endpoints"] == [CHAT.path, EMBEDDINGS.path]
         assert entry["architecture"]["input_modalities"] == ["text", "image"]
         assert {"tools", "tool_choice", "temperature"} <= set(entry["supported_parameters"])

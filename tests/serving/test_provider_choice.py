@@ -7,10 +7,11 @@ from typing import Any
 
 from chain.crypto import format_address
 from serving.api import Api
+from serving.backends.backend import ModelLimits
 from serving.keys.records import KeyLimits
 from serving.scheduling.policy import PolicyParameters
 from tests.support.api_calls import FakeResponder, call
-from tests.support.market_world import MODEL, Options, World, make_body, simulate
+from tests.support.market_world import MODEL, Options, ScriptedBackend, World, make_body, simulate
 
 HERE = b"local"
 
@@ -35,10 +36,28 @@ def test_only_nodes_that_are_allowed_answer() -> None:
         assert (await ask(world, provider={"only": ["local"]})).headers[b"x-wwwserve-executor"] == HERE
         everybody = [format_address(member.public_key) for member in (first, second)]
         await ask(world, 404, provider={"ignore": ["local", *everybody]})
-        await ask(world, 400, provider={"quantizations": ["fp8"]})
         await world.settle()
 
     simulate(play, Options(own_backend=True))
+
+
+def test_only_weights_of_a_format_that_is_wanted_answer_and_the_answer_names_it() -> None:
+    labels = ["Q4_K_M", "fp8", ""]
+
+    def make_backend(number: int) -> ScriptedBackend:
+        return ScriptedBackend(f"m{number}-", limits=ModelLimits(quantization=labels[number]))
+
+    async def play(world: World) -> None:
+        for wanted, number in (("int4", 0), *2 * (("fp8", 1), ("unknown", 2))):
+            headers = (await ask(world, provider={"quantizations": [wanted]})).headers
+            address = format_address(world.members[number].public_key) if number else "local"
+            assert headers[b"x-wwwserve-executor"].decode() == address
+            assert headers.get(b"x-wwwserve-quantization", b"unknown").decode() == wanted
+        await ask(world, 404, provider={"quantizations": ["bf16"]})
+        await ask(world, 404, provider={"quantizations": ["int4"], "ignore": ["local"]})
+        await world.settle()
+
+    simulate(play, Options(own_backend=True, make_backend=make_backend))
 
 
 def test_a_price_that_could_be_exceeded_is_refused_before_anything_is_paid() -> None:

@@ -7,14 +7,20 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from p2p.peers.announcement import is_model_name
 from serving.config.schema import EmbeddedModel, NodeConfig, OpenAIModel
+from serving.openai.number_formats import is_label
 
 
 def add_vllm(config: NodeConfig, model: str, arguments: Sequence[str]) -> NodeConfig:
     """``config`` with ``vllm serve`` for a model in place of the embedded one; ``arguments`` are more of its own."""
     port = find_free_port()
     command = ("vllm", "serve", model, "--host", "127.0.0.1", "--port", str(port), *arguments)
-    return _add(config, OpenAIModel(kind="openai", base_url=_make_url(port), command=command, load="vllm"))
+    name = _find_argument(arguments, "--served-model-name") or model
+    label = _find_argument(arguments, "--quantization", "-q")
+    labels = {name: label} if is_label(label) and is_model_name(name) else {}
+    url = _make_url(port)
+    return _add(config, OpenAIModel(kind="openai", base_url=url, command=command, load="vllm", quantizations=labels))
 
 
 def add_llama_cpp(config: NodeConfig, model: str, arguments: Sequence[str]) -> NodeConfig:
@@ -30,6 +36,16 @@ def add_llama_cpp(config: NodeConfig, model: str, arguments: Sequence[str]) -> N
         capacity=capacity,
     )
     return _add(config, entry)
+
+
+def _find_argument(arguments: Sequence[str], *names: str) -> str:
+    """The value of an option of ``vllm serve``; empty if it is not given. The last one counts."""
+    found = ""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, _, value = word.partition("=")
+        if name in names:
+            found = value or following
+    return found
 
 
 def _add(config: NodeConfig, entry: OpenAIModel) -> NodeConfig:

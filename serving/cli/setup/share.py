@@ -29,6 +29,7 @@ from serving.config.schema import NodeConfig, OpenAIModel
 from serving.config.yaml_marks import KeyPath, parse_yaml
 from serving.http.access import is_loopback
 from serving.http.client import BaseUrl, HttpClientError, HttpPool, HttpTimeouts
+from serving.openai.number_formats import is_label
 
 PROBE_TIMEOUTS = HttpTimeouts(connect_s=3.0, first_byte_s=5.0, stall_s=5.0)
 """Patience with a server that is being found out about."""
@@ -110,10 +111,12 @@ def describe_entry(
         CommandError: there are several.
     """
     entry: dict[str, Any] = {"kind": "openai", "base_url": url, "names": [model.name for model in chosen]}
+    labels = {model.name: model.quantization for model in chosen if is_label(model.quantization)}
     if known_as is not None:
         if len(chosen) > 1:
             raise CommandError("--as names one model: choose it with --model")
         entry.update(names=[known_as], aliases={known_as: chosen[0].name})
+        labels = {known_as: labels[chosen[0].name]} if labels else {}
     if api_key_env is not None:
         entry["api_key_env"] = api_key_env
     if server.slots:
@@ -125,6 +128,8 @@ def describe_entry(
     if len(known) == len(chosen):
         common = frozenset.intersection(*known)
         entry["features"] = [feature for feature in FEATURES if feature in common]
+    if labels:
+        entry["quantizations"] = labels
     if server.load != "auto":
         entry["load"] = server.load
     return entry

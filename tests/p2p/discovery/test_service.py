@@ -225,7 +225,7 @@ async def test_replayed_announcements_do_not_resurrect(autojump_clock: MockClock
                 assert announcement is not None
                 raw = announcement.encode()
                 for node in w.nodes:
-                    async with streams.open(node.me, "/wwwserve/views/2") as exchange:
+                    async with streams.open(node.me, "/wwwserve/views/3") as exchange:
                         await exchange.send(SyncFrame(announcements=(AgedAnnouncement(raw, 0),)).encode(), end=True)
                         await exchange.receive()  # it is told of the goodbye, if anything
             assert w.agreed()
@@ -261,7 +261,7 @@ async def test_forged_announcements_are_refused(autojump_clock: MockClock) -> No
         ]
         for raw in forged:
             with pytest.raises(NetworkError):
-                async with streams.open(target.me, "/wwwserve/views/2") as exchange:
+                async with streams.open(target.me, "/wwwserve/views/3") as exchange:
                     await exchange.send(SyncFrame(announcements=(AgedAnnouncement(raw, 0),)).encode(), end=True)
                     await exchange.receive()
         await trio.sleep(5)

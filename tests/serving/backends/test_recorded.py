@@ -61,13 +61,14 @@ async def read(backend: OpenAICompatibleBackend, stream: bool) -> tuple[int, byt
 
 
 @pytest.mark.parametrize(
-    ("server", "load"), [("vllm", Load(2, 4, 1.0 + 4 / 2, True)), ("llamacpp", Load(2, 3, 1.0 + 3 / 2, True))]
+    ("server", "load", "quantization"),
+    [("vllm", Load(2, 4, 1.0 + 4 / 2, True), ""), ("llamacpp", Load(2, 3, 1.0 + 3 / 2, True), "Q4_1")],
 )
-def test_models_load_and_answers(server: str, load: Load) -> None:
+def test_models_load_and_answers(server: str, load: Load, quantization: str) -> None:
     async def main() -> None:
         async with replaying(server, f"{server}_stream_usage.sse") as backend:
             assert backend.models == (MODEL,)
-            assert backend.get_load() == load
+            assert backend.get_load() == load and backend.get_limits(MODEL).quantization == quantization
             status, passed, inspector = await read(backend, stream=True)
             assert (status, passed) == (200, (PAGES / f"{server}_stream_usage.sse").read_bytes())
             assert (

@@ -105,6 +105,17 @@ def test_options_become_a_server_in_place_of_the_embedded_model(tmp_path: Path) 
     assert isinstance(both.models[1], OpenAIModel) and both.models[1].command[-2:] == ("--max-model-len", "8192")
 
 
+def test_a_quantization_that_vllm_is_told_is_declared() -> None:
+    for arguments, declared in (
+        (["--quantization", "fp8"], {"x": "fp8"}),
+        (["-q=fp8", "--served-model-name", "y"], {"y": "fp8"}),
+        (["--quantization"], {}),
+        ([], {}),
+    ):
+        (entry,) = add_vllm(NodeConfig(), "x", arguments).models
+        assert isinstance(entry, OpenAIModel) and entry.quantizations == declared
+
+
 def test_a_command_that_is_not_installed_is_an_error_of_the_configuration() -> None:
     entry = OpenAIModel(kind="openai", base_url="http://127.0.0.1:1", command=("no-such-vllm", "serve"))
     with pytest.raises(ConfigError, match="no-such-vllm is not installed"):

@@ -85,6 +85,7 @@ def test_a_server_becomes_the_backend_of_a_new_node_that_is_then_run(tmp_path: P
             ("logprobs",),
             "llamacpp",
         )
+        assert entry.quantizations == {"smollm2-135m": "Q4_1"}
         # Once more: the same server takes its own place.
         output, ran = run("share", url, "-d", home, "--no-run")
         assert ran == [] and load_config(tmp_path / "home" / "config.yaml").models == (
@@ -115,6 +116,7 @@ def test_a_model_is_shared_by_the_name_of_its_market(tmp_path: Path) -> None:
         run("share", url, *arguments)
     (entry,) = get_backends(load_config(tmp_path / "home" / "config.yaml"))
     assert entry.names == ("HuggingFaceTB/SmolLM2-135M",) and entry.aliases == {entry.names[0]: "smollm2-135m"}
+    assert entry.quantizations == {entry.names[0]: "Q4_1"}
     assert parse_config(format_config(NodeConfig(models=(entry,)))).models == (entry,)
     with serve(LM_STUDIO) as url, pytest.raises(CommandError, match="choose it with --model"):
         models = ("--model", "qwen2-vl-7b-instruct", "--model", "meta-llama-3.1-8b-instruct")

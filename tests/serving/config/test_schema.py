@@ -59,6 +59,8 @@ models:
     base_url: http://10.0.0.5:8000/v1/
     api_key_env: VLLM_KEY
     names: [a, b]
+    weight: 2
+    quantizations: {{a: Q4_K_M}}
     load: vllm
     stall_timeout_s: 2.5
     identity: {{model: b, weights: {"0a" * 32}, quantization: w4a16-kv16, engine: vllm}}
@@ -90,6 +92,8 @@ def test_reads_every_section() -> None:
                 base_url="http://10.0.0.5:8000/v1/",
                 api_key_env="VLLM_KEY",
                 names=("a", "b"),
+                weight=2.0,
+                quantizations={"a": "Q4_K_M"},
                 load="vllm",
                 stall_timeout_s=2.5,
                 identity=IdentityConfig(model="b", weights="0a" * 32, quantization="w4a16-kv16", engine="vllm"),
@@ -279,6 +283,13 @@ BAD = [
     (IDENTITY.format("quantization: q8, engine: vllm"), 2, "models[0].identity", "either weights or weight_files"),
     (IDENTITY.format("weights: ab, quantization: q8, engine: vllm"), 2, "models[0].identity.weights", "64 hexadecimal"),
     (IDENTITY.format(f"model: c, {WEIGHTS}"), 2, "models[0]", "identity is of 'c', which is not in names"),
+    (
+        IDENTITY.replace("names: [a]", "names: [a], quantizations: {{a: q4}}").format(WEIGHTS),
+        2,
+        "models[0].quantizations",
+        "the identity of 'a' says something else",
+    ),
+    ("models:\n  - {kind: openai, base_url: 'http://x', weight: 0}", 2, "models[0].weight", "more than 0"),
     (IDENTITY.replace("names: [a], ", "").format(WEIGHTS), 2, "models[0]", "identity does not name its model"),
     (
         IDENTITY.format(WEIGHTS) + "\n  - {kind: openai, base_url: 'http://y', names: [b, a]}",

@@ -32,9 +32,19 @@ def test_who_may_answer() -> None:
     assert not read({"only": [BOB.address], "ignore": [BOB.address]}).allows(BOB.public_key)
 
 
+def test_which_weights_may_answer() -> None:
+    assert ANYBODY.allows_formats(frozenset()) and ANYBODY.allows_formats(frozenset({"int4"}))
+    rules = read({"quantizations": ["bf16", "fp8"]})
+    assert rules.allows_formats(frozenset({"fp8"})) and not rules.allows_formats(frozenset({"int4"}))
+    assert not rules.allows_formats(frozenset()), "of weights of which nothing is said"
+    assert not rules.allows_formats(frozenset({"bf16", "fp16"})), "it may be either"
+    assert read({"quantizations": ["unknown"]}).allows_formats(frozenset())
+
+
 def test_what_may_be_said_and_changes_nothing() -> None:
-    idle = {"require_parameters": True, "sort": "latency", "allow_fallbacks": True}
-    assert read(idle) == read({"sort": None}) == ProviderRules()
+    idle = {"require_parameters": True, "allow_fallbacks": True}
+    assert read(idle) == read({"sort": None}) == read({"quantizations": None}) == ProviderRules()
+    assert read({"sort": "latency"}).sort == "latency"
     assert read({"max_price": 0.5}).max_price == 500_000 and read({"max_price": 0}).max_price == 0
 
 
@@ -43,7 +53,11 @@ def test_what_may_be_said_and_changes_nothing() -> None:
     [
         ("fast", "provider"),
         ([], "provider"),
-        ({"quantizations": ["fp8"]}, "provider.quantizations"),
+        ({"quantizations": ["fp17"]}, "provider.quantizations"),
+        ({"quantizations": []}, "provider.quantizations"),
+        ({"quantizations": "fp8"}, "provider.quantizations"),
+        ({"quantizations": [["fp8"]]}, "provider.quantizations"),
+        ({"sort": ["price"]}, "provider.sort"),
         ({"order": [ALICE.address]}, "provider.order"),
         ({"allow_fallbacks": False}, "provider.allow_fallbacks"),
         ({"sort": "price-ish"}, "provider.sort"),
@@ -80,7 +94,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["only", "ignore", "max_price", "sort", "x"]), JSON))
+@given(st.dictionaries(st.sampled_from(["only", "ignore", "max_price", "quantizations", "sort", "x"]), JSON))
 def test_whatever_it_says_is_followed_or_refused(rules: dict[str, Any]) -> None:
     try:
         read(rules)

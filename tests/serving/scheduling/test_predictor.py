@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from p2p.peers.announcement import MAX_RATE, ModelLoad
+from serving.openai.provider_rules import ProviderRules
 from serving.openai.requests import CHAT_COMPLETIONS, Request, parse_request, read_request
 from serving.scheduling.announced_load import make_model_load, read_model_load
 from serving.scheduling.output_length import PRIOR_OUTPUT_TOKENS
@@ -37,6 +39,19 @@ def test_a_prediction_adds_up() -> None:
     assert there.time.total - here.time.total == pytest.approx(PRIOR_OVERHEAD_S), "there is no payment to make here"
     assert there.score == there.time.score(stream=True)
     assert predict(predictor, make()).size.output == PRIOR_OUTPUT_TOKENS
+
+
+def test_what_a_request_sorts_by_is_all_that_counts() -> None:
+    predictor, request = Predictor(ME, random.Random(0)), make(max_tokens=100)
+    predictor.note_answer(ONE, request, 100.0, is_cut_off=False)
+    scores = {}
+    for sort in (None, "price", "latency", "throughput"):
+        sorted_request = replace(request, rules=ProviderRules(sort=sort))  # type: ignore[arg-type]
+        assert predictor.expect(sorted_request).kept_by == (ONE if sort in (None, "price") else None)
+        prediction = predict(predictor, sorted_request, ME)
+        scores[sort] = prediction.score
+    assert scores["latency"] == prediction.time.first_token and scores["throughput"] == prediction.time.total
+    assert scores["latency"] < scores["price"] == scores[None] < scores["throughput"]
 
 
 def test_what_is_not_announced_yet_counts() -> None:
@@ -116,10 +131,12 @@ def test_who_is_able() -> None:
 
 
 def test_a_load_survives_its_announcement_within_two_digits() -> None:
-    speed = ServiceSpeed(3, 7, 32, 12_345.0, 33.33, 8192, frozenset({"vision", "logprobs"}))
+    speed = ServiceSpeed(
+        3, 7, 32, 12_345.0, 33.33, 8192, frozenset({"vision", "logprobs"}), frozenset({"int8", "fp32"})
+    )
     load = make_model_load("m", speed)
-    assert load == ModelLoad("m", 3, 7, 32, 12_000_000, 33_000, 8192, 6)
-    assert read_model_load(load) == ServiceSpeed(3, 7, 32, 12_000.0, 33.0, 8192, speed.features)
+    assert load == ModelLoad("m", 3, 7, 32, 12_000_000, 33_000, 8192, 6, 130)
+    assert read_model_load(load) == ServiceSpeed(3, 7, 32, 12_000.0, 33.0, 8192, speed.features, speed.number_formats)
     assert make_model_load("m", ServiceSpeed(0, 0, 1, 1e12, 0.0)).prefill_rate == MAX_RATE
     assert read_model_load(ModelLoad("m")) == ServiceSpeed(0, 0, 0, 0.0, 0.0)
 
