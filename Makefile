@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 # Tests and benchmarks start many processes: without bytecode on disk each would compile the whole project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install test test-long test-busy test-nat test-nat-long test-vllm test-clients test-web vendor vendor-check attacks lint reference format demo sim bench evaluation figures overlay twins crash mutants clean
+.PHONY: help install test test-long test-busy test-nat test-nat-long test-vllm test-clients test-web vendor vendor-check attacks lint reference man format demo sim bench evaluation figures overlay twins crash mutants clean
 
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ lint: install  ## style, types, arrows between packages, and that the figures in
 
 reference: install  ## docs/reference, from the code
 	$(BIN)/python docs/reference/write.py
+
+man: install  ## man pages, and files by which bash, zsh and fish complete commands, in build/share
+	$(BIN)/python -m serving.cli.man_pages build/share
 
 format: install  ## what lint would say about style, corrected
 	$(BIN)/ruff check --fix .

@@ -9,7 +9,9 @@ Read in this order:
 5. ``policy_orders``: changes of the policy in force.
 6. ``ledger``: the final chain, read-only.
 7. ``server``: HTTP on loopback, with a table of routes; ``bodies`` and ``token`` are its helpers.
-8. ``metrics``: the page for Prometheus.
+8. ``metrics``: the page for Prometheus, of what ``metric_catalogue`` lists.
+9. ``connectivity``: pings, and a look at the network. ``observer``: what the node logs of its own accord.
+10. ``openapi``: the document of the routes.
 
 Only ``node`` and ``serving.dashboard`` import this package. ``serving.cli`` speaks to it over HTTP, and shares the
 catalogue of troubles.

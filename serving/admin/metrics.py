@@ -1,12 +1,12 @@
 """The page of metrics for Prometheus.
 
-The parts of the node keep their own counts, and each scrape reads them; nothing is counted a second time here. Amounts
-are in micro-credits.
+The parts of the node keep their own counts, and each scrape reads them; nothing is counted a second time here. What
+there is stands in :mod:`serving.admin.metric_catalogue`. Amounts are in micro-credits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -20,6 +20,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from chain.transition.validators.jailing import MIN_PARTICIPATION_QUOTIENT
+from serving.admin.health import find_node_troubles, get_version
+from serving.admin.metric_catalogue import METRICS, PREFIX, MetricKind
 from serving.admin.node_view import NodeView
 from serving.admin.reports import get_unbonding
 from serving.quality.duels.runner import DuelRunner
@@ -49,20 +51,8 @@ class Metrics:
 class _NodeCollector(Collector):
     def __init__(self, node: NodeView) -> None:
         self._node = node
-        self._first_byte = Histogram(
-            "wwwserve_time_to_first_byte_seconds",
-            "Time from a user's request to the first byte of the answer, by where it was served.",
-            ["served"],
-            registry=None,
-            buckets=FIRST_BYTE_BUCKETS_S,
-        )
-        self._prediction = Histogram(
-            "wwwserve_prediction_ratio",
-            "Measured by predicted time of the answers to this node's users, corrections included.",
-            ["time"],
-            registry=None,
-            buckets=PREDICTION_BUCKETS,
-        )
+        self._first_byte = _histogram("time_to_first_byte_seconds", FIRST_BYTE_BUCKETS_S)
+        self._prediction = _histogram("prediction_ratio", PREDICTION_BUCKETS)
         self._compared: dict[str, None] = {}
         """Requests of the dispatcher's records whose times are in that histogram."""
         self._observed: dict[str, None] = {}
@@ -72,6 +62,7 @@ class _NodeCollector(Collector):
         return []  # called when the collector is registered, which may be before the node runs
 
     def collect(self) -> Iterator[Metric]:
+        yield from self._collect_node()
         yield from self._collect_requests()
         yield from self._collect_keys()
         yield from self._collect_admission()
@@ -83,27 +74,37 @@ class _NodeCollector(Collector):
         yield from self._first_byte.collect()
         yield from self._prediction.collect()
 
+    def _collect_node(self) -> Iterator[Metric]:
+        build = _gauges("build_info")
+        build.add_metric([get_version()], 1)
+        troubles = _gauges("trouble")
+        for code, severity in sorted({(each.code, each.severity.value) for each in find_node_troubles(self._node)}):
+            troubles.add_metric([code, severity], 1)
+        yield from (build, troubles)
+        if (reached := self._node.network.can_be_dialled()) is not None:
+            yield _gauge("can_be_dialled", reached)
+
     def _collect_requests(self) -> Iterator[Metric]:
         counters, executor = self._node.dispatcher.counters, self._node.executor
-        requests = _counter("requests", "Requests of this node's users that ended, by outcome.", "outcome")
+        requests = _counter("requests")
         for outcome in ("completed", "refused", "failed", "cancelled"):
             requests.add_metric([outcome], getattr(counters, outcome))
         yield requests
-        routed = _counter("routed_requests", "Requests of this node's users by where they were served.", "served")
+        routed = _counter("routed_requests")
         routed.add_metric(["local"], counters.local)
         routed.add_metric(["offloaded"], counters.offloaded)
         yield routed
         running = sum(record.finished is None for record in self._node.dispatcher.records)
-        yield _gauge("requests_in_flight", "Requests of this node's users under way.", running)
-        tokens = _counter("completion_tokens", "Completion tokens of the answers to this node's users.")
+        yield _gauge("requests_in_flight", running)
+        tokens = _counter("completion_tokens")
         tokens.add_metric([], counters.completion_tokens)
         yield tokens
-        errors = _counter("client_errors", "Client errors of executors, by what another answered.", "outcome")
+        errors = _counter("client_errors")
         client_errors = self._node.dispatcher.originator.client_errors
         for outcome in ("shared", "unshared", "unconfirmed"):
             errors.add_metric([outcome], getattr(client_errors, outcome))
         yield errors
-        offers = _counter("offers", "Offers of other nodes, by what became of them.", "outcome")
+        offers = _counter("offers")
         offers.add_metric(["served"], executor.served)
         offers.add_metric(["declined"], executor.declined)
         yield offers
@@ -111,40 +112,31 @@ class _NodeCollector(Collector):
     def _collect_admission(self) -> Iterator[Metric]:
         """One series per backend, numbered as in the configuration."""
         admissions = self._node.backend_pool.admissions
-        running = GaugeMetricFamily("wwwserve_backend_running", "Requests that a backend works on.", labels=["backend"])
-        capacity = GaugeMetricFamily(
-            "wwwserve_backend_capacity", "Requests that a backend may work on at a time.", labels=["backend"]
-        )
-        utilization = GaugeMetricFamily(
-            "wwwserve_backend_utilization_ratio",
-            "Requests running and waiting over capacity; above 1 when they wait.",
-            labels=["backend"],
-        )
-        queued = GaugeMetricFamily(
-            "wwwserve_backend_queued",
-            "Requests that wait for a backend, by whose they are.",
-            labels=["backend", "origin"],
-        )
+        running = _gauges("backend_running")
+        capacity = _gauges("backend_capacity")
+        utilization = _gauges("backend_utilization_ratio")
+        queued = _gauges("backend_queued")
+        up = _gauges("backend_up")
+        for number, scheduled in enumerate(self._node.backend_pool.scheduled):
+            up.add_metric([str(number)], scheduled.backend.is_alive())
         for number, admission in enumerate(admissions):
             running.add_metric([str(number)], admission.running)
             capacity.add_metric([str(number)], admission.capacity)
             utilization.add_metric([str(number)], admission.utilization)
             _add_queues(queued, str(number), admission)
-        failures = GaugeMetricFamily(
-            "wwwserve_backend_failures", "Failures of a backend in a row, since its last answer.", labels=["backend"]
-        )
+        failures = _gauges("backend_failures")
         for number, breaker in enumerate(self._node.backend_pool.breakers):
             failures.add_metric([str(number)], breaker.failures)
-        yield from (running, capacity, utilization, queued, failures)
+        yield from (up, running, capacity, utilization, queued, failures)
         yield from self._collect_waits()
         is_open = self._node.availability.check().is_open
-        yield _gauge("serves_others", "Whether offers of other nodes are considered now.", is_open)
+        yield _gauge("serves_others", is_open)
 
     def _collect_waits(self) -> Iterator[Metric]:
         """Waits for slots, added up over the backends."""
-        admitted = _counter("queue_admitted", "Requests that got a slot of a backend, by whose they are.", "origin")
-        waited = _counter("queue_wait_seconds", "Time that they waited for it.", "origin")
-        refused = _counter("queue_refused", "Requests that got none, by whose they are and why.", "origin", "reason")
+        admitted = _counter("queue_admitted")
+        waited = _counter("queue_wait_seconds")
+        refused = _counter("queue_refused")
         for origin in Origin:
             counters = [admission.counters[origin] for admission in self._node.backend_pool.admissions]
             name = origin.name.lower()
@@ -155,12 +147,10 @@ class _NodeCollector(Collector):
         yield from (admitted, waited, refused)
 
     def _collect_keys(self) -> Iterator[Metric]:
-        requests = _counter(
-            "key_requests", "Requests by API key: those that ended, and those refused.", "key", "outcome"
-        )
-        tokens = _counter("key_completion_tokens", "Completion tokens of the answers, by API key.", "key")
-        spent = _counter("key_spent_microcredits", "Price of the answers, by API key.", "key")
-        left = GaugeMetricFamily("wwwserve_key_budget_left_microcredits", "What is left of a budget.", labels=["key"])
+        requests = _counter("key_requests")
+        tokens = _counter("key_completion_tokens")
+        spent = _counter("key_spent_microcredits")
+        left = _gauges("key_budget_left_microcredits")
         keys = self._node.keys
         for name, counters in keys.get_counters():
             requests.add_metric([name, "admitted"], counters.admitted)
@@ -173,37 +163,35 @@ class _NodeCollector(Collector):
 
     def _collect_ledger(self) -> Iterator[Metric]:
         status = self._node.engine.status()
-        yield _gauge("final_height", "Height of the last final block.", status.height)
-        yield _gauge("final_block_age_seconds", "Time since a block became final here.", status.final_age)
-        yield _gauge("epoch", "Epoch that agreement is in.", status.epoch)
-        yield _gauge("view", "View that agreement is in.", status.view)
-        yield _gauge("validator", "Whether this node votes in this epoch.", status.is_validator)
+        yield _gauge("final_height", status.height)
+        yield _gauge("final_block_age_seconds", status.final_age)
+        yield _gauge("epoch", status.epoch)
+        yield _gauge("view", status.view)
+        yield _gauge("validator", status.is_validator)
         if status.standing is not None:
             yield _gauge(
                 "validator_participation_ratio",
-                "Part of the blocks of its present span that this validator voted for.",
                 status.standing.share,
             )
             yield _gauge(
                 "validator_participation_needed_ratio",
-                "Part of the blocks of a span below which a validator is jailed.",
                 1 / MIN_PARTICIPATION_QUOTIENT,
             )
-        yield _gauge("syncing", "Whether this node knows that it lacks final blocks.", status.is_syncing)
-        yield _gauge("mempool_operations", "Operations that wait for a block.", status.mempool_operations)
-        yield _gauge("mempool_bytes", "Size of the operations that wait for a block.", status.mempool_bytes)
-        yield _gauge("connected_peers", "Peers connected to this node.", status.peers)
-        refused = _counter("refused_connections", "Connections of other nodes that were not taken in.", "reason")
+        yield _gauge("syncing", status.is_syncing)
+        yield _gauge("mempool_operations", status.mempool_operations)
+        yield _gauge("mempool_bytes", status.mempool_bytes)
+        yield _gauge("connected_peers", status.peers)
+        network = self._node.network
+        yield _gauge("relayed_peers", sum(network.is_relayed(peer) for peer in network.peers()))
+        refused = _counter("refused_connections")
         for reason, count in self._node.network.refusals().items():
             refused.add_metric([reason], count)
         yield refused
-        yield _gauge("known_peers", "Peers that are online as far as this node knows.", len(self._node.discovery.table))
+        yield _gauge("known_peers", len(self._node.discovery.table))
 
     def _collect_account(self) -> Iterator[Metric]:
         account = self._node.engine.state.account(self._node.key.public_key)
-        balance = GaugeMetricFamily(
-            "wwwserve_balance_microcredits", "Final balance of this node's account, by kind.", labels=["kind"]
-        )
+        balance = _gauges("balance_microcredits")
         balance.add_metric(["available"], account.available)
         balance.add_metric(["held"], account.held)
         balance.add_metric(["bonded"], account.bonded)
@@ -211,48 +199,46 @@ class _NodeCollector(Collector):
         balance.add_metric(["deposit"], account.deposit)
         yield balance
         spendable = self._node.payments.payer.spendable
-        yield _gauge("spendable_microcredits", "Available balance less the holds that are not final yet.", spendable)
-        earned = _counter("earned_microcredits", "Captured for answers to other nodes since this node started.")
+        yield _gauge("spendable_microcredits", spendable)
+        earned = _counter("earned_microcredits")
         earned.add_metric([], self._node.payments.payee.earned)
         yield earned
 
     def _collect_duels(self, duels: DuelRunner) -> Iterator[Metric]:
-        opened = _counter("duels", "Duels that this node took part in, by its role.", "role")
-        settled = _counter(
-            "duels_settled", "Those of them that are settled, by its role and verdict.", "role", "verdict"
-        )
+        opened = _counter("duels")
+        settled = _counter("duels_settled")
         for role, count in duels.log.opened.items():
             opened.add_metric([role.value], count)
         for (settled_role, verdict), count in duels.log.settled.items():
             settled.add_metric([settled_role.value, verdict.value], count)
         yield from (opened, settled)
-        moved = _counter("duels_microcredits", "Credit that duels gave to this node's account or took.", "direction")
+        moved = _counter("duels_microcredits")
         moved.add_metric(["earned"], duels.log.earned)
         moved.add_metric(["paid"], duels.log.paid)
         yield moved
-        texts = _counter("duel_texts", "Requests for texts of duels, by what became of them.", "outcome")
+        texts = _counter("duel_texts")
         texts.add_metric(["handed_over"], duels.server.handed_over)
         texts.add_metric(["refused"], duels.server.refused)
         yield texts
-        abstentions = _counter("duel_abstentions", "Duels in which this node's judge had no ballot.")
+        abstentions = _counter("duel_abstentions")
         abstentions.add_metric([], duels.abstentions)
         yield abstentions
         yield from self._collect_checks(duels)
-        yield _gauge("duels_active", "Duels and checks for which this node works at present.", duels.active)
-        yield _gauge("duel_table_entries", "What this node remembers of duels, in entries.", len(duels.table))
-        yield _gauge("duel_table_bytes", "What this node remembers of duels, in bytes of texts.", duels.table.size)
+        yield _gauge("duels_active", duels.active)
+        yield _gauge("duel_table_entries", len(duels.table))
+        yield _gauge("duel_table_bytes", duels.table.size)
 
     def _collect_checks(self, duels: DuelRunner) -> Iterator[Metric]:
-        opened = _counter("checks", "Checks of a model that this node took part in, by its role.", "role")
-        settled = _counter("checks_settled", "Those that are settled, by its role and outcome.", "role", "outcome")
+        opened = _counter("checks")
+        settled = _counter("checks_settled")
         for role, count in duels.check_log.opened.items():
             opened.add_metric([role.value], count)
         for (settled_role, outcome), count in duels.check_log.settled.items():
             settled.add_metric([settled_role.value, outcome.value], count)
-        moved = _counter("checks_microcredits", "Credit that checks gave to this node's account or took.", "direction")
+        moved = _counter("checks_microcredits")
         moved.add_metric(["earned"], duels.check_log.earned)
         moved.add_metric(["paid"], duels.check_log.paid)
-        abstentions = _counter("check_abstentions", "Checks in which this node's backend could not score.")
+        abstentions = _counter("check_abstentions")
         abstentions.add_metric([], duels.check_abstentions)
         yield from (opened, settled, moved, abstentions)
 
@@ -281,12 +267,29 @@ class _NodeCollector(Collector):
             self._compared[record.id] = None
 
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"wwwserve_{name}", text, value=value)
+def _say(kind: MetricKind) -> str:
+    """The meaning as a sentence."""
+    return f"{kind.meaning[0].upper()}{kind.meaning[1:]}."
 
 
-def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
-    return CounterMetricFamily(f"wwwserve_{name}", text, labels=labels)
+def _counter(name: str) -> CounterMetricFamily:
+    kind = METRICS[f"{name}_total"]
+    return CounterMetricFamily(PREFIX + name, _say(kind), labels=kind.labels)
+
+
+def _gauges(name: str) -> GaugeMetricFamily:
+    kind = METRICS[name]
+    return GaugeMetricFamily(PREFIX + name, _say(kind), labels=kind.labels)
+
+
+def _gauge(name: str, value: float) -> GaugeMetricFamily:
+    """A gauge without labels."""
+    return GaugeMetricFamily(PREFIX + name, _say(METRICS[name]), value=value)
+
+
+def _histogram(name: str, buckets: Sequence[float]) -> Histogram:
+    kind = METRICS[name]
+    return Histogram(PREFIX + name, _say(kind), kind.labels, registry=None, buckets=buckets)
 
 
 def _add_queues(family: GaugeMetricFamily, backend: str, admission: Admission) -> None:

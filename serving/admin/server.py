@@ -49,6 +49,7 @@ from serving.admin.ledger import QUERIES, Ledger, Query
 from serving.admin.levels import Endpoint, Level, PageRoute, Pages
 from serving.admin.metrics import CONTENT_TYPE, Metrics
 from serving.admin.node_view import NodeView
+from serving.admin.openapi import DOCUMENT, make_admin_document
 from serving.admin.policy_orders import Reload, change_policy, report_policy
 from serving.admin.reports import (
     report_duels,
@@ -223,6 +224,7 @@ class Admin:
         yield PageRoute("GET", "/healthz", public, self._get_health)
         yield PageRoute("GET", "/livez", public, self._get_life)
         yield PageRoute("GET", METRICS, public, self._get_metrics)
+        yield PageRoute("GET", DOCUMENT, public, self._get_document)
         for path, report in REPORTS.items():
             yield PageRoute("GET", path, reading, partial(self._get_report, report))
         for path, query in QUERIES.items():
@@ -275,6 +277,9 @@ class Admin:
 
     async def _get_metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=CONTENT_TYPE)
+
+    async def _get_document(self, request: Request) -> Response:
+        return make_answer(make_admin_document())
 
     async def _get_report(self, report: MakeReport, request: Request) -> Response:
         content = report(self._node)

@@ -1,0 +1,146 @@
+"""The metrics of a node: kind, labels and meaning of each (pure).
+
+:mod:`serving.admin.metrics` makes them from this, docs/reference/metrics.md lists them, and the board and the alerts in
+``docs/monitoring`` may name no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+PREFIX = "wwwserve_"
+"""What every name begins with."""
+
+
+class MetricKind(NamedTuple):
+    """One metric. The name of a counter ends in ``_total``."""
+
+    kind: Kind
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
+    "The node": {
+        "build_info": MetricKind("gauge", "always 1; `version` is that of the program", ("version",)),
+        "trouble": MetricKind(
+            "gauge", "1 for each thing that is wrong now, by its code and severity (see Troubles)", ("code", "severity")
+        ),
+        "can_be_dialled": MetricKind("gauge", "1 if others can dial this node, 0 if not; absent while not known"),
+    },
+    "Requests of your users": {
+        "requests_total": MetricKind(
+            "counter", "requests of your users that ended: completed, refused, failed, cancelled", ("outcome",)
+        ),
+        "routed_requests_total": MetricKind(
+            "counter", "requests of your users by where they were served: local, offloaded", ("served",)
+        ),
+        "requests_in_flight": MetricKind("gauge", "requests of your users under way"),
+        "time_to_first_byte_seconds": MetricKind(
+            "histogram", "from a user's request to the first byte of the answer", ("served",)
+        ),
+        "prediction_ratio": MetricKind(
+            "histogram",
+            "measured by predicted time of answers to your users: first_token (of streams), total",
+            ("time",),
+        ),
+        "completion_tokens_total": MetricKind("counter", "completion tokens of the answers to your users"),
+        "client_errors_total": MetricKind(
+            "counter",
+            "errors 400, 413, 415 and 422 of executors, by what another answered: shared (passed on), unshared (an "
+            "answer), unconfirmed (no other could be asked; passed on)",
+            ("outcome",),
+        ),
+    },
+    "API keys": {
+        "key_requests_total": MetricKind(
+            "counter", "requests by the name of their API key: admitted, refused", ("key", "outcome")
+        ),
+        "key_completion_tokens_total": MetricKind("counter", "completion tokens of the answers to them", ("key",)),
+        "key_spent_microcredits_total": MetricKind("counter", "price of those answers", ("key",)),
+        "key_budget_left_microcredits": MetricKind(
+            "gauge", "what is left of the budget of a key that has one", ("key",)
+        ),
+    },
+    "Backends and queues": {
+        "offers_total": MetricKind("counter", "offers of other nodes: served, declined", ("outcome",)),
+        "backend_up": MetricKind(
+            "gauge", "1 if a backend answers; backends are numbered as in `models`, from 0", ("backend",)
+        ),
+        "backend_running": MetricKind("gauge", "requests that a backend works on", ("backend",)),
+        "backend_capacity": MetricKind("gauge", "requests that it may work on at a time", ("backend",)),
+        "backend_utilization_ratio": MetricKind(
+            "gauge", "requests running and waiting, divided by capacity; above 1 when requests wait", ("backend",)
+        ),
+        "backend_failures": MetricKind(
+            "gauge", "failures of a backend in a row, since its last answer; from 2 on it is asked last", ("backend",)
+        ),
+        "backend_queued": MetricKind("gauge", "requests that wait: own, delegated", ("backend", "origin")),
+        "queue_admitted_total": MetricKind("counter", "requests that got a slot of a backend", ("origin",)),
+        "queue_wait_seconds_total": MetricKind("counter", "for how long they waited for it, all together", ("origin",)),
+        "queue_refused_total": MetricKind(
+            "counter",
+            "requests that got none: full (the queue was), late (it would have come after the deadline)",
+            ("origin", "reason"),
+        ),
+        "serves_others": MetricKind("gauge", "1 if offers of other nodes are considered now, by schedule and own use"),
+    },
+    "Ledger": {
+        "final_height": MetricKind("gauge", "height of the last final block"),
+        "final_block_age_seconds": MetricKind("gauge", "time since a block became final here"),
+        "epoch": MetricKind("gauge", "epoch that agreement is in"),
+        "view": MetricKind("gauge", "view that agreement is in"),
+        "validator": MetricKind("gauge", "1 if this node votes in this epoch"),
+        "validator_participation_ratio": MetricKind(
+            "gauge", "part of the blocks of the present span that this validator voted for"
+        ),
+        "validator_participation_needed_ratio": MetricKind(
+            "gauge", "the part below which it is jailed when the span ends"
+        ),
+        "syncing": MetricKind("gauge", "1 if the node knows that it lacks final blocks"),
+        "mempool_operations": MetricKind("gauge", "operations that wait for a block"),
+        "mempool_bytes": MetricKind("gauge", "their size"),
+    },
+    "Network": {
+        "connected_peers": MetricKind("gauge", "peers connected now"),
+        "relayed_peers": MetricKind("gauge", "those of them that are connected through a relay"),
+        "known_peers": MetricKind("gauge", "peers that are online as far as this node knows"),
+        "refused_connections_total": MetricKind("counter", "connections of other nodes that were refused", ("reason",)),
+    },
+    "Money": {
+        "balance_microcredits": MetricKind(
+            "gauge", "final balance: available, held, bonded, unbonding, deposit", ("kind",)
+        ),
+        "spendable_microcredits": MetricKind("gauge", "available, less the holds that are not final yet"),
+        "earned_microcredits_total": MetricKind("counter", "captured for answers to other nodes since the start"),
+    },
+    "Duels and checks of a model": {
+        "duels_total": MetricKind(
+            "counter", "duels that this node took part in, as executor, originator, challenger or judge", ("role",)
+        ),
+        "duels_settled_total": MetricKind("counter", "those of them that are settled, by verdict", ("role", "verdict")),
+        "duels_microcredits_total": MetricKind(
+            "counter", "credit that duels gave to this account (earned) or took (paid)", ("direction",)
+        ),
+        "duel_texts_total": MetricKind("counter", "requests of others for texts: handed_over, refused", ("outcome",)),
+        "duel_abstentions_total": MetricKind("counter", "duels in which your judge had no ballot"),
+        "checks_total": MetricKind(
+            "counter", "checks of a model that this node took part in, as executor, originator or checker", ("role",)
+        ),
+        "checks_settled_total": MetricKind("counter", "those of them that are settled", ("role", "outcome")),
+        "checks_microcredits_total": MetricKind(
+            "counter", "credit that checks gave to this account (earned) or took (paid)", ("direction",)
+        ),
+        "check_abstentions_total": MetricKind("counter", "checks in which your backend could not score"),
+        "duels_active": MetricKind("gauge", "duels and checks that this node works for now"),
+        "duel_table_entries": MetricKind("gauge", "entries of what this node remembers of duels"),
+        "duel_table_bytes": MetricKind("gauge", "bytes of texts of what this node remembers of duels"),
+    },
+}
+"""The metrics by their subject."""
+
+METRICS: Mapping[str, MetricKind] = {name: each for section in SECTIONS.values() for name, each in section.items()}
+"""Every metric by its name without the prefix."""
