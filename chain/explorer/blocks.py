@@ -10,6 +10,7 @@ from chain.explorer.plain import header_to_plain, operation_to_plain
 from chain.json_form import to_plain
 from chain.store.reader import ChainReader
 from chain.store.writer import ChainStore
+from chain.transition.fees import compute_fee
 from chain.types.blocks import Block, Header
 from chain.types.votes import Certificate
 
@@ -169,12 +170,14 @@ def get_block(chain: ChainReader, height: int) -> Block:
 
 
 def describe_operation(chain: ChainReader, block: Block, index: int) -> dict[str, Any]:
-    """Number ``index`` of the operations of a block, with its place and why it failed, if it did."""
+    """Number ``index`` of the operations of a block, with its fee, its place and why it failed, if it did."""
     failures = chain.failures(block.height) or [None] * len(block.body.operations)
     if not index < len(block.body.operations) == len(failures):
         raise StoreDamaged(f"what is said about the operations of block {block.height} does not fit them")
+    signed = block.body.operations[index]
     return {
-        **operation_to_plain(block.body.operations[index]),
+        **operation_to_plain(signed),
+        "fee": compute_fee(chain.genesis, signed),
         "height": block.height,
         "index": index,
         "failure": failures[index],

@@ -14,6 +14,7 @@ from typer._completion_shared import get_completion_script
 from typer.main import get_command
 
 from chain.cli.contract import ExitCode
+from chain.cli.text import print_line
 from serving.cli.app import build_wwwserve_app
 
 COLUMNS = 100
@@ -102,4 +103,4 @@ def write_pages(directory: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    print(f"{len(write_pages(Path(sys.argv[1])))} files written below {sys.argv[1]}")
+    print_line(f"{len(write_pages(Path(sys.argv[1])))} files written below {sys.argv[1]}")

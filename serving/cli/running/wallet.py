@@ -45,6 +45,11 @@ def build_wallet_app() -> typer.Typer:
     """The commands of ``wwwserve wallet``."""
     entries = {
         "show": Entry("Address and balances.", lambda: show, ("wwwserve wallet show",)),
+        "history": Entry(
+            "What the operations on the ledger did to this account, the latest first.",
+            "serving.cli.running.history:history",
+            ("wwwserve wallet history", "wwwserve wallet history --limit 0 --csv > history.csv"),
+        ),
         "transfer": Entry(
             "Send credits to another account.",
             lambda: transfer,
