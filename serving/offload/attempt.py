@@ -45,6 +45,7 @@ from serving.offload.protocol import (
     is_signed_delivery,
 )
 from serving.offload.settings import OriginatorSettings
+from serving.offload.silence import Silences
 from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, Answer, AnswerInspector
 
 log = structlog.get_logger(__name__)
@@ -77,6 +78,7 @@ class OffloadAttempt:
         dialer: ExecutorDialer,
         settings: OriginatorSettings,
         decoding: DecodingShare,
+        silences: Silences,
         terms: AttemptTerms,
         stack: AsyncExitStack,
     ) -> None:
@@ -91,6 +93,8 @@ class OffloadAttempt:
         """Whether the whole answer came, and was found right."""
         self.is_queued = False
         """Whether the executor accepted it into its queue."""
+        self.is_overdue = False
+        """Whether it was given up for content that was expected."""
         self.has_failed = False
         """Whether it did not, by the executor's fault."""
         self.begun_at = trio.current_time()
@@ -106,6 +110,7 @@ class OffloadAttempt:
         self._dialer = dialer
         self._settings = settings
         self._decoding = decoding
+        self._silences = silences
         self._stack = stack
         self._payer = context.payments.payer
         self._offer_salt = context.make_salt()
@@ -118,6 +123,11 @@ class OffloadAttempt:
         self._received = 0
         """Bytes of the body received."""
         self._resumptions = 0
+        self._is_paid = False
+        self._was_silent = False
+        """Whether the executor has fallen silent since."""
+        self._waiting = trio.CancelScope()
+        """That of the wait for the next message."""
 
     async def begin(self) -> None:
         """Offer, pay, and wait for the first content of the answer (all of it, if it is not a stream).
@@ -133,7 +143,7 @@ class OffloadAttempt:
         await self._offer()
         await self._pay()
         now, tokens = trio.current_time(), request.max_tokens // request.choices
-        within_s = None if self.is_queued else self.terms.first_token_within_s
+        within_s = self.terms.first_token_within_s
         expected_by = None if within_s is None else self.begun_at + within_s
         self._patience = Patience(
             settings,
@@ -141,8 +151,11 @@ class OffloadAttempt:
             stream=request.stream,
             max_tokens=tokens,
             expected_by=expected_by,
+            begun_within_s=self.terms.begun_within_s,
+            is_queued=self.is_queued,
             predicted_s=self.terms.prediction.time.first_token,
         )
+        self._is_paid = True
         head = await self._receive_head()
         chunks = await self._stack.enter_async_context(aclosing(self._receive_chunks()))
         self.answer = Answer(head.status, head.content_type, chunks)
@@ -165,6 +178,19 @@ class OffloadAttempt:
     def compute_waited(self, now: float) -> float:
         """Seconds since it began in which the user was waiting for more."""
         return (now if self._handed_at is None else self._handed_at) - self.begun_at - self.unread_s
+
+    def give_up(self) -> None:
+        """The executor has fallen silent: what is queued there, or late, is not waited for if another can be asked."""
+        if not self._is_paid or self._patience.has_content or self.terms.is_last:
+            return
+        is_late = trio.current_time() >= self.begun_at + self.terms.prediction.time.first_token
+        if self._patience.is_queued or (is_late and self.terms.request.stream):
+            self._was_silent = True
+            self._waiting.deadline = -math.inf
+
+    @property
+    def _is_given_up(self) -> bool:
+        return self._was_silent and not self._patience.has_content  # which may come in the same moment
 
     def reject(self) -> None:
         """The executor is at fault: dispute any capture of it."""
@@ -249,9 +275,11 @@ class OffloadAttempt:
         try:
             while True:
                 try:
-                    with trio.fail_at(patience.deadline):
+                    with trio.fail_at(-math.inf if self._is_given_up else patience.deadline) as self._waiting:
                         message = await receive_message(self.exchange, self._settings.stall_timeout_s)
                 except trio.TooSlowError:
+                    if self._is_given_up:
+                        raise
                     is_final = self._context.engine.is_final(self._payment_id)
                     if patience.excuse_unpaid(trio.current_time(), is_final=is_final):
                         continue
@@ -266,9 +294,13 @@ class OffloadAttempt:
                     return message
                 if message.queued:
                     patience.note_queued(trio.current_time())
+                else:
+                    patience.note_working(trio.current_time())
         except (NetworkError, CodecError) as error:
             raise BackendError(f"the executor broke off: {error}") from error
         except trio.TooSlowError:
+            is_due = self.terms.request.stream and not patience.is_queued
+            self.is_overdue = is_due and not patience.has_content and not self._is_given_up
             raise Stalled("the executor sent nothing for too long") from None
 
     async def _resume(self) -> None:
@@ -376,6 +408,7 @@ class OffloadAttempt:
         passed = self.inspector.feed(data)
         if self.inspector.completion_bytes > before:
             self._patience.note_content(trio.current_time())
+            self._silences.note_content(self.terms.executor, self.terms.request.model)
             self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_BYTES))
         if self.inspector.is_over:
             self._patience.note_closed(trio.current_time())

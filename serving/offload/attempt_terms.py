@@ -30,7 +30,8 @@ class AttemptTerms:
     """What one attempt offers: ``number`` is the executor's position in the lottery of the period begun with ``round``.
 
     ``prediction`` is what was expected of it, and ``reason`` why it is asked. ``first_token_within_s``: after how long
-    another is asked instead (None: as the settings say).
+    another is asked instead (None: as the settings say), and ``begun_within_s`` the same from when it has its slot, of
+    one that was queued. ``is_last``: there is no other.
     """
 
     request: Request
@@ -42,3 +43,5 @@ class AttemptTerms:
     prediction: Prediction
     reason: Reason
     first_token_within_s: float | None = None
+    begun_within_s: float | None = None
+    is_last: bool = False

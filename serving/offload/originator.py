@@ -10,7 +10,7 @@ contradict it. So is one that answers with a client error, until a second execut
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -32,8 +32,9 @@ from serving.offload.choice import Candidate, Reason, RequestsSent, order_candid
 from serving.offload.context import OffloadContext
 from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
-from serving.offload.executor_scores import MAX_RETRY_AFTER_S, ExecutorScores
+from serving.offload.executor_scores import MAX_RETRY_AFTER_S, ExecutorScores, Rank
 from serving.offload.settings import OriginatorSettings
+from serving.offload.silence import Silences
 from serving.openai.provider_rules import ANYBODY, FASTEST, ProviderRules
 from serving.openai.requests import Request
 from serving.scheduling.announced_load import read_model_load
@@ -90,6 +91,9 @@ class Originator:
         self._sent = RequestsSent()
         self.client_errors = ClientErrors()
         self._decoding = DecodingShare()
+        self._silences = Silences()
+        self._waiting: dict[tuple[bytes, str], dict[OffloadAttempt, None]] = {}
+        """Attempts whose answers have not begun, by executor and model."""
 
     def has_executors(self, model: str, rules: ProviderRules = ANYBODY) -> bool:
         """Whether another node stands behind ``model`` in this serving period, one that ``rules`` allow."""
@@ -272,9 +276,10 @@ class Originator:
                     # The last one is waited for as long as the settings say: late is better than never.
                     is_last = len(asked) == most or all(other.executor in asked for other, _ in order[place:])
                     is_patient = is_last or not request.stream
-                    within_s = None if is_patient else self.predictor.bound_first_token(prediction)
+                    bounds = (None, None) if is_patient else self.predictor.bound_first_token(prediction)
+                    number = candidate.number
                     yield AttemptTerms(
-                        request, amount, first_round, seq, candidate.number, executor, prediction, reason, within_s
+                        request, amount, first_round, seq, number, executor, prediction, reason, *bounds, is_last
                     )
 
     def _order(
@@ -291,6 +296,8 @@ class Originator:
                 unannounced = self._sent.count(executor, request.model, load)
                 prediction = self.predictor.predict(executor, request, expected, speed, now, unannounced)
                 rank = self.scores.rank(executor, request.model, now)
+                if rank is Rank.GOOD and self._silences.is_silent(executor, request.model, now):
+                    rank = Rank.WAITING
                 candidates.append(Candidate(number, executor, rank, prediction))
         return order_candidates(
             candidates,
@@ -343,7 +350,9 @@ class Originator:
         """
         model, begun_at = terms.request.model, trio.current_time()
         async with AsyncExitStack() as stack:
-            attempt = OffloadAttempt(self._context, self._dialer, self._settings, self._decoding, terms, stack)
+            attempt = OffloadAttempt(
+                self._context, self._dialer, self._settings, self._decoding, self._silences, terms, stack
+            )
             stack.callback(attempt.keep_texts)
             load, _ = self._read_load(terms.executor, model)
             stack.enter_context(self._sent.sending(terms.executor, model, load))
@@ -354,7 +363,8 @@ class Originator:
                 self.scores.note_unreachable(terms.executor, model, trio.current_time())
                 raise AttemptFailed(str(error) or "no connection in time") from error
             try:
-                await attempt.begin()
+                with self._listed(attempt):
+                    await attempt.begin()
             except trio.Cancelled:
                 self._note_left(attempt)
                 raise
@@ -368,10 +378,34 @@ class Originator:
                 self.scores.note_failed(terms.executor, model, now, now - begun_at)
                 if isinstance(error, Stalled) and terms.first_token_within_s is not None:
                     self.predictor.note_late(terms.prediction)
+                if attempt.is_overdue:
+                    self._note_overdue(terms.executor, model)
                 raise AttemptFailed(str(error) or "no answer in time", is_queued=attempt.is_queued) from error
             yield attempt
             if not attempt.is_over:
                 await attempt.exchange.abort("the answer is no longer wanted")
+
+    @contextmanager
+    def _listed(self, attempt: OffloadAttempt) -> Iterator[None]:
+        """Have an attempt given up within the context if its executor falls silent."""
+        key = attempt.terms.executor, attempt.terms.request.model
+        waiting = self._waiting.setdefault(key, {})
+        waiting[attempt] = None
+        try:
+            yield
+        finally:
+            del waiting[attempt]
+            if not waiting:
+                self._waiting.pop(key, None)
+
+    def _note_overdue(self, executor: bytes, model: str) -> None:
+        """A stream of an executor is overdue. If that means that it has fallen silent, no other is waited for."""
+        now = trio.current_time()
+        self._silences.note_overdue(executor, model, now)
+        if self._silences.is_silent(executor, model, now):
+            log.info("an executor has fallen silent", executor=format_address(executor), model=model)
+            for attempt in self._waiting.get((executor, model), {}):
+                attempt.give_up()
 
 
 def _make_refusal(failures: list[AttemptFailed], doubted: OffloadAttempt | None) -> NoExecutor:

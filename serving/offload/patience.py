@@ -7,7 +7,7 @@ its hold.
 
 Where another executor could take over, the first content is waited for until it is *expected*
 (``serving.scheduling.first_token_bound``). That does not hold while the request is queued, nor while the hold is not
-final: an executor sends nothing before.
+final: an executor sends nothing before. One that was queued and has its slot is expected from then on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Patience:
     """The patience for one answer that was paid for at ``now``; ``max_tokens``: the most that one choice may have.
 
     ``expected_by``: until when the first content of a stream is expected; None: not known, or nobody could take over.
+    ``begun_within_s``: how soon it is expected once a request that ``is_queued`` has its slot; None: the same.
     ``predicted_s``: how long the first token was predicted to take when the executor was chosen.
     """
 
@@ -38,6 +39,8 @@ class Patience:
         stream: bool,
         max_tokens: int,
         expected_by: float | None = None,
+        begun_within_s: float | None = None,
+        is_queued: bool = False,
         predicted_s: float = 0.0,
     ) -> None:
         self._settings = settings
@@ -53,17 +56,30 @@ class Patience:
         """Until when a hold that is not final excuses a stream without content."""
         self._is_unpaid = False
         """Whether the hold was not final when content was expected."""
-        if stream and expected_by is not None:
-            self._may_be_unpaid_until = min(now + settings.stall_timeout_s, self.deadline)
-            self.deadline = min(max(now, expected_by), self.deadline)
         self.has_content = False
         """Whether content of a stream has come."""
+        self.is_queued = is_queued
+        """Whether the request is queued, by the executor's last word."""
+        self._begun_within_s = begun_within_s if stream else None
+        if stream and expected_by is not None and not is_queued:
+            self._expect_by(now, expected_by)
         self._is_closed = False
 
     def note_queued(self, now: float) -> None:
         """The executor says that the request is queued, or is queued again in the middle of its answer."""
+        self.is_queued = True
         if not self._is_closed:
             self.deadline = max(self.deadline, min(now + self._settings.first_chunk_timeout_s, self._latest))
+
+    def note_working(self, now: float) -> None:
+        """The executor says that it works, and that the request is not queued."""
+        if self.is_queued and not self.has_content and self._begun_within_s is not None:
+            self._expect_by(now, now + self._begun_within_s)
+        self.is_queued = False
+
+    def _expect_by(self, now: float, expected_by: float) -> None:
+        self._may_be_unpaid_until = min(now + self._settings.stall_timeout_s, self.deadline)
+        self.deadline = min(max(now, expected_by), self.deadline)
 
     def excuse_unpaid(self, now: float, *, is_final: bool) -> bool:
         """The deadline has passed, and the hold is final, or not. Returns whether that puts the deadline off.

@@ -51,7 +51,7 @@ from serving.offload.protocol import (
 from serving.offload.settings import ExecutorSettings
 from serving.openai.answers import AnswerInspector
 from serving.openai.requests import Request
-from serving.scheduling.admission import Demand, NotAdmitted, Origin
+from serving.scheduling.admission import Demand, NotAdmitted
 from serving.scheduling.backend_pool import ScheduledBackend
 from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens
 from serving.scheduling.speed import AnswerTimer
@@ -561,9 +561,7 @@ class OffloadSession:
                 continue
             if self._is_answered:
                 return
-            queued = self._job.backend.is_backlogged
-            if not self._answered:
-                queued |= self._job.backend.admission.waiting(Origin.DELEGATED) > 0
+            queued = self._began_at is None or self._job.backend.is_backlogged
             try:
                 await self._exchange.send(encode_message(KeepAlive(queued)))
             except NetworkError:

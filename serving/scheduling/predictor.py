@@ -140,10 +140,16 @@ class Predictor:
         predicted = prediction.compute_uncorrected(tokens)
         self.corrections.note(node, prediction.model, prediction.size, predicted, now, first_token_s, total_s)
 
-    def bound_first_token(self, prediction: Prediction) -> float | None:
-        """Seconds from the offer within which the first token should come; None: too little was measured."""
+    def bound_first_token(self, prediction: Prediction) -> tuple[float | None, float | None]:
+        """By when the first token should come: seconds from the offer, and from when a queued request has its slot.
+
+        None: too little was measured.
+        """
+        node, model, size = prediction.node, prediction.model, prediction.size
+        idle = replace(prediction.speed, running=0, waiting=0)
+        begun_s = predict_time(idle, size, prediction.cached_tokens, prediction.overhead_s).first_token
         expected_s = prediction.time.first_token
-        return self._bounds.get(prediction.node, prediction.model, prediction.size, expected_s)
+        return self._bounds.get(node, model, size, expected_s), self._bounds.get(node, model, size, begun_s)
 
     def note_late(self, prediction: Prediction) -> None:
         """The first token did not come within the bound."""

@@ -13,9 +13,12 @@ from chain.parameters import CREDIT
 from chain.types.operations import Capture, Dispute, Hold, Release, SignedOperation
 from consensus.engine import Engine
 from serving.accounting.payment_history import FIRST_ALLOWANCE
+from serving.offload.patience import Patience
+from serving.offload.protocol import KeepAlive
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.scheduling.first_token_bound import MIN_SAMPLES
 from serving.scheduling.policy import PolicyParameters
+from tests.support.cheating_executor import Deal, plant
 from tests.support.market_world import (
     ERROR_BODY,
     Member,
@@ -329,6 +332,55 @@ def test_a_queued_request_waits_for_its_turn() -> None:
         await world.settle()
 
     simulate(play, Options(executors=1, capacity=1))
+
+
+def test_what_is_queued_at_an_executor_that_has_fallen_silent_is_not_waited_for() -> None:
+    """It goes on to say that all is well: the first two requests have their slots, the others are queued."""
+
+    async def play(world: World) -> None:
+        liar, honest = world.members[1:]
+        served = Counter[bytes | None]()
+        while served[liar.public_key] < MIN_SAMPLES:
+            served[(await ask(world.gateway)).executor] += 1
+
+        async def show_life(deal: Deal) -> None:
+            is_queued = len(deals) > 2
+            while True:
+                await deal.send(KeepAlive(is_queued))
+                await trio.sleep(5)
+
+        deals = plant(world, liar, show_life)
+        results = [Result() for _ in range(12)]
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for result in results:
+                nursery.start_soon(ask_into, world, result)
+                await trio.sleep(0.1)
+        assert [result.executor for result in results] == [honest.public_key] * 12
+        assert trio.current_time() - started < 10, "not two minutes"
+        assert len(deals) > 3
+        assert (await ask(world.gateway)).executor == honest.public_key
+        await world.settle()
+
+    simulate(play)
+
+
+def test_a_request_that_has_its_slot_is_not_said_to_be_queued_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = dict[Patience, list[bool]]()
+    monkeypatch.setattr(Patience, "note_queued", lambda self, now: said.setdefault(self, []).append(True))
+    monkeypatch.setattr(Patience, "note_working", lambda self, now: said.setdefault(self, []).append(False))
+
+    async def play(world: World) -> None:
+        world.introduce()
+        get_script(world.drawn()[0]).first_delay = 12.0
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(ask_into, world, Result())
+                await trio.sleep(0.1)
+        await world.settle()
+
+    simulate(play, Options(executors=1, capacity=1))
+    assert list(said.values()) == [[False, False], [True, True, False, False]]
 
 
 # Users that leave.

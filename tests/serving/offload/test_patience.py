@@ -53,6 +53,33 @@ def test_where_another_could_take_over_it_ends_when_content_is_expected() -> Non
     assert queued.deadline == 1.0 + SETTINGS.first_chunk_timeout_s
 
 
+def test_one_that_was_queued_is_expected_from_when_it_has_its_slot() -> None:
+    def make_queued(stream: bool = True, begun_within_s: float | None = 2.0) -> Patience:
+        patience = Patience(
+            SETTINGS, 0.0, stream=stream, max_tokens=1, expected_by=1.5, begun_within_s=begun_within_s, is_queued=True
+        )
+        patience.note_queued(10.0)
+        return patience
+
+    patience = make_queued()
+    assert patience.deadline == 10.0 + SETTINGS.first_chunk_timeout_s, "while it is queued"
+    patience.note_working(20.0)
+    assert patience.deadline == 22.0 and not patience.is_queued
+    patience.note_working(21.0)
+    assert patience.deadline == 22.0, "once"
+    assert patience.excuse_unpaid(22.0, is_final=False), "the hold is as likely to be late as of any other"
+    patience.note_queued(21.0)
+    assert patience.deadline == 21.0 + SETTINGS.first_chunk_timeout_s and patience.is_queued, "it waits again"
+    for unbounded in (make_queued(stream=False), make_queued(begun_within_s=None)):
+        before = unbounded.deadline
+        unbounded.note_working(20.0)
+        assert unbounded.deadline == before
+    patience = make_queued()
+    patience.note_content(20.0)
+    patience.note_working(30.0)
+    assert patience.deadline == 20.0 + SETTINGS.pause_timeout_s
+
+
 def test_a_hold_that_is_not_final_puts_it_off_until_a_while_after_it_is() -> None:
     patience = make_patience(expected_by=1.5)
     assert patience.excuse_unpaid(1.5, is_final=False) and patience.deadline == 1.5 + PAYMENT_STEP_S
@@ -105,7 +132,7 @@ def test_a_user_who_does_not_read_uses_none_of_it_up() -> None:
     assert patience.deadline == 1_030.0 + SETTINGS.pause_timeout_s
 
 
-EVENTS = ("note_queued", "note_content", "note_closed", "note_resumed")
+EVENTS = ("note_queued", "note_working", "note_content", "note_closed", "note_resumed")
 
 
 @given(st.booleans(), st.lists(st.tuples(st.floats(0.0, 59.0), st.sampled_from(EVENTS)), max_size=40))
