@@ -189,6 +189,11 @@ class OffloadAttempt:
             self._waiting.deadline = -math.inf
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether it is queued, by the executor's last word."""
+        return self._is_paid and self._patience.is_queued
+
+    @property
     def _is_given_up(self) -> bool:
         return self._was_silent and not self._patience.has_content  # which may come in the same moment
 
@@ -293,7 +298,8 @@ class OffloadAttempt:
                 if not isinstance(message, KeepAlive):
                     return message
                 if message.queued:
-                    patience.note_queued(trio.current_time())
+                    seen_at = self._silences.get_content_at(self.terms.executor, self.terms.request.model)
+                    patience.note_queued(trio.current_time(), seen_at)
                 else:
                     patience.note_working(trio.current_time())
         except (NetworkError, CodecError) as error:
@@ -408,7 +414,7 @@ class OffloadAttempt:
         passed = self.inspector.feed(data)
         if self.inspector.completion_bytes > before:
             self._patience.note_content(trio.current_time())
-            self._silences.note_content(self.terms.executor, self.terms.request.model)
+            self._silences.note_content(self.terms.executor, self.terms.request.model, trio.current_time())
             self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_BYTES))
         if self.inspector.is_over:
             self._patience.note_closed(trio.current_time())

@@ -375,7 +375,9 @@ class Originator:
             except (NetworkError, CodecError, trio.TooSlowError, BackendError) as error:
                 attempt.reject()
                 now = trio.current_time()
-                self.scores.note_failed(terms.executor, model, now, now - begun_at)
+                # One that was seen to work meanwhile is busier than was thought. One that was not may never answer.
+                is_busy = attempt.is_waiting and self._silences.get_content_at(terms.executor, model) > begun_at
+                self.scores.note_failed(terms.executor, model, now, 0.0 if is_busy else now - begun_at)
                 if isinstance(error, Stalled) and terms.first_token_within_s is not None:
                     self.predictor.note_late(terms.prediction)
                 if attempt.is_overdue:

@@ -2,8 +2,8 @@
 
 Signs of life are free to send, and so are bytes that carry no content. So they break a silence, but it is content that
 renews the patience: before the first content another executor can still take over, and after it a user sees the answer
-grow. Where the request is queued, before it begins or again in the middle, the patience is longer. No attempt outlives
-its hold.
+grow. Where the request is queued, before it begins or again in the middle, the patience is longer, and longer again
+while the executor is seen to work: its content comes in other streams of this node. No attempt outlives its hold.
 
 Where another executor could take over, the first content is waited for until it is *expected*
 (``serving.scheduling.first_token_bound``). That does not hold while the request is queued, nor while the hold is not
@@ -12,10 +12,14 @@ final: an executor sends nothing before. One that was queued and has its slot is
 
 from __future__ import annotations
 
+import math
+
 from serving.offload.settings import OriginatorSettings
 
 QUEUE_FACTOR = 2.0
 """How many times the predicted time to its first token a request may be queued for."""
+SEEN_S = 30.0
+"""Time for which content in another stream shows that an executor works."""
 PAYMENT_STEP_S = 0.5
 """How much longer the first content is waited for at a time, while the hold is not final."""
 
@@ -51,6 +55,8 @@ class Patience:
         writing_s = 0.0 if stream else settings.token_timeout_s * max_tokens
         self._latest = min(now + queue_s + writing_s, self._end)
         """How far keep-alives may put off the deadline."""
+        self._latest_seen = min(now + settings.max_queue_timeout_s + writing_s, self._end)
+        """The same of an executor that is seen to work."""
         self.deadline = min(now + settings.first_chunk_timeout_s, self._end) if stream else self._latest
         self._may_be_unpaid_until = now
         """Until when a hold that is not final excuses a stream without content."""
@@ -65,11 +71,15 @@ class Patience:
             self._expect_by(now, expected_by)
         self._is_closed = False
 
-    def note_queued(self, now: float) -> None:
-        """The executor says that the request is queued, or is queued again in the middle of its answer."""
+    def note_queued(self, now: float, seen_at: float = -math.inf) -> None:
+        """The executor says that the request is queued, or is queued again in the middle of its answer.
+
+        ``seen_at``: when content came from it last, in any stream.
+        """
         self.is_queued = True
         if not self._is_closed:
-            self.deadline = max(self.deadline, min(now + self._settings.first_chunk_timeout_s, self._latest))
+            latest = max(self._latest, min(seen_at + SEEN_S, self._latest_seen))
+            self.deadline = max(self.deadline, min(now + self._settings.first_chunk_timeout_s, latest))
 
     def note_working(self, now: float) -> None:
         """The executor says that it works, and that the request is not queued."""
@@ -98,6 +108,7 @@ class Patience:
         if not self._is_closed:
             self.deadline = min(now + self._settings.pause_timeout_s, self._end)
             self._latest = min(now + self._queue_s, self._end)
+            self._latest_seen = min(now + self._settings.max_queue_timeout_s, self._end)
 
     def note_closed(self, now: float) -> None:
         """The closing event of a stream has come: all that is left to send is the delivery."""
@@ -113,6 +124,7 @@ class Patience:
         """Leave out the time for which the user did not read."""
         self.deadline += seconds
         self._latest += seconds
+        self._latest_seen += seconds
         self._end += seconds
 
     def compute_resume_deadline(self, now: float) -> float:

@@ -367,7 +367,7 @@ def test_what_is_queued_at_an_executor_that_has_fallen_silent_is_not_waited_for(
 
 def test_a_request_that_has_its_slot_is_not_said_to_be_queued_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     said = dict[Patience, list[bool]]()
-    monkeypatch.setattr(Patience, "note_queued", lambda self, now: said.setdefault(self, []).append(True))
+    monkeypatch.setattr(Patience, "note_queued", lambda self, now, at: said.setdefault(self, []).append(True))
     monkeypatch.setattr(Patience, "note_working", lambda self, now: said.setdefault(self, []).append(False))
 
     async def play(world: World) -> None:

@@ -27,11 +27,11 @@ def test_overdue_streams_in_a_row_make_one_silent_for_a_while_and_one_more_does_
 def test_content_in_any_stream_ends_it() -> None:
     silences = Silences()
     make_silent(silences)
-    silences.note_content(ONE, MODEL)
+    silences.note_content(ONE, MODEL, 0.0)
     make_silent(silences)
-    silences.note_content(ONE, MODEL)
+    silences.note_content(ONE, MODEL, 0.0)
     silences.note_overdue(ONE, MODEL, 0.0)
-    silences.note_content(ONE, MODEL)
+    silences.note_content(ONE, MODEL, 0.0)
     make_silent(silences)
 
 
