@@ -287,7 +287,7 @@ class Dispatcher:
         works = bool(backends) and self.backend_pool.works(request.model)
         if can_offload and (not works or self._wants_offload(backends[0], request, record)):
             try:
-                return await self._offload(stack, request, record, has_backend=bool(backends))
+                return await self._offload(stack, request, record, backends[0] if backends else None)
             except CannotAfford as error:
                 refusal = insufficient_quota(f"This node's account cannot pay: {error}.")
             except TooManyPayments as error:
@@ -308,7 +308,7 @@ class Dispatcher:
             if can_offload:
                 log.info("offloaded after all", request=record.id, reason=str(error))
                 with suppress(CannotAfford, TooManyPayments, NoExecutor):
-                    return await self._offload(stack, request, record, has_backend=False)
+                    return await self._offload(stack, request, record, None)
             return _describe_failure(error)
         if doubted is not None:
             self.originator.note_own_answer(doubted, answer.status)
@@ -319,11 +319,10 @@ class Dispatcher:
 
         That is decided when it arrives: one that waits in the queue here stays here.
         """
-        predictor, now = self.originator.predictor, trio.current_time()
+        predictor = self.originator.predictor
         speed = backend.get_speed(request.model)
         expected = predictor.expect(request)
-        here = predictor.predict(predictor.me, request, expected, speed, now)
-        here_s = here.score if is_able(speed, expected.largest, request.features) else math.inf
+        here_s = self._predict_here(backend, request)
         found = self.originator.preview(request, expected)
         stays: Decision | None = None
         if expected.kept_by == predictor.me and (found is None or is_kept(here_s, found[0].score)):
@@ -332,7 +331,7 @@ class Dispatcher:
             stays = Decision.OFFLOAD
         load = replace(
             backend.get_load_snapshot(request.model),
-            wait_s=predict_wait(speed, here.usual_output),
+            wait_s=predict_wait(speed, expected.usual_output),
             here_s=here_s,
             there_s=None if found is None else found[0].score,
             price=self.originator.compute_expected_price(request, expected),
@@ -342,10 +341,28 @@ class Dispatcher:
         record.reason = (Reason.CONVERSATION if stays is Decision.SERVE else Reason.POLICY).value
         return self.policy.decide_request(load, self.runtime.random) is Decision.OFFLOAD
 
+    def _predict_here(self, backend: ScheduledBackend, request: Request) -> float:
+        """The score of this node for a request that came now; infinite if its backend cannot take it."""
+        predictor, now = self.originator.predictor, trio.current_time()
+        speed, expected = backend.get_speed(request.model), predictor.expect(request)
+        if not is_able(speed, expected.largest, request.features):
+            return math.inf
+        return predictor.predict(predictor.me, request, expected, speed, now).score
+
     async def _offload(
-        self, stack: AsyncExitStack, request: Request, record: RequestRecord, *, has_backend: bool
+        self, stack: AsyncExitStack, request: Request, record: RequestRecord, backend: ScheduledBackend | None
     ) -> tuple[Answer, AnswerInspector]:
-        attempt = await stack.enter_async_context(self.originator.complete(request, has_backend=has_backend))
+        """Offload a request, that ``backend`` could take as well.
+
+        Raises:
+            CannotAfford, TooManyPayments, NoExecutor: see :meth:`Originator.complete`.
+        """
+
+        def predict_here() -> float:
+            return math.inf if backend is None else self._predict_here(backend, request)
+
+        offload = self.originator.complete(request, has_backend=backend is not None, predict_here=predict_here)
+        attempt = await stack.enter_async_context(offload)
         self.counters.offloaded += 1
         terms = attempt.terms
         record.executor, record.attempt, record.hold_id = terms.executor, terms.number, attempt.hold_id

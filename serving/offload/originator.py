@@ -9,7 +9,8 @@ contradict it. So is one that answers with a client error, until a second execut
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -155,11 +156,14 @@ class Originator:
         return price / CREDIT
 
     @asynccontextmanager
-    async def complete(self, request: Request, *, has_backend: bool = False) -> AsyncIterator[OffloadAttempt]:
+    async def complete(
+        self, request: Request, *, has_backend: bool = False, predict_here: Callable[[], float] = lambda: math.inf
+    ) -> AsyncIterator[OffloadAttempt]:
         """Offload a request, and yield the attempt whose answer has begun. Leaving early cancels the executor's work.
 
         A client error is yielded once a second executor has answered with one, or if none is in reach, now or (by its
-        own word) soon. ``has_backend``: this node has a backend of the model that can confirm a client error.
+        own word) soon. ``has_backend``: this node has a backend of the model that can confirm a client error, and
+        ``predict_here`` is the score of this node for the request at any time.
 
         Raises:
             CannotAfford: this node cannot pay for it.
@@ -172,7 +176,7 @@ class Originator:
         failures: list[AttemptFailed] = []
         doubted: OffloadAttempt | None = None
         async with AsyncExitStack() as stack:
-            for terms in self._choose(request, amount, stack):
+            for terms in self._choose(request, amount, stack, predict_here):
                 try:
                     if doubted is not None:
                         payer.check_affordable(amount)  # the first hold is not back yet
@@ -252,35 +256,46 @@ class Originator:
         self.client_errors.unshared += 1
         self.scores.note_unshared_error(terms.executor, terms.request.model, trio.current_time())
 
-    def _choose(self, request: Request, amount: int, stack: AsyncExitStack) -> Iterator[AttemptTerms]:
+    def _choose(
+        self, request: Request, amount: int, stack: AsyncExitStack, predict_here: Callable[[], float]
+    ) -> Iterator[AttemptTerms]:
         """The attempts to make, one after the other, each with a candidate that was not asked before.
 
-        Once the serving period has ended, those that are left are drawn anew. ``stack`` returns the hold numbers.
+        The loads of that moment decide about each: an attempt may have waited in a queue in vain. Where the first was
+        expected to be sooner than this node, those that no longer are end it. Once the serving period has ended, the
+        candidates are drawn anew. ``stack`` returns the hold numbers.
 
         Raises:
             TooManyPayments: no hold number is free.
         """
         payer, asked = self._context.payments.payer, set[bytes]()
-        most, has_ended = min(self._settings.attempts, self._context.engine.genesis.parameters.max_attempts), True
+        most = min(self._settings.attempts, self._context.engine.genesis.parameters.max_attempts)
+        has_ended, was_sooner = True, False
         while has_ended:
             first_round, seq, has_ended = self._context.first_round, payer.take_seq(), False
             stack.callback(payer.give_back, seq)
-            order = self._order(request, self.predictor.expect(request), first_round, seq, amount)
-            for place, (candidate, reason) in enumerate(order):
+            while len(asked) < most:
+                expected, is_first = self.predictor.expect(request), not asked
+                order = self._order(request, expected, first_round, seq, amount, explores=is_first)
+                left = [each for each in order if each[0].executor not in asked]
                 has_ended = first_round != self._context.first_round
-                if has_ended or len(asked) == most:
+                if has_ended or not left:
                     break
-                executor, prediction = candidate.executor, candidate.prediction
-                if executor not in asked:
-                    asked.add(executor)
-                    # The last one is waited for as long as the settings say: late is better than never.
-                    is_last = len(asked) == most or all(other.executor in asked for other, _ in order[place:])
-                    is_patient = is_last or not request.stream
-                    bounds = (None, None) if is_patient else self.predictor.bound_first_token(prediction)
-                    number = candidate.number
-                    yield AttemptTerms(
-                        request, amount, first_round, seq, number, executor, prediction, reason, *bounds, is_last
-                    )
+                candidate, reason = left[0]
+                executor, prediction, here_s = candidate.executor, candidate.prediction, predict_here()
+                if is_first:
+                    was_sooner = prediction.score < here_s
+                elif was_sooner and prediction.score >= here_s:
+                    return  # time has passed: what is left is no better than this node
+                asked.add(executor)
+                # The last one is waited for as long as the settings say: late is better than never.
+                is_last = len(asked) == most or len(left) == 1
+                is_patient = is_last or not request.stream
+                bounds = (None, None) if is_patient else self.predictor.bound_first_token(prediction)
+                number, why = candidate.number, reason if is_first else Reason.NEXT
+                yield AttemptTerms(
+                    request, amount, first_round, seq, number, executor, prediction, why, *bounds, is_last
+                )
 
     def _order(
         self, request: Request, expected: Expected, first_round: int, seq: int, amount: int, *, explores: bool = True
