@@ -46,6 +46,7 @@ from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
+from serving.scheduling.output_length import AnswerLength
 from serving.scheduling.policy import Decision, LoadSnapshot, Policy
 from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens, predict_wait
 from serving.scheduling.predictor import Prediction, is_able
@@ -265,8 +266,7 @@ class Dispatcher:
         first_token_s = record.first_byte - record.predicted_at if inspector.is_stream else None
         total_s = record.finished - record.predicted_at - record.unread_s
         predictor.note(record.prediction, record.finished, tokens, first_token_s, total_s)
-        is_cut_off = inspector.finish_reason == "length"
-        predictor.note_answer(predictor.me, request, tokens, is_cut_off=is_cut_off)
+        predictor.note_answered(predictor.me, request)
 
     async def _begin(
         self, stack: AsyncExitStack, request: Request, record: RequestRecord
@@ -406,7 +406,8 @@ class Dispatcher:
             record.prediction, record.reason = None, Reason.NEXT.value
         prompt = estimate_tokens(len(request.body))
         timer = backend.meter.start_timer(request.model, prompt, slot_at, is_stream=answer.is_stream)
-        body = await stack.enter_async_context(aclosing(_inspect(begun, timer)))
+        length = predictor.watch_length(request)
+        body = await stack.enter_async_context(aclosing(_inspect(begun, timer, length)))
         return replace(answer, body=body), begun.inspector
 
     def _make_demand(self, request: Request, record: RequestRecord, predicted_s: float) -> Demand:
@@ -448,8 +449,8 @@ def _get_outcome(status: int, inspector: AnswerInspector, failure: BaseException
     return "failed" if isinstance(failure, Exception) else "cancelled"
 
 
-async def _inspect(begun: Begun, timer: AnswerTimer) -> AsyncGenerator[bytes, None]:
-    """What the user gets of a backend's answer, which is timed."""
+async def _inspect(begun: Begun, timer: AnswerTimer, length: AnswerLength) -> AsyncGenerator[bytes, None]:
+    """What the user gets of a backend's answer, which is timed and measured."""
     inspector, breaker, body = begun.inspector, begun.backend.breaker, begun.answer.body
     content_at = trio.current_time()
     timer.feed(content_at, len(begun.held))
@@ -460,6 +461,7 @@ async def _inspect(begun: Begun, timer: AnswerTimer) -> AsyncGenerator[bytes, No
         now = trio.current_time()
         timer.feed(now, len(chunk))
         passed = inspector.feed(chunk)
+        length.grow(inspector.completion_bytes)
         if inspector.is_over:  # users hang up on the closing event
             breaker.note_answer()
         if passed:
@@ -480,6 +482,8 @@ async def _inspect(begun: Begun, timer: AnswerTimer) -> AsyncGenerator[bytes, No
         breaker.note_failure(trio.current_time())
         raise BackendError("the answer ended too early")
     timer.finish(inspector.completion_bytes / BYTES_PER_TOKEN)
+    if inspector.is_complete:
+        length.end(inspector.completion_bytes, is_cut_off=inspector.finish_reason == "length")
 
 
 async def _watch(

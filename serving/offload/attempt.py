@@ -47,6 +47,7 @@ from serving.offload.protocol import (
 from serving.offload.settings import OriginatorSettings
 from serving.offload.silence import Silences
 from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, Answer, AnswerInspector
+from serving.scheduling.output_length import AnswerLength
 
 log = structlog.get_logger(__name__)
 
@@ -80,9 +81,12 @@ class OffloadAttempt:
         decoding: DecodingShare,
         silences: Silences,
         terms: AttemptTerms,
+        length: AnswerLength,
         stack: AsyncExitStack,
     ) -> None:
         self.terms = terms
+        self.length = length
+        """Of the answer; told what comes of it."""
         self.hold_id = b""
         """Empty until the hold is offered."""
         self.inspector = AnswerInspector(stream=False)
@@ -413,6 +417,7 @@ class OffloadAttempt:
         before = self.inspector.completion_bytes
         passed = self.inspector.feed(data)
         if self.inspector.completion_bytes > before:
+            self.length.grow(self.inspector.completion_bytes)
             self._patience.note_content(trio.current_time())
             self._silences.note_content(self.terms.executor, self.terms.request.model, trio.current_time())
             self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_BYTES))

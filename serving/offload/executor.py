@@ -37,12 +37,11 @@ from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 from serving.scheduling.output_length import OutputLengths
 from serving.scheduling.policy import Decision, Policy
 from serving.scheduling.prediction import (
-    BYTES_PER_TOKEN,
     ServiceSpeed,
     predict_service,
     predict_wait,
 )
-from serving.scheduling.predictor import expect_size, note_length
+from serving.scheduling.predictor import expect_size, watch_length
 
 BUSY_RETRY_MS = 1000
 """Least time after which a busy node may be asked again, as it tells originators."""
@@ -210,7 +209,8 @@ class Executor:
                 may_start = unpaid.enter_context(backend.admission.unpaid())
             except NotAdmitted as error:
                 raise _decline_busy(error.retry_after_s) from None
-        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, demand, tap, others)
+        length = watch_length(self._lengths, request)
+        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, demand, length, tap, others)
         return job, decision is Decision.QUEUE or not may_start
 
     def _find_backends(self, model: str) -> list[ScheduledBackend]:
@@ -242,13 +242,9 @@ class Executor:
                 is_served = await session.run()
                 self.served += is_served
                 if is_served:
-                    self._note_length(session)
+                    session.note_length()
             finally:
                 del self._sessions[hold_id]
-
-    def _note_length(self, session: OffloadSession) -> None:
-        request, tokens = session.request, session.completion_bytes / BYTES_PER_TOKEN
-        note_length(self._lengths, request, tokens / request.choices, is_cut_off=session.is_cut_off)
 
     async def _receive_request(self, exchange: Exchange, offer: Offer) -> tuple[bytes, Request, AnswerTap | None]:
         """The body that was offered, the request in it, which is read in a thread (one at a time), and the tap on its

@@ -248,8 +248,8 @@ class Originator:
         tokens = inspector.completion_bytes / BYTES_PER_TOKEN / terms.request.choices
         total_s = None if attempt.ended_at is None else attempt.ended_at - attempt.begun_at - attempt.unread_s
         self.predictor.note(terms.prediction, trio.current_time(), tokens, attempt.first_token_s, total_s)
-        is_cut_off = inspector.finish_reason == "length"
-        self.predictor.note_answer(terms.executor, terms.request, tokens, is_cut_off=is_cut_off)
+        attempt.length.end(inspector.completion_bytes, is_cut_off=inspector.finish_reason == "length")
+        self.predictor.note_answered(terms.executor, terms.request)
 
     def _note_unshared(self, terms: AttemptTerms) -> None:
         log.info("a client error was not shared", executor=format_address(terms.executor))
@@ -365,9 +365,8 @@ class Originator:
         """
         model, begun_at = terms.request.model, trio.current_time()
         async with AsyncExitStack() as stack:
-            attempt = OffloadAttempt(
-                self._context, self._dialer, self._settings, self._decoding, self._silences, terms, stack
-            )
+            length, seen = self.predictor.watch_length(terms.request), (self._decoding, self._silences)
+            attempt = OffloadAttempt(self._context, self._dialer, self._settings, *seen, terms, length, stack)
             stack.callback(attempt.keep_texts)
             load, _ = self._read_load(terms.executor, model)
             stack.enter_context(self._sent.sending(terms.executor, model, load))

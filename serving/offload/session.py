@@ -53,6 +53,7 @@ from serving.openai.answers import AnswerInspector
 from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted
 from serving.scheduling.backend_pool import ScheduledBackend
+from serving.scheduling.output_length import AnswerLength
 from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens
 from serving.scheduling.speed import AnswerTimer
 
@@ -78,7 +79,7 @@ class Job:
     ``others`` are asked if that fails before there is content. ``body`` is the body as it was offered, which the
     request's digest and price count. ``unpaid`` is what counts as unpaid, and ends when the hold is final. Until then
     the answer is sent if the payer ``has_credit``, and the backend asked if the request ``may_start``. ``demand`` is
-    for its slot. ``tap`` is that on an answer which others may check.
+    for its slot. ``length`` is told of the answer. ``tap`` is that on an answer which others may check.
     """
 
     hold_id: bytes
@@ -90,6 +91,7 @@ class Job:
     has_credit: bool
     may_start: bool
     demand: Demand
+    length: AnswerLength
     tap: AnswerTap | None = None
     others: Sequence[ScheduledBackend] = ()
 
@@ -159,15 +161,10 @@ class OffloadSession:
         """What was asked."""
         return self._job.request
 
-    @property
-    def completion_bytes(self) -> int:
-        """What the answer so far is billed by."""
-        return self._inspector.completion_bytes
-
-    @property
-    def is_cut_off(self) -> bool:
-        """Whether the answer ended for its length."""
-        return self._inspector.finish_reason == "length"
+    def note_length(self) -> None:
+        """The whole answer was handed over."""
+        is_cut_off = self._inspector.finish_reason == "length"
+        self._job.length.end(self._inspector.completion_bytes, is_cut_off=is_cut_off)
 
     async def run(self) -> bool:
         """Work to the end, whatever it is. Returns whether the whole answer was handed over.
@@ -454,6 +451,7 @@ class OffloadSession:
         while piece := await self._buffer.get():
             self._inspected += len(piece)
             await self._send_chunk(inspector.feed(piece))
+            job.length.grow(inspector.completion_bytes)
             if inspector.is_too_long:
                 break
             if head.is_stream and not inspector.is_over and self._is_at_limit():

@@ -15,8 +15,9 @@ from serving.openai.requests import Request
 from serving.scheduling.affinity import Conversations
 from serving.scheduling.correction import Corrections
 from serving.scheduling.first_token_bound import FirstTokenBounds
-from serving.scheduling.output_length import OutputLengths
+from serving.scheduling.output_length import AnswerLength, OutputLengths
 from serving.scheduling.prediction import (
+    BYTES_PER_TOKEN,
     PredictedTime,
     RequestSize,
     ServiceSpeed,
@@ -172,9 +173,12 @@ class Predictor:
             first_token_s = waited_s
         self.corrections.note(node, model, size, predicted, now, first_token_s, waited_s if is_slow else None)
 
-    def note_answer(self, node: bytes, request: Request, tokens: float, *, is_cut_off: bool) -> None:
-        """``node`` has answered a request with so many tokens (of each choice)."""
-        note_length(self.lengths, request, tokens, is_cut_off=is_cut_off)
+    def watch_length(self, request: Request) -> AnswerLength:
+        """Learn from the answer to a request while it is written."""
+        return watch_length(self.lengths, request)
+
+    def note_answered(self, node: bytes, request: Request) -> None:
+        """``node`` has answered a request."""
         if self._has_affinity:
             self._conversations.note(request.prefixes, node)
 
@@ -185,12 +189,11 @@ def expect_size(lengths: OutputLengths, request: Request) -> RequestSize:
     return RequestSize(prompt, lengths.expect(request.model, prompt, limit, is_limited=request.is_limited))
 
 
-def note_length(lengths: OutputLengths, request: Request, tokens: float, *, is_cut_off: bool) -> None:
-    """The answer to a request had so many tokens (of each choice). One of embeddings has none, and says nothing."""
-    if request.endpoint.is_priced_by_prompt:
-        return
-    prompt = estimate_tokens(len(request.body))
-    lengths.note(request.model, prompt, tokens, is_limited=request.is_limited, is_cut_off=is_cut_off)
+def watch_length(lengths: OutputLengths, request: Request) -> AnswerLength:
+    """See :meth:`Predictor.watch_length`. The answers to a request (``n``) count as one of their mean length."""
+    prompt, token_bytes = estimate_tokens(len(request.body)), BYTES_PER_TOKEN * request.choices
+    is_text = not request.endpoint.is_priced_by_prompt
+    return AnswerLength(lengths, request.model, prompt, token_bytes, is_limited=request.is_limited, is_text=is_text)
 
 
 def is_able(speed: ServiceSpeed, size: RequestSize, features: frozenset[str]) -> bool:

@@ -63,13 +63,13 @@ def test_what_is_not_announced_yet_counts() -> None:
 
 def test_the_cache_of_a_conversation_is_credited_to_its_node_alone() -> None:
     predictor, request = Predictor(ME, random.Random(0)), make()
-    predictor.note_answer(ONE, request, 100.0, is_cut_off=False)
+    predictor.note_answered(ONE, request)
     turn = make(messages=[*HELLO, {"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}])
     assert predictor.expect(turn).kept_by == ONE
     assert predict(predictor, turn).time.first_token < predict(predictor, turn, ME).time.first_token
     assert predict(predictor, turn).cached_tokens > 1000 and predict(predictor, turn, ME).cached_tokens == 0
     without = Predictor(ME, random.Random(0), has_affinity=False)
-    without.note_answer(ONE, request, 100.0, is_cut_off=False)
+    without.note_answered(ONE, request)
     assert without.expect(turn).kept_by is None and predict(without, turn).cached_tokens == 0
 
 
