@@ -7,7 +7,7 @@ announced and what they have measured, and pay a hold before the first token.
 The executor that stalls is the fastest. From the middle on no token leaves it, while its announcements say that all is
 well; it accepts what is offered. A request that it has not begun to answer is given to another node: *beyond* counts
 the seconds from the predicted first token to the next offer. A request that its executor says is *queued* is waited for
-longer, as the stalled ones soon fill all slots of the node.
+until the node that sent it there sees that none of its own streams grows; it has a goal of its own.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ FASTEST = 0
 SETTLE_S = 90.0
 """After the last answer, in which what was delivered is captured."""
 MAX_BEYOND_S = 2.0
+MAX_QUEUED_BEYOND_S = 15.0
+"""The same of a request that was queued: a pause in other streams is seen by two signs of life, 5 s apart, and then a
+payment and a first token are waited for."""
 MIN_GOODPUT = 0.95
 """Of the oracle's."""
 MAX_REPLACED = 0.05
@@ -226,7 +229,7 @@ def make_figures(outcomes: dict[str, list[Outcome]], duration: float) -> list[Fi
     figures = []
     oracle = [compute_goodput(outcome, duration) for outcome in outcomes["oracle"]]
     for name in RUNS:
-        goodputs = [compute_goodput(outcome, duration) for outcome in outcomes[name]]
+        goodputs = [compute_goodput(outcome, duration) for outcome in outcomes[name][: len(oracle)]]
         goodput = estimate(goodputs)
         ratio = estimate([mine / best for mine, best in zip(goodputs, oracle, strict=True)])
         half = "" if math.isnan(ratio.half) else f"; ratio ± {ratio.half:.2g} at 95 %"
@@ -251,7 +254,8 @@ def make_figures(outcomes: dict[str, list[Outcome]], duration: float) -> list[Fi
     queued = [seconds for each in stalled for seconds in each.queued_beyond]
     if queued:
         name = "stall: the same of requests that were queued there"
-        figures.append(Figure(f"{name}, p50", get_percentile(queued, 50), "s", None, f"of {len(queued)} requests"))
+        median = get_percentile(queued, 50)
+        figures.append(Figure(f"{name}, p50", median, "s", None, f"of {len(queued)} requests", MAX_QUEUED_BEYOND_S))
         figures.append(Figure(f"{name}, longest", max(queued), "s"))
     vain = sum(each.paid_in_vain for each in (*calm, *stalled))
     figures.append(Figure("answers paid and not used", vain, "answers", None, "", 0.0))
@@ -282,12 +286,13 @@ def main() -> None:
         "mixed",
         __doc__,
         Option("seeds", 10, 1, "workloads"),
+        Option("stalls", 10, 6, "of them (or more) in which one stalls: few requests are on their way to it just then"),
         Option("minutes", 5.0, 1.0, "minutes of requests"),
         is_timed=False,
     )
     duration = run.values["minutes"] * 60
-    seeds = [run.seed + number for number in range(run.values["seeds"])]
-    tasks = [Task("mixed", name, seed, str(duration)) for name in RUNS for seed in seeds]
+    counts = {name: run.values["stalls" if name == "market, one stalls" else "seeds"] for name in RUNS}
+    tasks = [Task("mixed", name, run.seed + number, str(duration)) for name in RUNS for number in range(counts[name])]
     done = map_tasks(tasks, work)
     outcomes = {name: [done[task] for task in tasks if task.setting == name] for name in RUNS}
     run.finish(make_figures(outcomes, duration), make_charts(outcomes))

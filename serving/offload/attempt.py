@@ -8,7 +8,7 @@ address changed, is sought again by every path there is, and the answer goes on 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 
 import structlog
@@ -45,7 +45,7 @@ from serving.offload.protocol import (
     is_signed_delivery,
 )
 from serving.offload.settings import OriginatorSettings
-from serving.offload.silence import Silences
+from serving.offload.silence import PAUSE_S, Silences
 from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, Answer, AnswerInspector
 from serving.scheduling.output_length import AnswerLength
 
@@ -80,6 +80,7 @@ class OffloadAttempt:
         settings: OriginatorSettings,
         decoding: DecodingShare,
         silences: Silences,
+        note_silent: Callable[[], None],
         terms: AttemptTerms,
         length: AnswerLength,
         stack: AsyncExitStack,
@@ -97,8 +98,8 @@ class OffloadAttempt:
         """Whether the whole answer came, and was found right."""
         self.is_queued = False
         """Whether the executor accepted it into its queue."""
-        self.is_overdue = False
-        """Whether it was given up for content that was expected."""
+        self.was_queued = False
+        """Whether it was queued before its content came."""
         self.has_failed = False
         """Whether it did not, by the executor's fault."""
         self.begun_at = trio.current_time()
@@ -115,6 +116,7 @@ class OffloadAttempt:
         self._settings = settings
         self._decoding = decoding
         self._silences = silences
+        self._note_silent = note_silent
         self._stack = stack
         self._payer = context.payments.payer
         self._offer_salt = context.make_salt()
@@ -155,7 +157,6 @@ class OffloadAttempt:
             stream=request.stream,
             max_tokens=tokens,
             expected_by=expected_by,
-            begun_within_s=self.terms.begun_within_s,
             is_queued=self.is_queued,
             predicted_s=self.terms.prediction.time.first_token,
         )
@@ -242,7 +243,7 @@ class OffloadAttempt:
             raise AttemptFailed(f"declined: {reply.reason}", reply.retry_after / 1000)
         if not isinstance(reply, Accepted):
             raise NetworkError("expected an answer to the offer")
-        self.is_queued = reply.queued
+        self.is_queued = self.was_queued = reply.queued
 
     async def _pay(self) -> None:
         # A hold of a period that has ended may come too late for a block, and the executor would take it for a lie.
@@ -304,14 +305,24 @@ class OffloadAttempt:
                 if message.queued:
                     seen_at = self._silences.get_content_at(self.terms.executor, self.terms.request.model)
                     patience.note_queued(trio.current_time(), seen_at)
+                    self.was_queued |= not patience.has_content
                 else:
                     patience.note_working(trio.current_time())
+                    if patience.has_content and trio.current_time() >= patience.content_at + PAUSE_S:
+                        self._note_overdue(trio.current_time() - PAUSE_S)
         except (NetworkError, CodecError) as error:
             raise BackendError(f"the executor broke off: {error}") from error
         except trio.TooSlowError:
-            is_due = self.terms.request.stream and not patience.is_queued
-            self.is_overdue = is_due and not patience.has_content and not self._is_given_up
+            if self.terms.request.stream and not patience.is_queued and not self._is_given_up:
+                self._note_overdue(patience.content_at)
             raise Stalled("the executor sent nothing for too long") from None
+
+    def _note_overdue(self, since: float) -> None:
+        """Content is due of which nothing came ``since`` then. Has the executor fallen silent?"""
+        executor, model, now = self.terms.executor, self.terms.request.model, trio.current_time()
+        self._silences.note_overdue(executor, model, since, now)
+        if self._silences.is_silent(executor, model, now):
+            self._note_silent()
 
     async def _resume(self) -> None:
         """Find a lost executor again, and ask it for the rest.

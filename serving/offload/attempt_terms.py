@@ -30,8 +30,7 @@ class AttemptTerms:
     """What one attempt offers: ``number`` is the executor's position in the lottery of the period begun with ``round``.
 
     ``prediction`` is what was expected of it, and ``reason`` why it is asked. ``first_token_within_s``: after how long
-    another is asked instead (None: as the settings say), and ``begun_within_s`` the same from when it has its slot, of
-    one that was queued. ``is_last``: there is no other.
+    another is asked instead, from when it has its slot (None: as the settings say). ``is_last``: there is no other.
     """
 
     request: Request
@@ -43,5 +42,4 @@ class AttemptTerms:
     prediction: Prediction
     reason: Reason
     first_token_within_s: float | None = None
-    begun_within_s: float | None = None
     is_last: bool = False

@@ -13,6 +13,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
@@ -247,7 +248,8 @@ class Originator:
         terms, inspector = attempt.terms, attempt.inspector
         tokens = inspector.completion_bytes / BYTES_PER_TOKEN / terms.request.choices
         total_s = None if attempt.ended_at is None else attempt.ended_at - attempt.begun_at - attempt.unread_s
-        self.predictor.note(terms.prediction, trio.current_time(), tokens, attempt.first_token_s, total_s)
+        first_s, was_queued = attempt.first_token_s, attempt.was_queued
+        self.predictor.note(terms.prediction, trio.current_time(), tokens, first_s, total_s, was_queued=was_queued)
         attempt.length.end(inspector.completion_bytes, is_cut_off=inspector.finish_reason == "length")
         self.predictor.note_answered(terms.executor, terms.request)
 
@@ -291,10 +293,10 @@ class Originator:
                 # The last one is waited for as long as the settings say: late is better than never.
                 is_last = len(asked) == most or len(left) == 1
                 is_patient = is_last or not request.stream
-                bounds = (None, None) if is_patient else self.predictor.bound_first_token(prediction)
+                within_s = None if is_patient else self.predictor.bound_first_token(prediction)
                 number, why = candidate.number, reason if is_first else Reason.NEXT
                 yield AttemptTerms(
-                    request, amount, first_round, seq, number, executor, prediction, why, *bounds, is_last
+                    request, amount, first_round, seq, number, executor, prediction, why, within_s, is_last
                 )
 
     def _order(
@@ -365,8 +367,17 @@ class Originator:
         """
         model, begun_at = terms.request.model, trio.current_time()
         async with AsyncExitStack() as stack:
-            length, seen = self.predictor.watch_length(terms.request), (self._decoding, self._silences)
-            attempt = OffloadAttempt(self._context, self._dialer, self._settings, *seen, terms, length, stack)
+            attempt = OffloadAttempt(
+                self._context,
+                self._dialer,
+                self._settings,
+                self._decoding,
+                self._silences,
+                partial(self._give_up, terms.executor, model),
+                terms,
+                self.predictor.watch_length(terms.request),
+                stack,
+            )
             stack.callback(attempt.keep_texts)
             load, _ = self._read_load(terms.executor, model)
             stack.enter_context(self._sent.sending(terms.executor, model, load))
@@ -394,8 +405,6 @@ class Originator:
                 self.scores.note_failed(terms.executor, model, now, 0.0 if is_busy else now - begun_at)
                 if isinstance(error, Stalled) and terms.first_token_within_s is not None:
                     self.predictor.note_late(terms.prediction)
-                if attempt.is_overdue:
-                    self._note_overdue(terms.executor, model)
                 raise AttemptFailed(str(error) or "no answer in time", is_queued=attempt.is_queued) from error
             yield attempt
             if not attempt.is_over:
@@ -414,14 +423,11 @@ class Originator:
             if not waiting:
                 self._waiting.pop(key, None)
 
-    def _note_overdue(self, executor: bytes, model: str) -> None:
-        """A stream of an executor is overdue. If that means that it has fallen silent, no other is waited for."""
-        now = trio.current_time()
-        self._silences.note_overdue(executor, model, now)
-        if self._silences.is_silent(executor, model, now):
-            log.info("an executor has fallen silent", executor=format_address(executor), model=model)
-            for attempt in self._waiting.get((executor, model), {}):
-                attempt.give_up()
+    def _give_up(self, executor: bytes, model: str) -> None:
+        """An executor has fallen silent: nothing is waited for there that another could answer."""
+        log.info("an executor has fallen silent", executor=format_address(executor), model=model)
+        for attempt in self._waiting.get((executor, model), {}):
+            attempt.give_up()
 
 
 def _make_refusal(failures: list[AttemptFailed], doubted: OffloadAttempt | None) -> NoExecutor:

@@ -28,7 +28,7 @@ class Patience:
     """The patience for one answer that was paid for at ``now``; ``max_tokens``: the most that one choice may have.
 
     ``expected_by``: until when the first content of a stream is expected; None: not known, or nobody could take over.
-    ``begun_within_s``: how soon it is expected once a request that ``is_queued`` has its slot; None: the same.
+    One that ``is_queued`` is expected so much later as it has its slot later.
     ``predicted_s``: how long the first token was predicted to take when the executor was chosen.
     """
 
@@ -43,7 +43,6 @@ class Patience:
         stream: bool,
         max_tokens: int,
         expected_by: float | None = None,
-        begun_within_s: float | None = None,
         is_queued: bool = False,
         predicted_s: float = 0.0,
     ) -> None:
@@ -66,9 +65,11 @@ class Patience:
         """Whether content of a stream has come."""
         self.is_queued = is_queued
         """Whether the request is queued, by the executor's last word."""
-        self._begun_within_s = begun_within_s if stream else None
-        if stream and expected_by is not None and not is_queued:
-            self._expect_by(now, expected_by)
+        self.content_at = now
+        """When content came last, or else when the request got its slot."""
+        self._within_s = expected_by - now if stream and expected_by is not None else None
+        if not is_queued:
+            self._begin(now)
         self._is_closed = False
 
     def note_queued(self, now: float, seen_at: float = -math.inf) -> None:
@@ -83,13 +84,16 @@ class Patience:
 
     def note_working(self, now: float) -> None:
         """The executor says that it works, and that the request is not queued."""
-        if self.is_queued and not self.has_content and self._begun_within_s is not None:
-            self._expect_by(now, now + self._begun_within_s)
+        if self.is_queued and not self.has_content:
+            self._begin(now)
         self.is_queued = False
 
-    def _expect_by(self, now: float, expected_by: float) -> None:
-        self._may_be_unpaid_until = min(now + self._settings.stall_timeout_s, self.deadline)
-        self.deadline = min(max(now, expected_by), self.deadline)
+    def _begin(self, now: float) -> None:
+        """The request has its slot."""
+        self.content_at = now
+        if self._within_s is not None:
+            self._may_be_unpaid_until = min(now + self._settings.stall_timeout_s, self.deadline)
+            self.deadline = min(now + max(0.0, self._within_s), self.deadline)
 
     def excuse_unpaid(self, now: float, *, is_final: bool) -> bool:
         """The deadline has passed, and the hold is final, or not. Returns whether that puts the deadline off.
@@ -104,7 +108,7 @@ class Patience:
 
     def note_content(self, now: float) -> None:
         """The next content of a stream has come."""
-        self.has_content = True
+        self.has_content, self.content_at = True, now
         if not self._is_closed:
             self.deadline = min(now + self._settings.pause_timeout_s, self._end)
             self._latest = min(now + self._queue_s, self._end)

@@ -74,6 +74,11 @@ class Prediction:
         """Seconds for which the request will have a slot."""
         return predict_service(self.speed, self.size, self.cached_tokens)
 
+    def compute_begun(self) -> float:
+        """Seconds from when it has its slot to the first token, without correction."""
+        idle = replace(self.speed, running=0, waiting=0)
+        return predict_time(idle, self.size, self.cached_tokens, self.overhead_s).first_token
+
     def compute_uncorrected(self, output: float, overhead_s: float | None = None) -> PredictedTime:
         """What would have been predicted without correction, had the output been known."""
         size = replace(self.size, output=output)
@@ -124,9 +129,16 @@ class Predictor:
         return Prediction(node, request.model, size, speed, cached, overhead_s, usual, time, score, is_new)
 
     def note(
-        self, prediction: Prediction, now: float, tokens: float, first_token_s: float | None, total_s: float | None
+        self,
+        prediction: Prediction,
+        now: float,
+        tokens: float,
+        first_token_s: float | None,
+        total_s: float | None,
+        *,
+        was_queued: bool = False,
     ) -> None:
-        """What a request took whose answer had ``tokens``. None: not known.
+        """What a request took whose answer had ``tokens``. None: not known. ``was_queued``: it waited for its slot.
 
         The output is known by now, so that a long answer does not count as a slow one.
         """
@@ -136,21 +148,16 @@ class Predictor:
             delay = min(MAX_OVERHEAD_S, max(0.0, first_token_s - least))
             before = self._overheads.get(node, PRIOR_OVERHEAD_S)
             self._overheads[node] = before + OVERHEAD_WEIGHT * (delay - before)
-            size, expected_s = prediction.size, prediction.time.first_token
-            self._bounds.note(node, prediction.model, size, expected_s, first_token_s)
+            if not was_queued:
+                expected_s = prediction.compute_begun()
+                self._bounds.note(node, prediction.model, prediction.size, expected_s, first_token_s)
         predicted = prediction.compute_uncorrected(tokens)
         self.corrections.note(node, prediction.model, prediction.size, predicted, now, first_token_s, total_s)
 
-    def bound_first_token(self, prediction: Prediction) -> tuple[float | None, float | None]:
-        """By when the first token should come: seconds from the offer, and from when a queued request has its slot.
-
-        None: too little was measured.
-        """
-        node, model, size = prediction.node, prediction.model, prediction.size
-        idle = replace(prediction.speed, running=0, waiting=0)
-        begun_s = predict_time(idle, size, prediction.cached_tokens, prediction.overhead_s).first_token
-        expected_s = prediction.time.first_token
-        return self._bounds.get(node, model, size, expected_s), self._bounds.get(node, model, size, begun_s)
+    def bound_first_token(self, prediction: Prediction) -> float | None:
+        """Seconds from when it has its slot in which the first token should come; None: too little was measured."""
+        expected_s = prediction.compute_begun()
+        return self._bounds.get(prediction.node, prediction.model, prediction.size, expected_s)
 
     def note_late(self, prediction: Prediction) -> None:
         """The first token did not come within the bound."""

@@ -54,10 +54,8 @@ def test_where_another_could_take_over_it_ends_when_content_is_expected() -> Non
 
 
 def test_one_that_was_queued_is_expected_from_when_it_has_its_slot() -> None:
-    def make_queued(stream: bool = True, begun_within_s: float | None = 2.0) -> Patience:
-        patience = Patience(
-            SETTINGS, 0.0, stream=stream, max_tokens=1, expected_by=1.5, begun_within_s=begun_within_s, is_queued=True
-        )
+    def make_queued(stream: bool = True, expected_by: float | None = 2.0) -> Patience:
+        patience = Patience(SETTINGS, 0.0, stream=stream, max_tokens=1, expected_by=expected_by, is_queued=True)
         patience.note_queued(10.0)
         return patience
 
@@ -70,7 +68,7 @@ def test_one_that_was_queued_is_expected_from_when_it_has_its_slot() -> None:
     assert patience.excuse_unpaid(22.0, is_final=False), "the hold is as likely to be late as of any other"
     patience.note_queued(21.0)
     assert patience.deadline == 21.0 + SETTINGS.first_chunk_timeout_s and patience.is_queued, "it waits again"
-    for unbounded in (make_queued(stream=False), make_queued(begun_within_s=None)):
+    for unbounded in (make_queued(stream=False), make_queued(expected_by=None)):
         before = unbounded.deadline
         unbounded.note_working(20.0)
         assert unbounded.deadline == before
