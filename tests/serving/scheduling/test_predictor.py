@@ -43,7 +43,8 @@ def test_a_prediction_adds_up() -> None:
 
 def test_what_a_request_sorts_by_is_all_that_counts() -> None:
     predictor, request = Predictor(ME, random.Random(0)), make(max_tokens=100)
-    predictor.note_answer(ONE, request, 100.0, is_cut_off=False)
+    predictor.watch_length(request).end(400, is_cut_off=False)
+    predictor.note_answered(ONE, request)
     scores = {}
     for sort in (None, "price", "latency", "throughput"):
         sorted_request = replace(request, rules=ProviderRules(sort=sort))  # type: ignore[arg-type]
