@@ -34,6 +34,11 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
 
         return make_share(load_run())
 
+    def load_join() -> Callable[..., Any]:
+        from serving.cli.setup.join import make_join
+
+        return make_join(load_run())
+
     entries = {
         "init": Entry(
             "Make a data directory: key, configuration, genesis, and a journal without votes.",
@@ -51,6 +56,12 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
             "Share a server that runs already: vLLM, SGLang, Ollama, llama.cpp, LM Studio, LiteLLM or any like them.",
             load_share,
             ("wwwserve share http://127.0.0.1:11434", "wwwserve share http://127.0.0.1:9000 --new-chain home --no-run"),
+            START,
+        ),
+        "join": Entry(
+            "Join the network that an invitation names.",
+            load_join,
+            ("wwwserve join wwwserve-eNoBAA…", "wwwserve join invitation.txt --no-run"),
             START,
         ),
         "demo": Entry(
@@ -131,6 +142,11 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
         "wallet": Entry("The node's account.", _load("serving.cli.running.wallet:build_wallet_app"), panel=MONEY),
         "policy": Entry(
             "The policy of the running node.", _load("serving.cli.running.policy:build_policy_app"), panel=NETWORK
+        ),
+        "network": Entry(
+            "Networks of one's own, and invitations to them.",
+            _load("serving.cli.setup.network:build_network_app"),
+            panel=NETWORK,
         ),
         "reload": Entry(
             "Have the running node read the policy in config.yaml again (as the signal HUP does).",

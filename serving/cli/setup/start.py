@@ -39,10 +39,13 @@ from serving.config.data_directory import (
     make_data_dir,
 )
 from serving.config.file import load_config, write_default_config
-from serving.config.schema import ApiConfig, ApiKeyConfig, NodeConfig
+from serving.config.schema import ApiKeyConfig, NodeConfig
 from serving.keys.records import make_secret
 
 log = structlog.get_logger(__name__)
+
+DEFAULTS = NodeConfig()
+"""The configuration of a node that is made without a word about it."""
 
 RunNode = Callable[..., Awaitable[None]]
 """Runs the node in a data directory, with its configuration, key and genesis, until it is told to stop. ``as_json``:
@@ -143,13 +146,15 @@ def init(
 
 def create_node(
     directory: Path,
-    genesis: Path | None,
+    genesis: Path | Genesis | None,
     new_chain: str | None,
     duel_rate: int = 0,
     checkpoint: str | None = None,
     api_key: bool = False,
+    config: NodeConfig = DEFAULTS,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Make a data directory. Returns what was made, as JSON and as lines for people.
+    """Make a data directory, of the chain in a genesis file or in a genesis. Returns what was made, as JSON and as
+    lines for people. ``config`` says what else than the checkpoint and the key of the API differs from the defaults.
 
     Raises:
         CommandError: the arguments contradict each other, or it cannot be written.
@@ -169,7 +174,7 @@ def create_node(
     for name in (KEY_FILE, GENESIS_FILE, CONFIG_FILE):
         if (directory / name).exists():
             raise CommandError(f"{directory / name} exists already; choose another directory with -d")
-    joined = load_genesis(genesis) if genesis is not None else None
+    joined = load_genesis(genesis) if isinstance(genesis, Path) else genesis
     parameters = Parameters(duels=DuelParameters(rate=duel_rate))
     check_duels(parameters)
     check_checks(parameters)
@@ -177,7 +182,16 @@ def create_node(
         make_data_dir(directory)
         with create_private():
             secret = make_secret() if api_key else None
-            key, joined = _make_files(directory, joined, new_chain or "", parameters, checkpoint, secret)
+            keys = () if secret is None else (ApiKeyConfig(key=secret),)
+            config = config.model_copy(
+                update={"checkpoint": checkpoint, "api": config.api.model_copy(update={"keys": keys})}
+            )
+            key = create_identity(directory / KEY_FILE, get_passphrase())
+            if joined is None:
+                beacon = secrets.token_bytes(32)
+                account = make_validator(key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT)
+                joined = make_genesis(new_chain or "", RealRuntime().now(), beacon, [account], parameters)
+            write_node(directory, key, joined, config)
     except OSError as error:
         raise CommandError(f"cannot write {directory}: {error.strerror}; choose another directory with -d") from error
     file = directory / CONFIG_FILE
@@ -196,31 +210,15 @@ def create_node(
     ]
 
 
-def _make_files(
-    directory: Path,
-    genesis: Genesis | None,
-    new_chain: str,
-    parameters: Parameters,
-    checkpoint: str | None,
-    api_key: str | None,
-) -> tuple[KeyPair, Genesis]:
-    """Write the files of a new node; without ``genesis`` it begins the chain ``new_chain`` as its only validator.
-
-    ``parameters`` are those of the chain that it begins.
+def write_node(directory: Path, key: KeyPair, genesis: Genesis, config: NodeConfig) -> None:
+    """Write the files of a new node beside its key: genesis, configuration, and a journal without votes.
 
     Raises:
         OSError: one cannot be written.
     """
-    key = create_identity(directory / KEY_FILE, get_passphrase())
-    if genesis is None:
-        beacon = secrets.token_bytes(32)
-        account = make_validator(key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT)
-        genesis = make_genesis(new_chain, RealRuntime().now(), beacon, [account], parameters)
     (directory / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
-    keys = () if api_key is None else (ApiKeyConfig(key=api_key),)
-    write_default_config(directory / CONFIG_FILE, NodeConfig(checkpoint=checkpoint, api=ApiConfig(keys=keys)))
+    write_default_config(directory / CONFIG_FILE, config)
     Journal.open(directory / JOURNAL_FILE, genesis.chain_id, key.public_key).close()
-    return key, genesis
 
 
 def demo(
