@@ -34,6 +34,9 @@ test: install  ## every rule: some minutes on two cores
 test-long: install  ## what takes longer: more seeds, schedules and examples, and a node as it is shipped under floods
 	$(PYTEST) -m long --long $(ARGS)
 
+test-double-spend: install  ## every way in which the tests try to spend credits twice, one line each
+	$(BIN)/python -m pytest -vv -m double_spend --durations=0 --durations-min=60 $(ARGS)
+
 test-busy: install  ## processes, adversaries and simulations, five times in a row beside two endless loops
 	$(BIN)/python -m tests.busy $(ARGS)
 

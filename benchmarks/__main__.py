@@ -12,7 +12,7 @@ import sys
 import time
 
 PACKAGES = {
-    "endpoint": ("gateway", "first_token", "failover", "floods"),
+    "endpoint": ("gateway", "first_answer", "first_token", "failover", "floods"),
     "blockchain": ("ledger", "verify", "commands", "beacon"),
     "network": ("simulation", "overlay", "newcomer"),
     "evaluation": (

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
 from consensus.simplex.messages import Broadcast, Build, Effect, Message, PersistVote, Propose, Repropose, SetTimer
 from tests.support.conspirator import Conspirator
 from tests.support.scenarios import fight
+
+pytestmark = pytest.mark.double_spend
 
 
 class Conflicter(Conspirator):

@@ -25,6 +25,8 @@ from tests.support.agreement import Simulation
 from tests.support.committee import Committee
 from tests.support.scenarios import make_set
 
+pytestmark = pytest.mark.double_spend
+
 KEYS = [KeyPair(hash_bytes("successor", bytes([number]))) for number in range(8)]
 FIRST, NEXT = range(4), range(4, 8)
 D = 3

@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import pytest
+
 from chain.crypto import KeyPair, hash_bytes
 from chain.types.blocks import Block, sign_block, sign_proposal
 from chain.types.validators import ValidatorSet
@@ -20,6 +22,8 @@ from tests.support.agreement import Network, Simulation
 from tests.support.agreement_ledger import FakeLedger
 from tests.support.conspirator import Conspirator
 from tests.support.scenarios import fight
+
+pytestmark = pytest.mark.double_spend
 
 SEEDS = 60
 

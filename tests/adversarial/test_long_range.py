@@ -15,6 +15,8 @@ from chain.store.writer import ChainStore
 from tests.adversarial.long_range import FORGED, TRUE
 from tests.support.sync_world import SyncWorld, fill_store, get_checkpoint, play_sync
 
+pytestmark = pytest.mark.double_spend
+
 
 def test_both_chains_are_sound_by_themselves() -> None:
     assert TRUE.genesis == FORGED.genesis and TRUE.blocks[0].id != FORGED.blocks[0].id

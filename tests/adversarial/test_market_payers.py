@@ -472,6 +472,7 @@ def test_nothing_leaves_before_the_payment_is_final_unless_ten_times_as_much_was
     simulate(play, Options(spacing=5.0, parameters=FAST, executor=ExecutorSettings(keep_alive_interval_s=1.0)))
 
 
+@pytest.mark.double_spend
 def test_credits_spent_twice_at_once_buy_one_answer() -> None:
     amount = 1_000 + 3 * len(BODY) + 5 * 8 * 100
 

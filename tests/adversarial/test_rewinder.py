@@ -14,6 +14,8 @@ from consensus.simplex.messages import ExecuteBlock, PersistVote
 from tests.adversarial.flip_flopper import Gullible
 from tests.support.committee import Committee
 
+pytestmark = pytest.mark.double_spend
+
 HALT = MAX_NULLIFICATIONS + 4
 
 

@@ -324,6 +324,7 @@ def test_no_validator_contradicts_itself_across_crashes() -> None:
     simulate(make_equal_genesis(4, epoch_heights=4), play)
 
 
+@pytest.mark.double_spend
 def test_a_double_spend_is_final_once_and_everywhere_the_same() -> None:
     async def play(world: World) -> None:
         await world.start(*FOUR)

@@ -29,6 +29,8 @@ from tests.support.fake_backend import MODEL
 from tests.support.ledgers import Ledger, check_agreement, fetch, fetch_ledger
 from tests.support.waiting import PATIENCE, wait_until
 
+pytestmark = pytest.mark.double_spend
+
 Pair = tuple[SignedOperation, SignedOperation]
 
 AGAIN = 0.5

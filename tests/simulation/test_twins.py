@@ -12,6 +12,8 @@ from consensus.simplex.core import Simplex
 from tests.adversarial.flip_flopper import FlipFlopper, Gateless, Gullible
 from tests.simulation.twins import Schedule, ScriptedMajority, check, make_schedule, run_all
 
+pytestmark = pytest.mark.double_spend
+
 PARTS = 30
 SCHEDULES = 3000
 THIRDS = 750
