@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,9 @@ import typer
 from chain.cli.contract import CommandError, print_result
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import print_lines
+from serving.cli.setup.ports import choose_ports
 from serving.cli.setup.start import DEFAULTS, create_node
 from serving.config.invitation import MAX_TEXT_BYTES, parse_invitation
-from serving.config.schema import NodeConfig
 
 MAX_NAME_BYTES = 255
 """A longer text is an invitation and not the name of a file."""
@@ -51,35 +50,6 @@ def make_join(run: Callable[..., None]) -> Callable[..., None]:
             run(directory)
 
     return join
-
-
-def choose_ports(config: NodeConfig) -> NodeConfig:
-    """``config`` with the ports of the first listener, the API and the admin listener moved where others have them."""
-    taken: set[int] = set()
-    address, _, port = config.listen[0].rpartition("/")
-    listen = f"{address}/{find_free_port(int(port), taken)}"
-    api, admin = (find_free_port(section.port, taken) for section in (config.api, config.admin))
-    return config.model_copy(
-        update={
-            "listen": (listen, *config.listen[1:]),
-            "api": config.api.model_copy(update={"port": api}),
-            "admin": config.admin.model_copy(update={"port": admin}),
-        }
-    )
-
-
-def find_free_port(port: int, taken: set[int]) -> int:
-    """The first port from ``port`` on that nothing listens on here, and that is not in ``taken``, which gets it."""
-    for number in range(port, 65536):
-        if number in taken:
-            continue
-        try:
-            socket.create_server(("127.0.0.1", number)).close()
-        except OSError:
-            continue
-        taken.add(number)
-        return number
-    raise CommandError(f"no port from {port} on is free")
 
 
 def _read(given: str) -> str:

@@ -26,7 +26,7 @@ from p2p.runtime import RealRuntime
 from serving.cli.ledger.stopped_node import get_passphrase, load_own_genesis
 from serving.cli.running.admin_client import ask_node
 from serving.cli.running.wallet import parse_credits
-from serving.cli.setup.join import find_free_port
+from serving.cli.setup.ports import find_free_port
 from serving.cli.setup.start import DEFAULTS, write_node
 from serving.config.data_directory import CONFIG_FILE, KEY_FILE, create_private, make_data_dir
 from serving.config.file import load_config

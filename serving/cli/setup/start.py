@@ -30,6 +30,7 @@ from consensus.voting.journal import Journal
 from p2p.addresses import parse_proxy
 from p2p.runtime import RealRuntime
 from serving.cli.ledger.stopped_node import get_passphrase, load_key, load_own_genesis
+from serving.cli.setup.ports import choose_ports
 from serving.config.data_directory import (
     CONFIG_FILE,
     GENESIS_FILE,
@@ -140,7 +141,11 @@ def init(
 ) -> None:
     """Make a data directory: key, configuration, genesis, and a journal without votes."""
     directory = data_dir or get_default_data_dir()
-    content, lines = create_node(directory, genesis, new_chain, duel_rate, checkpoint, api_key)
+    config = choose_ports(DEFAULTS)
+    content, lines = create_node(directory, genesis, new_chain, duel_rate, checkpoint, api_key, config)
+    if config != DEFAULTS:
+        url = f"http://{config.api.host}:{config.api.port}/v1"
+        lines.insert(-1, f"api      {url} (other programs have the usual ports)")
     print_result(content, as_json, *lines)
 
 
