@@ -166,3 +166,10 @@ def test_a_completion_imports_nothing_that_takes_long() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert done.stdout.split() == ["status"] and not imported & set(HEAVY)
+
+
+def test_asking_a_node_how_it_is_imports_nothing_that_takes_long(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "serving.cli.main", "status", "-d", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert done.returncode == ExitCode.NO_NODE and not imported & set(HEAVY)
