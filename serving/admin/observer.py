@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
+from chain.amounts import format_credits
 from chain.collections import BoundedDict
 from chain.crypto import format_address
 from serving.admin.health import find_node_troubles
@@ -119,7 +120,8 @@ class Observer:
         elif payment.settled_height is not None:
             del self._unpaid[record.id]
             hold = record.hold_id.hex()[:16]
-            log.info("payment final", request=record.id, hold=hold, amount=payment.paid, height=payment.settled_height)
+            credits = format_credits(payment.paid or 0)
+            log.info("payment final", request=record.id, hold=hold, credits=credits, height=payment.settled_height)
 
 
 def _log_request(record: RequestRecord) -> None:

@@ -100,7 +100,7 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
         "doctor": Entry(
             "Look for what is wrong with the node, running or not, and say what mends it.",
             "serving.cli.doctor.command:doctor",
-            ("wwwserve doctor", "wwwserve doctor --json"),
+            ("wwwserve doctor", "wwwserve doctor --bundle doctor.tar.gz"),
             LOOK,
         ),
         "top": Entry(

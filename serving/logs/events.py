@@ -56,9 +56,7 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
             ("request", "model", "served_by", "reason", "first_byte_ms", "duration_ms", "tokens", "outcome"),
             "what became of a request; `served_by` is local or the address of a node",
         ),
-        "payment final": Event(
-            "info", ("request", "hold", "amount", "height"), "what an answer cost is final, in micro-credits"
-        ),
+        "payment final": Event("info", ("request", "hold", "credits", "height"), "what an answer cost is final"),
         "served here after all": Event("info", ("request", "reason"), "no other node took it"),
         "offloaded after all": Event("info", ("request", "reason"), "no backend here took it"),
         "stream broke off": Event("info", ("request", "reason"), "the user has a part of the answer, and an error"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -16,17 +17,31 @@ from serving.cli.doctor.checks import Finding, examine
 from serving.cli.running.status import SEVERITY_MARKS
 
 
-def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def doctor(
+    data_dir: DataDir = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write findings, reports and log into an archive, without any secret."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Look for what is wrong with the node, running or not, and say what mends it.
 
     Exit code 1 if there is a problem.
     """
-    found = examine(data_dir or get_default_data_dir())
+    directory = data_dir or get_default_data_dir()
+    found = examine(directory)
     severities = [each.trouble.severity for each in found if each.trouble is not None]
     problems, advice = severities.count(Severity.PROBLEM), severities.count(Severity.ADVICE)
     content = {"problems": problems, "advice": advice, "findings": [_to_plain(each) for each in found]}
     summary = f"{format_count(problems, 'problem')}, {advice} advice" if problems or advice else "all is well"
-    print_result(content, as_json, *(line for each in found for line in _describe(each)), summary)
+    lines = [*(line for each in found for line in _describe(each)), summary]
+    if bundle is not None:
+        from serving.cli.doctor.bundle import write_bundle
+
+        names = write_bundle(directory, content, bundle)
+        lines.append(f"written to {bundle}: {', '.join(names)}; look through it before you give it away")
+    print_result(content, as_json, *lines)
     raise typer.Exit(ExitCode.FAILED if problems else ExitCode.OK)
 
 

@@ -82,7 +82,7 @@ def test_a_request_is_logged_when_it_ended_and_its_payment_when_that_is_final(mo
     assert step() == []
     payment.settled_height = 8
     assert step() == [("payment final", "req-2")]
-    assert (steps[-1][0]["amount"], steps[-1][0]["height"]) == (70, 8)
+    assert (steps[-1][0]["credits"], steps[-1][0]["height"]) == ("0.000070", 8)
     assert step() == []
 
 
