@@ -78,6 +78,9 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
     "Offloading": {
         "other nodes are served": Event("info", ("why",), "offers of other nodes are considered from now on"),
         "no other node is served": Event("info", ("why",), "they are declined from now on"),
+        "an executor has fallen silent": Event(
+            "info", ("executor", "model"), "all that this node has under way there is given up, and asked elsewhere"
+        ),
         "executor did not deliver": Event("info", ("executor", "reason"), "the next one is asked"),
         "a content filter has the last word": Event(
             "info", ("executor",), "an answer was withheld for what was asked; no other node is asked"
