@@ -14,8 +14,8 @@ import pytest
 
 from tests.serving.certificate import write_certificate
 from tests.support.cluster import Cluster, chat, run_cluster
+from tests.support.commands import run_here
 from tests.support.fake_backend import FakeOptions
-from tests.support.forked import run_command
 from tests.support.waiting import PATIENCE, wait_until
 
 
@@ -30,7 +30,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def make_key(node_directory: Path, name: str) -> str:
-    made = json.loads(run_command("keys", "create", name, "-d", node_directory, "--budget", "5", "--json").output)
+    made = json.loads(run_here("keys", "create", name, "-d", node_directory, "--budget", "5", "--json").output)
     return str(made["key"])
 
 
@@ -66,5 +66,5 @@ def test_keys_outlive_a_crash_and_answers_the_signal_to_stop(cluster: Cluster, t
         for answer in answers:
             assert answer.result().json()["choices"][0]["message"]["content"]
     assert node.wait() == 0
-    usage = json.loads(run_command("keys", "usage", "-d", node.directory, "--json").output)["usage"]
+    usage = json.loads(run_here("keys", "usage", "-d", node.directory, "--json").output)["usage"]
     assert {entry["key"]: entry["requests"] for entry in usage} == {"first": 1, "second": 1}

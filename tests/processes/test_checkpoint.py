@@ -12,7 +12,7 @@ import yaml
 from chain.genesis import load_genesis
 from serving.config.file import load_config
 from tests.support.cluster import SHORT_EPOCHS, run_cluster
-from tests.support.forked import run_command
+from tests.support.commands import run_here
 from tests.support.waiting import wait_until
 
 
@@ -43,16 +43,16 @@ def test_a_new_node_begins_with_the_state_at_a_checkpoint(tmp_path: Path) -> Non
         with guest.blocks() as blocks:
             base = blocks.base.height  # the end of one of the two epochs whose states a node serves
             assert base in (20, 40) and blocks.raw_block(base) is None and blocks.raw_block(base + 1) is not None
-        result = run_command("chain", "verify", guest.directory)
+        result = run_here("chain", "verify", guest.directory)
         assert f"FROM BLOCK   {base} on; the blocks before are not here" in result.output
-        report = json.loads(run_command("chain", "verify", "--json", guest.directory).output)
+        report = json.loads(run_here("chain", "verify", "--json", guest.directory).output)
         assert report["base"]["height"] == base
         if report["base"]["is_proven"]:  # it was too slow for the state at the checkpoint, and came there by blocks
             assert report["ok"] and "proved final by the validators of every epoch since genesis" in result.output
         elif base == 40:
             assert f"trusted because of the checkpoint {checkpoint}" in result.output
             assert report["ok"] and report["checkpoint"] == checkpoint
-            doubt = run_command("chain", "verify", guest.directory, "--genesis", guest.directory / "genesis.json")
+            doubt = run_here("chain", "verify", guest.directory, "--genesis", guest.directory / "genesis.json")
             assert doubt.code == 6 and "NOT PROVEN" in doubt.stdout
             assert report["base"] == {"height": 40, "block_id": checkpoint[3:], "is_proven": False}
         # The rest of the chain has no room for another block 40.
@@ -72,20 +72,20 @@ def test_a_new_node_begins_with_the_state_at_a_checkpoint(tmp_path: Path) -> Non
     ],
 )
 def test_init_refuses_what_is_no_checkpoint(checkpoint: str, reason: str, tmp_path: Path) -> None:
-    run_command("init", "-d", tmp_path / "one", "--new-chain", "mine")
+    run_here("init", "-d", tmp_path / "one", "--new-chain", "mine")
     genesis = tmp_path / "one" / "genesis.json"
     words = ("init", "-d", tmp_path / "two", "--genesis", genesis, "--checkpoint")
-    result = run_command(*words, checkpoint)
+    result = run_here(*words, checkpoint)
     assert result.code == 1 and reason in result.stderr and not (tmp_path / "two").exists()
 
 
 def test_init_writes_the_checkpoint_into_the_configuration(tmp_path: Path) -> None:
-    run_command("init", "-d", tmp_path / "one", "--new-chain", "mine")
+    run_here("init", "-d", tmp_path / "one", "--new-chain", "mine")
     genesis = tmp_path / "one" / "genesis.json"
     good = "7:" + "ab" * 32
-    run_command("init", "-d", tmp_path / "two", "--genesis", genesis, "--checkpoint", good)
+    run_here("init", "-d", tmp_path / "two", "--genesis", genesis, "--checkpoint", good)
     checkpoint = load_config(tmp_path / "two" / "config.yaml").get_checkpoint()
     assert checkpoint is not None and str(checkpoint) == good
     assert load_genesis(tmp_path / "two" / "genesis.json") == load_genesis(genesis)
-    result = run_command("init", "-d", tmp_path / "three", "--new-chain", "x", "--checkpoint", good)
+    result = run_here("init", "-d", tmp_path / "three", "--new-chain", "x", "--checkpoint", good)
     assert result.code == 1 and "goes with --genesis" in result.stderr

@@ -16,6 +16,7 @@ from chain.parameters import Parameters
 from serving.cli.demo.node_process import HTTP
 from tests.support.check_world import DUELS
 from tests.support.cluster import ENTRY, Cluster, offload_at_entry, request, run_cluster
+from tests.support.commands import run_here
 from tests.support.fake_backend import MODEL
 from tests.support.forked import ForkedServer, run_command
 from tests.support.ports import reserve_ports
@@ -91,7 +92,7 @@ def test_a_check_runs_to_its_end_and_all_parties_say_the_same_of_it(cluster: Clu
         assert sorted(roles.values()) == ["checker", "executor", "originator"]
         assert roles[check["executor"]] == "executor"
 
-    shown = run_command("duels", "-d", entry.directory).output
+    shown = run_here("duels", "-d", entry.directory).output
     assert check["hold"][:16] in shown and check["outcome"] in shown
     (model,) = HTTP.get(f"{entry.api_url}/models").json()["data"]
     (identity,) = model["wwwserve"]["identities"]
@@ -112,7 +113,7 @@ def test_a_node_whose_backend_cannot_be_checked_says_so_and_ends(tmp_path: Path)
     server = ForkedServer(serve_model_forked, ScriptedModel("plain"))
     try:
         home = tmp_path / "home"
-        run_command("init", "-d", home, "--new-chain", "test", "--duel-rate", "100")
+        run_here("init", "-d", home, "--new-chain", "test", "--duel-rate", "100")
         config = yaml.safe_load((home / "config.yaml").read_text())
         port, api, admin = reserve_ports(3)
         model = {"kind": "openai", "base_url": server.told, "names": [MODEL], "identity": IDENTITY}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.commands import run_here
 from tests.support.forked import run_command
 from tests.support.ports import reserve_ports
 from tests.support.waiting import PATIENCE
@@ -35,7 +36,7 @@ def find_nodes(directory: Path) -> list[int]:
 def test_a_node_stops_in_order_when_its_standard_input_ends(tmp_path: Path) -> None:
     """As it does when whoever held the other end was killed. A command that is forked here has none."""
     home, (peers, api, admin) = tmp_path / "home", reserve_ports(3)
-    assert run_command("init", "-d", home, "--new-chain", "test").code == 0
+    assert run_here("init", "-d", home, "--new-chain", "test").code == 0
     config = {"listen": [f"/ip4/127.0.0.1/tcp/{peers}"], "api": {"port": api}, "admin": {"port": admin}, "models": []}
     (home / "config.yaml").write_text(yaml.safe_dump(config))
     run_command("run", "-d", home, "--stop-with-stdin")  # which would not end otherwise

@@ -15,8 +15,9 @@ from chain.duel_parameters import DuelParameters
 from chain.parameters import Parameters
 from serving.cli.demo.node_process import HTTP
 from tests.support.cluster import ENTRY, Cluster, offload_at_entry, request, run_cluster
+from tests.support.commands import run_here
 from tests.support.fake_backend import MODEL, FakeOptions, serve_forked
-from tests.support.forked import ForkedServer, run_command
+from tests.support.forked import ForkedServer
 from tests.support.waiting import wait_until
 
 DUELS = DuelParameters(
@@ -95,13 +96,13 @@ def test_a_duel_runs_to_its_verdict_and_all_parties_say_the_same_of_it(cluster: 
     assert sorted(roles.values()) == ["challenger", "executor", "judge", "originator"]
     assert roles[duel["executor"]] == "executor" and roles[duel["challenger"]] == "challenger"
 
-    shown = run_command("duels", "-d", entry.directory).output
+    shown = run_here("duels", "-d", entry.directory).output
     assert duel["hold"][:16] in shown and duel["verdict"] in shown
     metrics = HTTP.get(f"http://127.0.0.1:{entry.admin_port}/metrics").text
     assert 'wwwserve_duels_total{role="originator"}' in metrics
     assert cluster.stop() == [0] * len(cluster.nodes)
     for node in cluster.nodes:
-        ledger = json.loads(run_command("chain", "show", "--duels", "-d", node.directory, "--json").output)
+        ledger = json.loads(run_here("chain", "show", "--duels", "-d", node.directory, "--json").output)
         assert duel["verdict"] == next(each["verdict"] for each in ledger if each["hold"] == duel["hold"])
 
 

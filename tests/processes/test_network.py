@@ -25,8 +25,8 @@ from tests.support.cluster import (
     request,
     run_cluster,
 )
+from tests.support.commands import run_here
 from tests.support.fake_backend import MODEL
-from tests.support.forked import run_command
 from tests.support.ledgers import check_agreement, fetch_ledger, read_ledger
 from tests.support.ports import reserve_ports
 from tests.support.waiting import wait_until
@@ -126,7 +126,7 @@ def test_a_late_node_without_a_past_catches_up_and_serves(cluster: Cluster, tmp_
     cluster.nodes[1].transfer(guest, 5 * CREDIT)
     wait_until(lambda: guest.ask("/wallet")["available"] == 5 * CREDIT, "the late node does not follow the chain")
     assert guest.stop() == 0
-    audit = run_command("verify", guest.directory, "--json", command="chain")
+    audit = run_here("verify", guest.directory, "--json", command="chain")
     assert json.loads(audit.output)["height"] >= height
     assert "Traceback" not in guest.log
 
@@ -135,7 +135,7 @@ def test_the_owners_commands(calm_cluster: Cluster) -> None:
     node, other = calm_cluster.nodes[1], calm_cluster.nodes[2]
 
     def command(*arguments: object) -> str:
-        return run_command(*arguments, "-d", node.directory).output
+        return run_here(*arguments, "-d", node.directory).output
 
     status = json.loads(command("status", "--json"))
     assert (status["address"], status["chain"]) == (node.address, "test")
@@ -170,9 +170,9 @@ def test_the_owners_commands(calm_cluster: Cluster) -> None:
 def test_a_running_node_is_audited_from_afar(calm_cluster: Cluster) -> None:
     node = calm_cluster.nodes[3]
     genesis = calm_cluster.nodes[0].directory / "genesis.json"
-    audit = run_command("verify", node.multiaddress, "--genesis", genesis, command="chain")
+    audit = run_here("verify", node.multiaddress, "--genesis", genesis, command="chain")
     assert "ok, confirmed by" in audit.output
-    here = run_command("verify", node.directory, command="chain")  # of the node that runs there
+    here = run_here("verify", node.directory, command="chain")  # of the node that runs there
     assert here.code == 0 and "ok, confirmed by" in here.stdout
 
 
@@ -184,12 +184,12 @@ def test_a_running_node_is_audited_through_a_proxy_alone(calm_cluster: Cluster, 
         proxy = subprocess.Popen([sys.executable, "-m", "tests.nat.proxy", "127.0.0.1", str(port)], stdout=output)
     try:
         wait_until(lambda: log.read_text().startswith("listening"), "the proxy does not start")
-        assert "ok, confirmed by" in run_command(*what, *through, command="chain").output
+        assert "ok, confirmed by" in run_here(*what, *through, command="chain").output
         wait_until(lambda: f"[('127.0.0.1', {node.peer_port})]" in log.read_text(), "the proxy was not used")
     finally:
         proxy.kill()
         proxy.wait()
-    without = run_command(*what, *through, command="chain")
+    without = run_here(*what, *through, command="chain")
     assert without.code == 1 and without.stderr.startswith("error: ") and without.stderr.count("\n") == 1
 
 
@@ -209,7 +209,7 @@ def test_after_stopping_all_ledgers_agree_and_can_be_read(cluster: Cluster, tmp_
     node, ledger = cluster.nodes[0], ledgers[0]
 
     def command(*arguments: object) -> str:
-        return run_command(*arguments, command="chain").output
+        return run_here(*arguments, command="chain").output
 
     export = tmp_path / "chain.export"
     command("export", export, "-d", node.directory)

@@ -13,7 +13,7 @@ from chain.keyfile import load_identity
 from consensus.voting.disk import DataDisk, open_storage
 from consensus.voting.journal import RECORD_BYTES, Journal
 from tests.support.cluster import SHORT_EPOCHS, Cluster, ClusterNode, run_cluster
-from tests.support.forked import run_command
+from tests.support.commands import run_here
 from tests.support.ledgers import check_agreement, check_votes, fetch_ledger, read_votes
 from tests.support.waiting import wait_until
 
@@ -76,7 +76,7 @@ def test_a_damaged_disk_repairs_itself(cluster: Cluster, tmp_path: Path) -> None
 def test_a_new_validator_votes_at_once(tmp_path: Path) -> None:
     """``init`` begins the journal that a key must come with."""
     home = tmp_path / "node"
-    run_command("init", "-d", home, "--new-chain", "mine")
+    run_here("init", "-d", home, "--new-chain", "mine")
     genesis, key = load_genesis(home / "genesis.json"), load_identity(home / "key", None)
     opened = open_storage(DataDisk(home, lambda: 0), genesis, key, Random(1), votes=True)
     assert opened.vote_store is not None and opened.vote_store.lockout.may_vote(0)

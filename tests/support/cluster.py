@@ -26,8 +26,9 @@ from chain.store.reader import load_stored_genesis
 from chain.store.writer import ChainStore
 from p2p.runtime import RealRuntime
 from serving.cli.demo.node_process import HTTP, OUTPUT_FILE, NodeProcess
+from tests.support.commands import run_here
 from tests.support.fake_backend import MODEL, FakeOptions, serve_forked
-from tests.support.forked import ForkedCommand, ForkedServer, run_command
+from tests.support.forked import ForkedCommand, ForkedServer
 from tests.support.ports import reserve_ports
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -149,7 +150,7 @@ class Cluster:
         """Make the data directory of a node that joins the chain as a user's would: ``wwwserve init``."""
         directory = self.directory / name
         genesis = self.nodes[0].directory / "genesis.json"
-        assert "wwwserve run -d" in run_command("init", "-d", directory, "--genesis", genesis).output
+        assert "wwwserve run -d" in run_here("init", "-d", directory, "--genesis", genesis).output
         key = (directory / "key").read_text().splitlines()
         seed = next(line.removeprefix("seed: ") for line in key if line.startswith("seed: "))
         peer_port, api_port, admin_port = reserve_ports(3)

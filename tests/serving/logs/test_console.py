@@ -14,8 +14,9 @@ import structlog
 
 from p2p.network import NetworkError
 from serving.backends.backend import BackendError
-from serving.logs.console import HANDLER, configure_logs
+from serving.logs.console import configure_logs
 from serving.logs.rate import MAX_LINES, WINDOW_S, LogRate
+from tests.support.commands import keep_logs
 
 Configure = Callable[..., Callable[[], str]]
 
@@ -23,8 +24,6 @@ Configure = Callable[..., Callable[[], str]]
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
     """Configures logging, and gives a function that reads what was written to stderr; afterwards all is as before."""
-    root, last_resort = logging.getLogger(), logging.lastResort
-    level = root.level
     # Once a host was made in this process the library is silent altogether (p2p.host.workarounds).
     library = logging.getLogger("libp2p")
     library_level, library_propagates = library.level, library.propagate
@@ -37,16 +36,10 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
         configure_logs(level, format)
         return stderr.getvalue
 
-    yield start
-    for handler in [handler for handler in root.handlers if handler.name == HANDLER]:
-        root.removeHandler(handler)
-        handler.close()
-    root.setLevel(level)
+    with keep_logs():
+        yield start
     library.setLevel(library_level)
     library.propagate = library_propagates
-    logging.lastResort = last_resort
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 def test_json_lines_from_both_ways_of_logging(configure: Configure) -> None:
