@@ -248,9 +248,7 @@ def play_flood(
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["funded", "captures", "gaps", "forged"]
-    + [pytest.param(kind, marks=pytest.mark.long) for kind in ("dust", "unfunded", "rich", "releases")],
+    "kind", [pytest.param(kind, marks=[] if kind == "forged" else [pytest.mark.long]) for kind in FLOODS]
 )
 def test_honest_operations_become_final_in_a_flood_of(kind: str) -> None:
     play_flood(FLOODS[kind](), is_refused=kind == "forged")
@@ -265,7 +263,7 @@ def test_honest_operations_become_final_in_a_flood_of_giants() -> None:
     play_flood(flood_unfunded(), giant=True, is_refused=True)
 
 
-@pytest.mark.parametrize("kind", ["funded", "forged", "captures"])
+@pytest.mark.parametrize("kind", [pytest.param("funded", marks=pytest.mark.long), "forged", "captures"])
 def test_honest_operations_become_final_in_a_flood_by_a_validator(kind: str) -> None:
     play_flood(FLOODS[kind](), insider=4, is_refused=kind == "forged")
 

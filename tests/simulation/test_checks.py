@@ -126,7 +126,7 @@ LONG = pytest.mark.long
     ("party", "stage"),
     [
         pytest.param("checker", CHECK_COMMIT),
-        pytest.param("checker", CHECK_REVEAL),
+        pytest.param("checker", CHECK_REVEAL, marks=LONG),
         pytest.param("executor", CHECK_COMMIT),
         pytest.param("executor", CHECK_REVEAL, marks=LONG),
         pytest.param("originator", CHECK_COMMIT, marks=LONG),

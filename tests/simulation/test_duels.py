@@ -202,7 +202,13 @@ PARTIES: dict[str, Pick] = {
 }
 
 
-@pytest.mark.parametrize("party", PARTIES)
+LONG = {"originator", "executor"}
+"""Parties whose restarts the test of all at once shows too."""
+
+
+@pytest.mark.parametrize(
+    "party", [pytest.param(party, marks=[pytest.mark.long] if party in LONG else []) for party in PARTIES]
+)
 def test_a_party_that_is_restarted_in_every_stage_goes_on(party: str) -> None:
     # The gateway votes alone: a restart of the originator is one of another node.
     options = DuelOptions(gateways=(0, 1), qualities=(9, 8, 7, 6, 5, 4))
