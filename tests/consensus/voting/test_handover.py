@@ -98,9 +98,8 @@ class TwoMachines(CrashWorld):
         self.epochs: dict[int, set[int]] = defaultdict(set)
 
     def restore(self, number: int) -> None:
-        """Begin a machine from a backup: the key, and no journal."""
+        """Begin a machine from a backup: the key, and no journal. (Its chance goes on: no nonce comes twice.)"""
         self.disks[number] = MemoryDisk()
-        self.nodes.pop(number, None)
         self.finals.pop(number, None)
 
     def _open(self, node: Node, number: int) -> tuple[Any, VoteStore]:
