@@ -76,9 +76,21 @@ vendor-check:  ## that the committed file is the one that "make vendor" makes, b
 	@$(VENDOR) .web/out .web
 	@for file in .web/out/*; do cmp $$file $(STATIC)/$${file##*/} || exit 1; done
 
-test-clients: install  ## the clients that users have, through a node that serves and one that offloads; installs them
+PACKAGES := tests/clients/packages
+CLIENTS := .clients
+
+test-clients: install $(CLIENTS)/.installed  ## the clients that users have, through a node that serves and one that offloads; installs them
 	VIRTUAL_ENV=$(VENV) .tools/bin/uv pip install --quiet --group clients
 	$(BIN)/python -m pytest tests/clients $(ARGS)
+
+# Most of them have a directory of their own: some need other versions of what a node needs too.
+$(CLIENTS)/.installed: $(wildcard $(PACKAGES)/*) | install
+	.tools/bin/uv venv --quiet --allow-existing --python $(PYTHON) $(CLIENTS)/python
+	.tools/bin/uv pip install --quiet --python $(CLIENTS)/python/bin/python -r $(PACKAGES)/python.txt
+	@if command -v npm >/dev/null; then cp $(PACKAGES)/package.json $(PACKAGES)/package-lock.json $(CLIENTS)/ && \
+		cd $(CLIENTS) && npm ci --ignore-scripts --no-audit --no-fund --silent; \
+	else echo "the clients in JavaScript are skipped: they take npm (apt-get install npm)" >&2; fi
+	@touch $@
 
 attacks: install  ## what each known attack on money and liveness cost and brought, before and now
 	$(BIN)/python -m tests.adversarial.attacks.table $(ARGS)
@@ -137,4 +149,4 @@ overlay: install  ## its benchmark with five networks of each size instead of on
 	$(BIN)/python -m benchmarks.network.overlay --networks 5 $(ARGS)
 
 clean:  ## remove all that make has made
-	rm -rf .venv .venv-vllm .tools .web .mypy_cache .ruff_cache .hypothesis build *.egg-info results
+	rm -rf .venv .venv-vllm .tools .clients .web .mypy_cache .ruff_cache .hypothesis build *.egg-info results

@@ -264,7 +264,7 @@ def _find_route(head: RequestHead) -> Route:
     if route is None:
         raise not_found(f"Unknown path {head.path}.")
     if head.method != route.method:
-        raise method_not_allowed(head.method)
+        raise method_not_allowed(head.method, route.method)
     return route
 
 

@@ -1,6 +1,7 @@
 """The OpenAPI document of the API (version 3.1.0), made from the table of routes. Pure.
 
-Schemas name what the node itself reads and checks; every object may have more, which passes through.
+Schemas name what the node itself reads and checks, and what any backend would refuse; every object may have more, which
+passes through. A field that need not be there may be null, as OpenAI's may.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ ERROR_STATUSES = {
     "401": "No API key, or one that is not known.",
     "402": "The node's account cannot pay for an offloaded request.",
     "404": "No such path, or no node in reach serves the model.",
+    "405": "The path is right and the method is not; the header Allow names the one that is.",
     "413": "The body is too large.",
     "429": "Queues are full, or a rate limit is reached.",
     "502": "The backend or the executor failed.",
@@ -30,17 +32,28 @@ ERROR_STATUSES = {
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_REQUEST_TOKENS}
 FLAG: Schema = {"type": "boolean"}
+NULL: Schema = {"type": "null"}
 OBJECT: Schema = {"type": "object"}
 OBJECTS: Schema = {"type": "array", "items": OBJECT}
 TOKENS: Schema = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
 
 
-def _object(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(required)}
-
-
 def _one_of(*schemas: Schema) -> Schema:
     return {"anyOf": list(schemas)}
+
+
+def _object(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
+    fields = {name: schema if name in required else _one_of(schema, NULL) for name, schema in properties.items()}
+    return {"type": "object", "properties": fields, "required": list(required)}
+
+
+def _list(items: Schema, least: int = 0) -> Schema:
+    return {"type": "array", "items": items, "minItems": least}
+
+
+def _kind(kind: str, required: tuple[str, ...] = (), **properties: Schema) -> Schema:
+    """An object whose ``type`` says which it is."""
+    return _object(("type", *required), type={"const": kind}, **properties)
 
 
 MODEL: Schema = {"type": "string", "minLength": 1, "description": "The name of a model, as /v1/models lists it."}
@@ -57,12 +70,48 @@ SAMPLED: dict[str, Schema] = {
     "seed": {"type": "integer"},
     "stop": _one_of(TEXT, {"type": "array", "items": TEXT}),
 }
-MESSAGE: Schema = _object(("role",), role=TEXT, content=_one_of(TEXT, OBJECTS, {"type": "null"}), tool_calls=OBJECTS)
-BLOCKS: Schema = _one_of(TEXT, {"type": "array", "items": _object(("type",), type=TEXT)})
-TURN: Schema = _object(("role", "content"), role={"enum": ["user", "assistant"]}, content=BLOCKS)
-TURNS: Schema = {"type": "array", "items": TURN, "minItems": 1}
-FUNCTION: Schema = _object(("type", "name"), type={"const": "function"}, name=TEXT, parameters=OBJECT)
+MESSAGE: Schema = _object(("role",), role=TEXT, content=_one_of(TEXT, OBJECTS), tool_calls=OBJECTS)
+TOOL: Schema = _kind("function", ("function",), function=_object(("name",), name=TEXT, parameters=OBJECT))
+NAMED: Schema = _kind("function", ("function",), function=_object(("name",), name=TEXT))
+MODES: Schema = {"enum": ["auto", "none", "required"]}
+
+# Of the Responses API
+FUNCTION: Schema = _kind("function", ("name",), name=TEXT, parameters=OBJECT)
+PART: Schema = _one_of(
+    _kind("input_text", ("text",), text=TEXT),
+    _kind("output_text", ("text",), text=TEXT),
+    _kind("input_image", ("image_url",), image_url=TEXT),
+)
+CONTENT: Schema = _one_of(TEXT, _list(PART))
+ROLE: Schema = {"enum": ["user", "assistant", "system", "developer"]}
+ITEM: Schema = _one_of(
+    _object(("role", "content"), type={"const": "message"}, role=ROLE, content=CONTENT),
+    _kind("function_call", ("call_id", "name", "arguments"), call_id=TEXT, name=TEXT, arguments=TEXT),
+    _kind("function_call_output", ("call_id", "output"), call_id=TEXT, output=CONTENT),
+)
+WHICH_TOOL: Schema = _one_of(MODES, _kind("function", ("name",), name=TEXT))
+FORM: Schema = _one_of(
+    _object(type={"const": "text"}), _kind("json_object"), _kind("json_schema", ("name",), name=TEXT, schema=OBJECT)
+)
+
+# Of the Messages API
+TEXT_BLOCK: Schema = _kind("text", ("text",), text=TEXT)
+IMAGE: Schema = _kind("image", ("source",), source=_kind("url", ("url",), url=TEXT))
+USE: Schema = _kind("tool_use", ("id", "name", "input"), id=TEXT, name=TEXT, input=OBJECT)
+RESULT: Schema = _kind("tool_result", ("tool_use_id",), tool_use_id=TEXT, content=_one_of(TEXT, _list(TEXT_BLOCK)))
+SYSTEM: Schema = _one_of(TEXT, _list(TEXT_BLOCK))
+TURN: Schema = _one_of(
+    _object(
+        ("role", "content"),
+        role={"const": "user"},
+        content=_one_of(TEXT, _list(_one_of(TEXT_BLOCK, IMAGE, RESULT))),
+    ),
+    _object(("role", "content"), role={"const": "assistant"}, content=_one_of(TEXT, _list(_one_of(TEXT_BLOCK, USE)))),
+)
+TURNS: Schema = _list(TURN, 1)
 CUSTOM: Schema = _object(("name", "input_schema"), name=TEXT, description=TEXT, input_schema=OBJECT)
+ANY_TOOL: Schema = _object(("type",), type={"enum": ["auto", "any", "none"]})
+CHOICE: Schema = _one_of(ANY_TOOL, _kind("tool", ("name",), name=TEXT))
 
 SCHEMAS: dict[str, Schema] = {
     "ChatRequest": _object(
@@ -70,9 +119,10 @@ SCHEMAS: dict[str, Schema] = {
         **SAMPLED,
         messages={"type": "array", "items": MESSAGE, "minItems": 1},
         max_completion_tokens=COUNT,
-        tools=OBJECTS,
-        tool_choice=_one_of(TEXT, OBJECT),
+        tools=_list(TOOL),
+        tool_choice=_one_of(MODES, NAMED),
         response_format=_object(("type",), type=TEXT),
+        reasoning_effort=TEXT,
         logprobs=FLAG,
         top_logprobs={"type": "integer"},
     ),
@@ -90,14 +140,14 @@ SCHEMAS: dict[str, Schema] = {
     "ResponsesRequest": _object(
         ("model", "input"),
         model=MODEL,
-        input=_one_of(TEXT, {**OBJECTS, "minItems": 1}),
+        input=_one_of(TEXT, _list(ITEM, 1)),
         instructions=TEXT,
         stream=FLAG,
         max_output_tokens=COUNT,
-        tools={"type": "array", "items": FUNCTION},
-        tool_choice=_one_of(TEXT, OBJECT),
-        text=OBJECT,
-        reasoning=OBJECT,
+        tools=_list(FUNCTION),
+        tool_choice=WHICH_TOOL,
+        text=_object(format=FORM),
+        reasoning=_object(effort=TEXT),
         store={"const": False},
     ),
     "Response": _object(
@@ -113,11 +163,11 @@ SCHEMAS: dict[str, Schema] = {
         model=MODEL,
         messages=TURNS,
         max_tokens=COUNT,
-        system=BLOCKS,
+        system=SYSTEM,
         stream=FLAG,
-        stop_sequences={"type": "array", "items": TEXT},
-        tools={"type": "array", "items": CUSTOM},
-        tool_choice=_object(("type",), type={"enum": ["auto", "any", "tool", "none"]}, name=TEXT),
+        stop_sequences=_list(TEXT),
+        tools=_list(CUSTOM),
+        tool_choice=CHOICE,
     ),
     "Message": _object(
         ("id", "type", "role", "content", "stop_reason", "usage"),
@@ -128,7 +178,7 @@ SCHEMAS: dict[str, Schema] = {
         stop_reason=_one_of(TEXT, {"type": "null"}),
         usage=OBJECT,
     ),
-    "CountRequest": _object(("model", "messages"), model=MODEL, messages=TURNS, system=BLOCKS),
+    "CountRequest": _object(("model", "messages"), model=MODEL, messages=TURNS, system=SYSTEM),
     "TokenCount": _object(("input_tokens",), input_tokens={"type": "integer", "minimum": 0}),
     "Model": _object(
         ("id", "object"),

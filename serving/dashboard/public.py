@@ -45,7 +45,7 @@ class PublicDoor:
         """
         self._access.admit(head.headers)
         if head.method not in ("GET", "HEAD"):
-            raise method_not_allowed(head.method)
+            raise method_not_allowed(head.method, "GET")
         try:
             client = get_quota_prefix(parse_host(head.client))
         except ValueError:  # the connection has gone already

@@ -29,7 +29,7 @@ class ApiError(Exception):
     """An answer that is an error: status, and the four fields of OpenAI's error object.
 
     ``retry_after_s`` hints at when the client may try again (0: no hint). ``is_final``: it need not try again, which
-    OpenAI's clients read in a header of theirs.
+    OpenAI's clients read in a header of theirs. ``allow`` is the method that is allowed, of a 405.
 
     Raise it in an HTTP handler before the response has started and the server answers with it.
     """
@@ -43,6 +43,7 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after_s: float = 0.0,
         is_final: bool = False,
+        allow: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -52,9 +53,12 @@ class ApiError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.is_final = is_final
+        self.allow = allow
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Headers of the response, beside those of any other (RFC 9110, section 10.2.3)."""
+        """Headers of the response, beside those of any other (RFC 9110, sections 10.2.1 and 10.2.3)."""
+        if self.allow:
+            return [(b"allow", self.allow.encode())]
         if self.is_final:
             return [(b"x-should-retry", b"false")]
         return [(b"retry-after", b"%d" % ceil(self.retry_after_s))] if self.retry_after_s else []
@@ -125,9 +129,10 @@ def no_provider(model: str) -> ApiError:
     return ApiError(404, message, INVALID_REQUEST, "model_not_found", "provider")
 
 
-def method_not_allowed(method: str) -> ApiError:
-    """405: the path exists, the method does not."""
-    return ApiError(405, f"Method {method} is not allowed here.", INVALID_REQUEST, "method_not_allowed")
+def method_not_allowed(method: str, allow: str) -> ApiError:
+    """405: the path exists, the method does not; ``allow`` does."""
+    message = f"Method {method} is not allowed here, {allow} is."
+    return ApiError(405, message, INVALID_REQUEST, "method_not_allowed", allow=allow)
 
 
 def request_timeout(message: str) -> ApiError:

@@ -211,14 +211,13 @@ def _read(
     model = content.get("model")
     if not isinstance(model, str) or not model:
         raise bad_request("Name a model in the field 'model'.", param="model")
-    stream = content.get("stream") or False
-    if not isinstance(stream, bool):
-        raise bad_request("'stream' must be true or false.", param="stream")
+    stream = _read_flag(content, "stream")
     if endpoint is EMBEDDINGS:
         return _read_embeddings(body, content, model, stream, local_only)
     options = content.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise bad_request("'stream_options' must be an object.", param="stream_options")
+    wants_usage = _read_flag(options or {}, "include_usage", "stream_options.")
     limit = _read_largest(content, LIMITS)
     choices = _read_largest(content, CHOICES) or 1
     if choices > MAX_CHOICES:
@@ -227,7 +226,6 @@ def _read(
     if endpoint is COMPLETIONS:
         token_cap = token_cap if limit else min(token_cap, default_text_tokens)
         choices, echoed_bytes = _read_prompts(body, content, choices)
-    wants_usage = bool(options and options.get("include_usage"))
     has_tools = bool(content.get("tools") or content.get("functions"))
     return Request(
         path,
@@ -274,10 +272,7 @@ def _read_prompts(body: bytes, content: dict[str, Any], choices: int) -> tuple[i
     total = choices * _count_texts(content, "prompt")
     if total > MAX_TEXTS:
         raise bad_request(f"'prompt' and 'n' ask for more than {MAX_TEXTS} answers.", param="prompt")
-    echo = content.get("echo") or False
-    if not isinstance(echo, bool):
-        raise bad_request("'echo' must be true or false.", param="echo")
-    return total, ECHOED_PER_BYTE * len(body) * choices if echo else 0
+    return total, ECHOED_PER_BYTE * len(body) * choices if _read_flag(content, "echo") else 0
 
 
 def _count_texts(content: dict[str, Any], name: str) -> int:
@@ -311,6 +306,15 @@ def encode_body(content: Mapping[str, Any]) -> bytes:
         return json.dumps(content, separators=(",", ":")).encode()
 
 
+def _read_flag(content: dict[str, Any], name: str, place: str = "") -> bool:
+    value = content.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise bad_request(f"'{place}{name}' must be true or false.", param=f"{place}{name}")
+    return value
+
+
 def _read_largest(content: dict[str, Any], names: tuple[str, ...]) -> int | None:
     """The largest of the counts that are there."""
     return max((value for name in names if (value := _read_count(content, name)) is not None), default=None)
@@ -320,6 +324,8 @@ def _read_count(content: dict[str, Any], name: str) -> int | None:
     value = content.get(name)
     if value is None:
         return None
+    if type(value) is float and value.is_integer():  # the same number of JSON, written otherwise
+        value = int(value)
     if type(value) is not int or not 1 <= value <= MAX_REQUEST_TOKENS:
         raise bad_request(f"'{name}' must be a positive integer.", param=name)
     return value

@@ -38,4 +38,13 @@ def shape_error(error: ApiError) -> ApiError:
     """The same error, as Anthropic's clients read it."""
     if isinstance(error, MessagesError):
         return error
-    return MessagesError(error.status, error.message, error.type, error.code, error.param, error.retry_after_s)
+    return MessagesError(
+        error.status,
+        error.message,
+        error.type,
+        error.code,
+        error.param,
+        error.retry_after_s,
+        is_final=error.is_final,
+        allow=error.allow,
+    )

@@ -46,10 +46,15 @@ def read_messages_request(sent: dict[str, Any], *, needs_limit: bool = True) -> 
     chat = {name: value for name, value in sent.items() if name not in TRANSLATED and value is not None}
     chat["model"] = sent.get("model")
     chat["messages"] = _read_messages(sent)
+    if sent.get("stream") is not None:
+        chat["stream"] = sent["stream"]
     if sent.get("stream"):
-        chat |= {"stream": sent["stream"], "stream_options": {"include_usage": True}}
-    if sent.get("stop_sequences"):
-        chat["stop"] = sent["stop_sequences"]
+        chat["stream_options"] = {"include_usage": True}
+    stops = sent.get("stop_sequences")
+    if not isinstance(stops, list | None):
+        raise wrong("stop_sequences", "a list of texts")
+    if stops:
+        chat["stop"] = stops
     user = get_object(sent, "metadata").get("user_id")
     if isinstance(user, str):
         chat["user"] = user
@@ -158,7 +163,7 @@ def _read_tools(sent: dict[str, Any]) -> dict[str, Any]:
         if kind == "tool":
             name = get_text(choice, "name", "tool_choice.")
             found["tool_choice"] = {"type": "function", "function": {"name": name}}
-        elif kind in TOOL_CHOICES:
+        elif isinstance(kind, str) and kind in TOOL_CHOICES:
             found["tool_choice"] = TOOL_CHOICES[kind]
         else:
             raise wrong("tool_choice.type", "one of auto, any, tool and none")

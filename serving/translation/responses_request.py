@@ -59,15 +59,20 @@ def read_responses_request(sent: dict[str, Any]) -> ResponsesRequest:
     chat = {name: value for name, value in sent.items() if name not in TRANSLATED and value is not None}
     chat["model"] = sent.get("model")
     chat["messages"] = _read_messages(sent)
+    if sent.get("stream") is not None:
+        chat["stream"] = sent["stream"]
     if sent.get("stream"):
-        chat |= {"stream": sent["stream"], "stream_options": {"include_usage": True}}
+        chat["stream_options"] = {"include_usage": True}
     if sent.get("max_output_tokens") is not None:
         chat["max_tokens"] = sent["max_output_tokens"]
     chat |= _read_tools(sent) | _read_format(sent)
     reasoning = get_object(sent, "reasoning")
     if reasoning.get("effort"):
         chat["reasoning_effort"] = reasoning["effort"]
-    if sent.get("top_logprobs") or LOGPROBS in (sent.get("include") or ()):
+    include = sent.get("include")
+    if not isinstance(include, list | None):
+        raise wrong("include", "a list of texts")
+    if sent.get("top_logprobs") or LOGPROBS in (include or ()):
         chat |= {"logprobs": True, **pick(sent, "top_logprobs")}
     return ResponsesRequest(sent, chat)
 
@@ -91,8 +96,8 @@ def _read_messages(sent: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _add_item(messages: list[dict[str, Any]], item: dict[str, Any], place: str) -> None:
-    kind = item.get("type", "message")
-    if kind == "message":
+    kind = item.get("type")
+    if kind is None or kind == "message":
         role = ROLES.get(get_text(item, "role", place))
         if role is None:
             raise wrong(f"{place}role", "one of user, assistant, system and developer")
@@ -151,7 +156,7 @@ def _read_tools(sent: dict[str, Any]) -> dict[str, Any]:
     if isinstance(choice, dict):
         kind = choice.get("type")
         if kind == "allowed_tools":
-            allowed = {tool.get("name") for tool in get_list(choice, "tools", "tool_choice.")}
+            allowed = [tool.get("name") for tool in get_list(choice, "tools", "tool_choice.")]
             tools = [tool for tool in tools if tool["function"]["name"] in allowed]
             choice = choice.get("mode")
         elif kind == "function":
@@ -169,13 +174,13 @@ def _read_format(sent: dict[str, Any]) -> dict[str, Any]:
     text = get_object(sent, "text")
     found = pick(text, "verbosity")
     form = get_object(text, "format", "text.")
-    kind = form.get("type", "text")
+    kind = form.get("type")
     if kind == "json_schema":
         schema = pick(form, "name", "description", "schema", "strict")
         return {**found, "response_format": {"type": kind, "json_schema": schema}}
     if kind == "json_object":
         return {**found, "response_format": {"type": kind}}
-    if kind != "text":
+    if kind not in (None, "text"):
         raise refuse("text.format.type", f"{_show(kind)}: such formats are not supported.")
     return found
 

@@ -1,4 +1,5 @@
-"""Nodes for the clients that users have: a small model behind one that serves it and one that offloads all.
+"""Nodes for the clients that users have: a small model and a scripted one, behind a node that serves both and one that
+offloads all.
 
 Only ``make test-clients`` installs the clients and runs these tests.
 """
@@ -16,10 +17,12 @@ import trio
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import EmbeddedBackend
 from serving.http.server import HttpServer
+from tests.clients.scripted_chat import SCRIPTED, serve_scripted
 from tests.serving.relay import relay_to
 from tests.support.cluster import ENTRY, Cluster, offload_at_entry, run_cluster
 from tests.support.fake_backend import MODEL
 from tests.support.forked import ForkedServer
+from tests.support.waiting import wait_until
 
 PARAMETERS = {
     "type": "object",
@@ -55,6 +58,7 @@ class Endpoint:
     """Without ``/v1``."""
     direct: str
     is_offloaded: bool
+    model: str = MODEL
 
     @property
     def url(self) -> str:
@@ -71,19 +75,40 @@ def model_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def nodes(model_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two nodes, of which the first offloads all that it is asked."""
+def scripted_url() -> Iterator[str]:
+    """The model that does as it is told."""
+    server = ForkedServer(serve_scripted)
+    yield server.told
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def nodes(model_url: str, scripted_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes with both models, of which the first offloads all that it is asked."""
 
     def configure(number: int) -> dict[str, Any]:
-        models = [{"kind": "openai", "base_url": model_url, "load": "none", "features": FEATURES, "capacity": 4}]
+        fixed = {"kind": "openai", "load": "none", "features": FEATURES, "capacity": 4}
+        models = [{**fixed, "base_url": url} for url in (model_url, scripted_url)]
         return {"models": models, **offload_at_entry(number)}
 
-    with run_cluster(tmp_path_factory.mktemp("clients"), 2, config=configure) as cluster:
+    with run_cluster(tmp_path_factory.mktemp("clients"), 2, models=(MODEL, SCRIPTED), config=configure) as cluster:
+        entry = cluster.nodes[ENTRY]
+        announced = lambda: {model for peer in entry.ask("/peers")["peers"] for model in peer["models"]}  # noqa: E731
+        wait_until(lambda: announced() >= {MODEL, SCRIPTED}, "the models are not announced")
         yield cluster
 
 
 @pytest.fixture(params=[False, True], ids=["local", "offloaded"])
 def endpoint(request: pytest.FixtureRequest, nodes: Cluster, model_url: str) -> Endpoint:
     """A node that serves what it is asked, and one that offloads it."""
-    node = nodes.nodes[ENTRY if request.param else ENTRY + 1]
-    return Endpoint(f"http://127.0.0.1:{node.api_port}", model_url, request.param)
+    return Endpoint(_get_root(nodes, request.param), model_url, request.param)
+
+
+@pytest.fixture(params=[False, True], ids=["local", "offloaded"])
+def scripted(request: pytest.FixtureRequest, nodes: Cluster, scripted_url: str) -> Endpoint:
+    """The same, for the scripted model."""
+    return Endpoint(_get_root(nodes, request.param), scripted_url, request.param, SCRIPTED)
+
+
+def _get_root(nodes: Cluster, is_offloaded: bool) -> str:
+    return f"http://127.0.0.1:{nodes.nodes[ENTRY if is_offloaded else ENTRY + 1].api_port}"

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-
-import pytest
 
 from tests.clients.conftest import Endpoint
-from tests.support.fake_backend import MODEL
+from tests.clients.installed import MODULES, needs_node, run_client
 
-PACKAGE = "compatcanary@0.2.2"
 LEAST_SCORE = 95
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+@needs_node
 def test_its_modern_profile_finds_nothing_wrong(endpoint: Endpoint) -> None:
-    command = ["npm", "exec", "--yes", "--", PACKAGE, "scan", "--format", "json", "--timeout", "120"]
-    command += ["--base-url", endpoint.url, "--model", MODEL]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    command = [MODULES / ".bin" / "compatcanary", "scan", "--format", "json", "--timeout", "120"]
+    done = run_client([*command, "--base-url", endpoint.url, "--model", endpoint.model], endpoint)
     assert done.stdout.startswith("{"), done.stderr
     report = json.loads(done.stdout)
     failures = {each["id"]: each["summary"] for each in report["results"] if each["status"] != "pass"}

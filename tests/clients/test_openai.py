@@ -38,7 +38,7 @@ def test_a_request_is_served_where_it_should_be(endpoint: Endpoint, client: open
 
 
 def test_the_models_are_listed(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == [MODEL]
+    assert MODEL in [model.id for model in client.models.list()]
     assert client.models.retrieve(MODEL).id == MODEL
     with pytest.raises(openai.NotFoundError, match=MODEL):
         client.models.retrieve("fake-modell")

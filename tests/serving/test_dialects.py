@@ -108,7 +108,7 @@ def test_errors_have_the_shape_of_the_api_that_was_asked() -> None:
                 assert (content.get("type") == "error") == (path == MESSAGES)
                 assert content["error"]["message"]
             _, error = await call(api, path, method="GET")
-            assert error is not None and error.status == 405
+            assert error is not None and error.status == 405 and (b"allow", b"POST") in error.headers()
             assert (json.loads(error.body()).get("type") == "error") == (path == MESSAGES)
         _, error = await call(api, RESPONSES, json.dumps({"model": MODEL, "input": "x", "background": True}).encode())
         assert error is not None and (error.status, error.param) == (400, "background")

@@ -201,6 +201,7 @@ def run_cluster(
     count: int = 4,
     *,
     users: int = 0,
+    models: tuple[str, ...] = (MODEL,),
     parameters: Parameters = LENIENT,
     accounts: Sequence[GenesisAccount] = (),
     backend: FakeOptions | None = None,
@@ -209,8 +210,8 @@ def run_cluster(
 ) -> Iterator[Cluster]:
     """``count`` equal validators beside a fake backend, all of which see one another.
 
-    ``accounts`` are in genesis beside theirs and the users'; ``config`` adds to each node's file, by its number;
-    ``start`` starts it.
+    ``models`` are what all of them serve by the genesis; ``accounts`` are in it beside theirs and the users';
+    ``config`` adds to each node's file, by its number; ``start`` starts it.
     """
     fake = ForkedServer(serve_forked, backend or FakeOptions())
     nodes: list[ClusterNode] = []
@@ -224,7 +225,7 @@ def run_cluster(
         user_keys = [KeyPair(bytes([number + 1]) * 32) for number in range(users)]
         beacon = os.urandom(32)
         everybody = [
-            *(make_validator(n.key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (MODEL,)) for n in nodes),
+            *(make_validator(n.key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, models) for n in nodes),
             *(GenesisAccount(key.public_key, 1_000 * CREDIT, 0, (), None) for key in user_keys),
             *accounts,
         ]

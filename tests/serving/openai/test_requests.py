@@ -48,6 +48,8 @@ def parse(**fields: Any) -> tuple[Any, dict[str, Any]]:
         (b'{"model": ["m"]}', "model", "model"),
         (b'{"model": "m", "stream": "yes"}', "stream", "true or false"),
         (b'{"model": "m", "stream": 1}', "stream", "true or false"),
+        *((b'{"model": "m", "stream": %s}' % value, "stream", "true or false") for value in (b"0", b'""', b"[]")),
+        (b'{"model": "m", "stream_options": {"include_usage": 1}}', "stream_options.include_usage", "true or false"),
         (b'{"model": "m", "stream_options": true}', "stream_options", "object"),
         (b'{"model": "m", "stream_options": []}', "stream_options", "object"),
         (b'{"model": "m", "max_tokens": 0}', "max_tokens", "positive"),
@@ -88,6 +90,7 @@ def test_what_is_refused_and_why(body: bytes, param: str | None, message: str) -
         b'{"model":"m","stream":null,"max_tokens":7,"n":null,"stream_options":null}',
         b'{"model":"m","stream":true,"max_tokens":7,"stream_options":{"include_usage":true}}',
         b'{"model":"m","max_tokens":7,"max_completion_tokens":8,"Temperature":1}',
+        b'{"model":"m","max_tokens":7.0,"n":1e0}',
     ],
 )
 def test_a_body_that_needs_nothing_is_passed_on_byte_for_byte(body: bytes) -> None:

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.openai.errors import ApiError, bad_gateway, bad_request, unavailable
+from serving.openai.errors import (
+    ApiError,
+    bad_gateway,
+    bad_request,
+    method_not_allowed,
+    quota_exceeded,
+    too_many_requests,
+    unavailable,
+)
 from serving.translation.messages import MessagesTranslation
 from serving.translation.messages_errors import shape_error
 from serving.translation.messages_request import REFUSED, read_messages_request
@@ -102,6 +110,8 @@ def test_a_schema_is_a_response_format() -> None:
         ({"messages": [{"role": "king", "content": "hi"}]}, "messages[0].role"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
+        ({"tool_choice": {"type": ["any"]}}, "tool_choice.type"),
+        ({"stop_sequences": 0}, "stop_sequences"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file"}}]}]},
             "messages[0].content[0].source.type",
@@ -247,3 +257,9 @@ def test_whatever_a_backend_says_nothing_raises(noise: bytes) -> None:
     stream = MessagesTranslation(SENT).open_stream("x")
     written = stream.feed(b"data: " + noise + b"\n\n") + stream.finish()
     assert read_events(written)[-1]["type"] in ("message_stop", "error")
+
+
+def test_an_error_keeps_its_headers_in_either_shape() -> None:
+    errors = quota_exceeded("no budget"), too_many_requests("slowly", 3.0), method_not_allowed("GET", "POST")
+    for error in errors:
+        assert shape_error(error).headers() == error.headers() != []

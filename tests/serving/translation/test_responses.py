@@ -91,7 +91,8 @@ def test_tools_formats_and_efforts_are_called_as_chats_call_them() -> None:
     assert chat["response_format"] == {"type": "json_schema", "json_schema": schema}
     assert (chat["reasoning_effort"], chat["logprobs"], chat["top_logprobs"]) == ("low", True, 2)
     assert chat["stream_options"] == {"include_usage": True} and chat["parallel_tool_calls"] is False
-    allowed = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]}
+    named = [{"type": "function", "name": "f"}, {"type": "function", "name": ["f"]}]
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": named}
     chat = read(tools=[{**TOOL, "name": "g"}, TOOL], tool_choice=allowed)
     assert [tool["function"]["name"] for tool in chat["tools"]] == ["f"] and chat["tool_choice"] == "required"
 
@@ -120,6 +121,7 @@ def test_tools_formats_and_efforts_are_called_as_chats_call_them() -> None:
         ({"input": []}, "input"),
         ({"input": 5}, "input"),
         ({"text": 5}, "text"),
+        ({"include": 5}, "include"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
