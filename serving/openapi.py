@@ -232,7 +232,7 @@ def make_document() -> dict[str, Any]:
 def _describe(route: Route) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": _refer(route.answer)}}
     if route.can_stream:
-        content["text/event-stream"] = {"schema": TEXT}
+        content["text/event-stream"] = {}  # this version has no word for what the data of an event is
     error = {"application/json": {"schema": _refer("AnthropicError" if route.is_anthropic else "Error")}}
     errors = {status: {"description": text, "content": error} for status, text in ERROR_STATUSES.items()}
     described: dict[str, Any] = {

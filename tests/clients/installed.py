@@ -58,23 +58,16 @@ def run_script(name: str, endpoint: Endpoint) -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
-def run_suite(name: str, endpoint: Endpoint, results: Path) -> Outcomes:
-    """Run a suite of pytest in the environment of the clients, without the settings and fixtures of this project."""
+def run_suite(name: str, endpoint: Endpoint, results: Path, *selected: str) -> Outcomes:
+    """Run a suite of pytest in the environment of the clients, without the settings and fixtures of this project.
+
+    ``selected`` are options of pytest that say which tests.
+    """
     report = results / f"{name}.xml"
-    options = [
-        "-q",
-        "-c",
-        os.devnull,
-        "--rootdir",
-        SUITES,
-        "--noconftest",
-        "-p",
-        "no:cacheprovider",
-        "--tb=short",
-        "-o",
-        "asyncio_mode=auto",
-    ]
-    done = run_client([PYTHON, "-m", "pytest", *options, f"--junitxml={report}", SUITES / name], endpoint)
+    options = ["-q", "-c", os.devnull, "--rootdir", SUITES, "--noconftest", "-p", "no:cacheprovider", "--tb=short"]
+    for setting in ("asyncio_mode=auto", "asyncio_default_test_loop_scope=session"):  # clients outlive a test
+        options += ["-o", setting]
+    done = run_client([PYTHON, "-m", "pytest", *options, f"--junitxml={report}", *selected, SUITES / name], endpoint)
     assert report.exists(), done.stdout[-4000:] + done.stderr[-2000:]
     outcomes = Outcomes(set(), {}, set())
     for case in ElementTree.parse(report).iter("testcase"):
