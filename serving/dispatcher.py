@@ -2,7 +2,8 @@
 
 The owner's policy chooses between serving and offloading. A request that cannot be offloaded is served here if a
 backend has its model; one that gets no slot here in time, or that all backends here fail, is offloaded. Otherwise the
-user gets the error of the backend, or is refused with one of this node.
+user gets the error of the backend, or is refused with one of this node. A stream that is cut after that is gone on with
+by another backend or executor that can.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 import trio
@@ -21,8 +23,9 @@ from chain.parameters import CREDIT
 from p2p.runtime import Runtime
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
-from serving.backends.backend import BackendError, ErrorEventSent
-from serving.failover.local import BackendsFailed, Begun, Tries, ask_backends
+from serving.backends.backend import CONTINUATION, BackendError
+from serving.failover.continued_answer import ContinuedAnswer, Part
+from serving.failover.local import BackendsFailed, Tries, ask_backends, inspect_answer
 from serving.failover.patience import compute_patience
 from serving.keys.keyring import Charge, Keyring
 from serving.keys.usage import Usage
@@ -46,16 +49,12 @@ from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
-from serving.scheduling.output_length import AnswerLength
 from serving.scheduling.policy import Decision, LoadSnapshot, Policy
 from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens, predict_wait
 from serving.scheduling.predictor import Prediction, is_able
-from serving.scheduling.speed import AnswerTimer
 
 log = structlog.get_logger(__name__)
 
-MAX_PAUSE_S = 120.0
-"""Seconds for which a backend may send bytes of which the user gets nothing."""
 ENDING_RETRY_AFTER_S = 5.0
 """When a user may come again to a node that ends: by then another may have its place."""
 MAX_LISTED_REQUESTS = 1024
@@ -70,7 +69,7 @@ class RequestRecord:
     model: str
     started: float
     executor: bytes | None = None
-    """None: served here."""
+    """None: served here. Of an answer that was gone on with, whoever came last."""
     attempt: int = 0
     hold_id: bytes | None = None
     first_byte: float | None = None
@@ -93,6 +92,8 @@ class RequestRecord:
     """Of the weights that answered, by what their node says; none: unknown."""
     outcome: str = "running"
     """Then completed, error (a status other than 200), refused, failed or cancelled."""
+    backend: ScheduledBackend | None = None
+    """The one of this node that serves it."""
 
     def compare(self) -> tuple[float | None, float | None]:
         """Measured by predicted time of the first token (of a stream) and of the whole answer; None: not known."""
@@ -123,6 +124,8 @@ class Counters:
     failed: int = 0
     cancelled: int = 0
     completed: int = 0
+    continued: int = 0
+    """Times that another went on with an answer."""
     completion_tokens: int = 0
 
 
@@ -193,7 +196,7 @@ class Dispatcher:
         record = RequestRecord(f"req-{number:016x}", request.model, trio.current_time(), is_stream=request.stream)
         self.records.append(record)
         answer: Answer | None = None
-        inspector: AnswerInspector | None = None
+        whole: ContinuedAnswer | None = None
         failure: BaseException | None = None
         charge: Charge | None = None
         try:
@@ -201,14 +204,18 @@ class Dispatcher:
             charge = await self._reserve(request)
             async with AsyncExitStack() as stack:
                 stack.enter_context(self.availability.own_use())
-                answer, inspector = await self._begin(stack, request, record)
-                answer.body = await stack.enter_async_context(aclosing(_watch(answer.body, inspector, record)))
+                trying = await stack.enter_async_context(AsyncExitStack())
+                begun = await self._begin(trying, request, record)
+                ask = partial(self._ask_for_rest, request, record, [])
+                whole = ContinuedAnswer(request, begun, trying, ask, partial(self._blame, record))
+                answer = replace(begun[0], body=await stack.enter_async_context(aclosing(_watch(whole, record))))
                 yield answer, record
         except BaseException as error:
             failure = error
             raise
         finally:
             record.finished = trio.current_time()
+            inspector = None if whole is None else whole.inspector
             if answer is None or inspector is None:
                 record.outcome = _get_refusal(failure)
             else:
@@ -271,10 +278,7 @@ class Dispatcher:
     async def _begin(
         self, stack: AsyncExitStack, request: Request, record: RequestRecord
     ) -> tuple[Answer, AnswerInspector]:
-        rules = request.rules
-        backends = self.backend_pool.order(request.model) if rules.allows_here else []
-        if rules.quantizations:
-            backends = [each for each in backends if rules.allows_formats(each.get_number_formats(request.model))]
+        rules, backends = request.rules, self._find_backends(request)
         can_offload = not request.local_only and self.originator.has_executors(request.model, rules)
         if not backends and not can_offload:
             if rules is not ANYBODY and request.model in self.get_models():
@@ -313,6 +317,60 @@ class Dispatcher:
         if doubted is not None:
             self.originator.note_own_answer(doubted, answer.status)
         return answer, inspector
+
+    def _find_backends(self, request: Request) -> list[ScheduledBackend]:
+        """The living backends of this node that may answer a request, in the order in which to ask them."""
+        rules = request.rules
+        backends = self.backend_pool.order(request.model) if rules.allows_here else []
+        if rules.quantizations:
+            backends = [each for each in backends if rules.allows_formats(each.get_number_formats(request.model))]
+        return backends
+
+    async def _ask_for_rest(
+        self,
+        whole: Request,
+        record: RequestRecord,
+        cut: list[ScheduledBackend | bytes],
+        stack: AsyncExitStack,
+        request: Request,
+        written: int,
+    ) -> Part | None:
+        """Ask for the rest of the answer to ``whole``, of which ``written`` completion bytes have come, by ``request``.
+
+        A backend of this node is asked, or else another node, but none that was ``cut`` before. None: nobody gives it.
+        """
+        is_here = record.executor is None
+        cut.append(record.backend if record.executor is None and record.backend is not None else record.executor or b"")
+        ignored = request.rules.ignore.union(each for each in cut if isinstance(each, bytes) and each)
+        request = replace(request, rules=replace(request.rules, ignore=ignored))
+        model, rules = request.model, request.rules
+        spent = 0 if is_here else self.originator.compute_price(whole, written)
+        most = spent + self.originator.compute_price(request, request.max_completion_bytes)
+        can_offload = not request.local_only and self.originator.has_executors(model, rules)
+        can_offload = can_offload and (rules.max_price is None or most <= rules.max_price)
+        backends = [
+            each
+            for each in self._find_backends(request)
+            if CONTINUATION not in request.features or CONTINUATION in each.backend.get_limits(model).features
+            if all(each is not other for other in cut)
+        ]
+        part: Part | None = None
+        if backends:
+            with suppress(NotAdmitted, BackendsFailed):
+                part = await self._serve(stack, backends, request, record, is_last=not can_offload)
+                record.executor = None
+        if part is None and can_offload:
+            with suppress(CannotAfford, TooManyPayments, NoExecutor):
+                part = await self._offload(stack, request, record, None)
+        if part is not None:
+            record.reason, record.prediction = Reason.CONTINUED.value, None
+            self.counters.continued += 1
+        return part
+
+    def _blame(self, record: RequestRecord) -> None:
+        """Another node has begun an answer again, of which it was asked for the rest, or repeated what there was."""
+        if record.executor is not None:
+            self.originator.scores.note_failed(record.executor, record.model, trio.current_time())
 
     def _wants_offload(self, backend: ScheduledBackend, request: Request, record: RequestRecord) -> bool:
         """Whether the policy offloads a request, given what is expected here and there.
@@ -402,12 +460,13 @@ class Dispatcher:
         self.counters.local += 1
         backend, answer = begun.backend, begun.answer
         record.number_formats = backend.get_number_formats(request.model)
+        record.backend = backend
         if backend is not backends[0]:
             record.prediction, record.reason = None, Reason.NEXT.value
         prompt = estimate_tokens(len(request.body))
         timer = backend.meter.start_timer(request.model, prompt, slot_at, is_stream=answer.is_stream)
         length = predictor.watch_length(request)
-        body = await stack.enter_async_context(aclosing(_inspect(begun, timer, length)))
+        body = await stack.enter_async_context(aclosing(inspect_answer(begun, timer, length)))
         return replace(answer, body=body), begun.inspector
 
     def _make_demand(self, request: Request, record: RequestRecord, predicted_s: float) -> Demand:
@@ -449,54 +508,16 @@ def _get_outcome(status: int, inspector: AnswerInspector, failure: BaseException
     return "failed" if isinstance(failure, Exception) else "cancelled"
 
 
-async def _inspect(begun: Begun, timer: AnswerTimer, length: AnswerLength) -> AsyncGenerator[bytes, None]:
-    """What the user gets of a backend's answer, which is timed and measured."""
-    inspector, breaker, body = begun.inspector, begun.backend.breaker, begun.answer.body
-    content_at = trio.current_time()
-    timer.feed(content_at, len(begun.held))
-    passed = begun.passed if inspector.is_stream else inspector.feed(begun.held)
-    if passed:
-        yield passed
-    async for chunk in body:
-        now = trio.current_time()
-        timer.feed(now, len(chunk))
-        passed = inspector.feed(chunk)
-        length.grow(inspector.completion_bytes)
-        if inspector.is_over:  # users hang up on the closing event
-            breaker.note_answer()
-        if passed:
-            yield passed
-            content_at = trio.current_time()
-            timer.note_taken(content_at, content_at - now)
-        elif now - content_at > MAX_PAUSE_S:
-            breaker.note_failure(now)
-            raise BackendError("the backend sent nothing of the answer for too long")
-        if inspector.error is not None:  # what may come after an error contradicts it
-            breaker.note_failure(now)
-            raise ErrorEventSent(inspector.error)
-    if rest := inspector.finish():
-        yield rest
-    if inspector.error is not None:
-        raise ErrorEventSent(inspector.error)
-    if inspector.is_stream and not inspector.is_complete:
-        breaker.note_failure(trio.current_time())
-        raise BackendError("the answer ended too early")
-    timer.finish(inspector.completion_bytes / BYTES_PER_TOKEN)
-    if inspector.is_complete:
-        length.end(inspector.completion_bytes, is_cut_off=inspector.finish_reason == "length")
-
-
-async def _watch(
-    body: AsyncIterator[bytes], inspector: AnswerInspector, record: RequestRecord
-) -> AsyncGenerator[bytes, None]:
-    """``body``, while the record notes when it began and the inspector that it broke off."""
+async def _watch(whole: ContinuedAnswer, record: RequestRecord) -> AsyncGenerator[bytes, None]:
+    """The body of an answer, while the record notes when it began and the inspector that it broke off."""
     try:
-        async for chunk in body:
-            now = trio.current_time()
-            if record.first_byte is None:
-                record.first_byte = now
-            yield chunk
-            record.unread_s += trio.current_time() - now
+        async with aclosing(whole.read()) as body:
+            async for chunk in body:
+                now = trio.current_time()
+                if record.first_byte is None:
+                    record.first_byte = now
+                yield chunk
+                record.unread_s += trio.current_time() - now
     except BackendError as error:
-        inspector.error = inspector.error or str(error)
+        whole.inspector.error = whole.inspector.error or str(error)
         raise

@@ -2,7 +2,8 @@
 
 Each fault of a backend, from a 503 to a tool call that is cut in its arguments, is met once by a request: at a node
 with a second backend, at an executor while another is in reach, and at a node's own backend while an executor is in
-reach; streamed and not. A request is *rescued* if its user gets a whole answer; it is answered *as sent* where
+reach; streamed and not. A request is *rescued* if its user gets a whole answer of one that was not cut, and
+*continued* if another went on with what its user had got of one that was; it is answered *as sent* where
 nothing is wrong with what the backend sent, or no other is to be asked; else it ends in an error that clients see as
 one. The run fails if one is paid twice, hangs, or leaves a hold, a slot or a task behind. Times are simulated, and
 the same on every machine.
@@ -37,7 +38,7 @@ def measure(places: int) -> tuple[list[Figure], list[Chart]]:
     for place in PLACES[:places]:
         for stream in (True, False):
             rows, name = play(place, stream), f"{place.name}, {'streamed' if stream else 'not streamed'}"
-            for verdict in ("rescued", "as sent", "safe"):
+            for verdict in ("rescued", "continued", "as sent", "safe"):
                 count = sum(row.verdict == verdict for row in rows)
                 label = "a safe error" if verdict == "safe" else verdict
                 is_shown = verdict == "rescued" and stream and place is PLACES[-1]

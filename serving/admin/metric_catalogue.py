@@ -47,6 +47,7 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
             "measured by predicted time of answers to your users: first_token (of streams), total",
             ("time",),
         ),
+        "continued_answers_total": MetricKind("counter", "times that another went on with an answer that was cut"),
         "completion_tokens_total": MetricKind("counter", "completion tokens of the answers to your users"),
         "client_errors_total": MetricKind(
             "counter",

@@ -94,6 +94,9 @@ class _NodeCollector(Collector):
         routed.add_metric(["local"], counters.local)
         routed.add_metric(["offloaded"], counters.offloaded)
         yield routed
+        continued = _counter("continued_answers")
+        continued.add_metric([], counters.continued)
+        yield continued
         running = sum(record.finished is None for record in self._node.dispatcher.records)
         yield _gauge("requests_in_flight", running)
         tokens = _counter("completion_tokens")

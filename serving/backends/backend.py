@@ -36,8 +36,12 @@ class Load:
     known: bool
 
 
-FEATURES = ("tools", "vision", "logprobs", "completions", "embeddings")
+CONTINUATION = "continuation"
+"""The feature that a chat whose answer is begun is gone on with (:mod:`serving.openai.begun_answers`)."""
+FEATURES = ("tools", "vision", "logprobs", "completions", "embeddings", CONTINUATION)
 """What a request may ask of a model beyond chats of text, in the order of their bits in an announcement."""
+ASSUMED_FEATURES = frozenset(FEATURES) - {CONTINUATION}
+"""Those of a backend of which nothing is known: one that cannot continue an answer would begin it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class ModelLimits:
     """
 
     context_length: int = 0
-    features: frozenset[str] = frozenset(FEATURES)
+    features: frozenset[str] = ASSUMED_FEATURES
     quantization: str = ""
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from p2p.runtime import Runtime
-from serving.backends.backend import BackendError, Load, ModelLimits
+from serving.backends.backend import CONTINUATION, BackendError, Load, ModelLimits
 from serving.backends.forced_calls import force_call
 from serving.backends.load_metrics import compute_full_load
 from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
@@ -90,7 +90,7 @@ class EmbeddedBackend:
 
         It was not trained to call tools: a call that is asked for is well formed, and seldom sensible.
         """
-        features = frozenset({"tools", "logprobs", "completions", "embeddings"})
+        features = frozenset({"tools", "logprobs", "completions", "embeddings", CONTINUATION})
         return ModelLimits(self._context, features, QUANTIZATION if self._weights is None else "")
 
     def is_alive(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 import trio
 
-from serving.backends.backend import BackendError, Load, ModelLimits
+from serving.backends.backend import CONTINUATION, BackendError, Load, ModelLimits
 from serving.backends.load_metrics import (
     PARSERS,
     LoadReader,
@@ -45,6 +45,9 @@ PROBE_TIMEOUTS = HttpTimeouts(connect_s=2.0, first_byte_s=3.0, stall_s=3.0)
 """Patience of probes."""
 MAX_NAME_CHARS = 512
 """So much of the name of a model is looked at for its number formats."""
+CONTINUING: frozenset[LoadReader] = frozenset({"vllm", "llamacpp"})
+"""Servers, by their metrics page, that go on with an answer that is begun: vLLM by ``continue_final_message``, and
+llama.cpp whenever the last message is the assistant's."""
 MAX_CONTEXT_LENGTH = 2**31
 """A context length from here on is not believed."""
 
@@ -75,11 +78,14 @@ class OpenAICompatibleBackend:
         aliases: Mapping[str, str] | None = None,
         quantizations: Mapping[str, str] | None = None,
         weight: float = 1.0,
+        continues: bool | None = None,
     ) -> None:
         """``models`` empty: asked for at ``/v1/models``. ``capacity``: requests it runs at a time before they queue.
         ``limits`` are those of each model; a context length of 0 is asked for there as well. ``aliases`` are names of
         models here, with what the server calls each of them. ``quantizations`` are labels of number formats by model;
         of the others it is believed what the list says or their names do. ``weight``: see :attr:`weight`.
+        ``continues``: whether it goes on with an answer that is begun; None: if its metrics page is of a
+        server that does.
 
         Raises:
             ValueError: ``base_url`` or ``capacity`` is not valid.
@@ -105,6 +111,7 @@ class OpenAICompatibleBackend:
         """What the server's list tells of each model."""
         self.weight = weight
         """How many times as many requests it gets, for its capacity, as another backend of its model of weight 1."""
+        self._continues = continues
         self._capacity = capacity
         self._reader: LoadReader = load_reader
         self._page: MetricsPage | None = None
@@ -163,7 +170,9 @@ class OpenAICompatibleBackend:
         listed = self._listed.get(model, ModelLimits())
         length = self._limits.context_length or listed.context_length
         quantization = self._quantizations.get(model) or listed.quantization or find_label(model)
-        return ModelLimits(length, self._limits.features, quantization)
+        continues = self._reader in CONTINUING if self._continues is None else self._continues
+        features = self._limits.features - {CONTINUATION}
+        return ModelLimits(length, features | {CONTINUATION} if continues else features, quantization)
 
     def is_alive(self) -> bool:
         """Whether one of the last two probes was answered."""

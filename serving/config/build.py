@@ -70,6 +70,7 @@ def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backe
         aliases=entry.aliases,
         quantizations=_get_quantizations(entry),
         weight=entry.weight,
+        continues=entry.continues,
     )
 
 

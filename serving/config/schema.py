@@ -483,6 +483,11 @@ class OpenAIModel(Section):
         default=("tools", "logprobs", "completions"),
         description="What requests may ask for beyond chats: tools, vision, logprobs, completions, embeddings.",
     )
+    continues: bool | None = Field(
+        default=None,
+        description="Whether the server goes on with an answer that another has begun, so that one that is cut is "
+        "finished here; null: if its metrics page is vLLM's or llama.cpp's.",
+    )
     load: LoadReader = Field(
         default="auto", description="Format of its metrics page: auto, vllm, sglang, llamacpp or none."
     )

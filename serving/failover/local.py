@@ -18,15 +18,20 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from serving.backends.backend import BackendError
+from serving.backends.backend import BackendError, ErrorEventSent
 from serving.failover.rules import Next, Outcome, judge_status, judge_whole
 from serving.openai.answers import MAX_EVENT_BYTES, Answer, AnswerInspector
 from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted
 from serving.scheduling.backend_pool import ScheduledBackend
+from serving.scheduling.output_length import AnswerLength
+from serving.scheduling.prediction import BYTES_PER_TOKEN
+from serving.scheduling.speed import AnswerTimer
 
 log = structlog.get_logger(__name__)
 
+MAX_PAUSE_S = 120.0
+"""Seconds for which a backend may send bytes of which the user gets nothing."""
 NO_ENDPOINT = (404, 405, 501)
 """Statuses of a server that has no completions or embeddings. That says nothing of how well it does what it has."""
 
@@ -168,6 +173,47 @@ async def _try(
     if scope.cancelled_caught:
         breaker.note_failure(trio.current_time())
         raise TryFailed(f"no content within {patience_s:.0f} s", Outcome.BROKEN)
+
+
+async def inspect_answer(begun: Begun, timer: AnswerTimer, length: AnswerLength) -> AsyncGenerator[bytes, None]:
+    """What the user gets of a backend's answer, which is timed and measured.
+
+    Raises:
+        BackendError: it broke off, or ended too early.
+    """
+    inspector, breaker, body = begun.inspector, begun.backend.breaker, begun.answer.body
+    content_at = trio.current_time()
+    timer.feed(content_at, len(begun.held))
+    passed = begun.passed if inspector.is_stream else inspector.feed(begun.held)
+    if passed:
+        yield passed
+    async for chunk in body:
+        now = trio.current_time()
+        timer.feed(now, len(chunk))
+        passed = inspector.feed(chunk)
+        length.grow(inspector.completion_bytes)
+        if inspector.is_over:  # users hang up on the closing event
+            breaker.note_answer()
+        if passed:
+            yield passed
+            content_at = trio.current_time()
+            timer.note_taken(content_at, content_at - now)
+        elif now - content_at > MAX_PAUSE_S:
+            breaker.note_failure(now)
+            raise BackendError("the backend sent nothing of the answer for too long")
+        if inspector.error is not None:  # what may come after an error contradicts it
+            breaker.note_failure(now)
+            raise ErrorEventSent(inspector.error)
+    if rest := inspector.finish():
+        yield rest
+    if inspector.error is not None:
+        raise ErrorEventSent(inspector.error)
+    if inspector.is_stream and not inspector.is_complete:
+        breaker.note_failure(trio.current_time())
+        raise BackendError("the answer ended too early")
+    timer.finish(inspector.completion_bytes / BYTES_PER_TOKEN)
+    if inspector.is_complete:
+        length.end(inspector.completion_bytes, is_cut_off=inspector.finish_reason == "length")
 
 
 async def _hold_back_stream(answer: Answer, inspector: AnswerInspector) -> tuple[bytes, bytes]:

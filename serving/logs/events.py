@@ -59,6 +59,9 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
         "payment final": Event("info", ("request", "hold", "credits", "height"), "what an answer cost is final"),
         "served here after all": Event("info", ("request", "reason"), "no other node took it"),
         "offloaded after all": Event("info", ("request", "reason"), "no backend here took it"),
+        "an answer is gone on with": Event(
+            "info", ("model", "written", "after"), "it was cut after so many bytes, and another gives the rest"
+        ),
         "stream broke off": Event("info", ("request", "reason"), "the user has a part of the answer, and an error"),
         "a request with an Idempotency-Key failed": Event("error", (), "a defect: please report it"),
         "handler failed": Event("error", ("path", "exception"), "a defect in the API: please report it"),

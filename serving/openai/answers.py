@@ -7,6 +7,7 @@ usage, the events that carry content are counted as tokens, and the figure is ma
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from serving.openai.content import (
     make_end,
 )
 from serving.openai.errors import bad_gateway
+from serving.openai.written_text import WrittenText
 
 EVENT_STREAM = "text/event-stream"
 """How the content type of a streamed answer begins."""
@@ -116,6 +118,21 @@ class AnswerInspector:
         self.is_malformed = False
         """Whether an event of a stream was no JSON. It is passed on: what it may have said is not hidden."""
         self.error: str | None = None
+        self.error_event = b""
+        """The event that said so, which was passed on."""
+        self.written = WrittenText() if stream and choices == 1 else None
+        """The text so far, for whoever may have to go on with it."""
+
+    def go_on(self) -> AnswerInspector:
+        """An inspector for the events of whoever goes on with an answer that broke off: it counts on from here."""
+        other = copy.copy(self)
+        other._buffer, other.error, other.error_event, other.is_too_long = bytearray(), None, b"", False
+        return other
+
+    @property
+    def last_event(self) -> bytes:
+        """The data of the last event with content."""
+        return self._last
 
     def feed(self, chunk: bytes) -> bytes:
         """Watch the next bytes; returns those to pass on now: whole events, and nothing if it is not a stream."""
@@ -155,7 +172,7 @@ class AnswerInspector:
             return b""
         if self.is_stream:
             rest = rest.rstrip(b"\r\n")
-            data = _get_data(rest)
+            data = get_data(rest)
             is_whole = _CLOSING.match(data) or decode_event(data, self._form) is not None
             return self._watch(rest + b"\n\n") if is_whole else b""
         content = decode_body(rest, self._form)
@@ -175,17 +192,17 @@ class AnswerInspector:
             return self._break_off(TOO_LONG_EVENT)
         if self._done or self.error is not None:
             return event
-        data = _get_data(event)
+        data = get_data(event)
         content = decode_event(data, self._form)
         if content is None:
             self._done = _CLOSING.match(data) is not None
             self.is_malformed = self.is_malformed or not (self._done or data.strip() == b"")
             if _ERROR.match(data):
-                self.error = "an error event that is not JSON"
+                self.error, self.error_event = "an error event that is not JSON", event
             return event
         error = bytes(content.error)
         if error not in _NO_ERROR:
-            self.error = _describe(error)
+            self.error, self.error_event = _describe(error), event
             return event
         before = self.completion_bytes
         self._read(content)
@@ -198,6 +215,8 @@ class AnswerInspector:
 
     def _read(self, content: AnyContent) -> None:
         self.completion_bytes += count_completion_bytes(content, self._choices, self._has_tools)
+        if self.written is not None:
+            self.written.note(content)
         for choice in content.choices or ():
             reason = choice.finish_reason
             if reason is not None and _FINISH_REASON.fullmatch(reason):
@@ -218,7 +237,8 @@ class AnswerInspector:
             return end
         self.error, self.is_too_long = reason, True
         self._buffer = bytearray()
-        return bad_gateway(f"The answer broke off: {reason}.").event()
+        self.error_event = bad_gateway(f"The answer broke off: {reason}.").event()
+        return self.error_event
 
     @property
     def max_bytes(self) -> int:
@@ -255,7 +275,7 @@ def _describe(raw: bytes) -> str:
         return "an error event that cannot be read"
 
 
-def _get_data(event: bytes) -> bytes:
+def get_data(event: bytes) -> bytes:
     """The data of a server-sent event (WHATWG HTML, section 9.2.6), with what white space may be around it."""
     if event.startswith(b"data:") and event.count(b"\n") == 2 and b"\r" not in event:
         return event[5:]

@@ -9,37 +9,43 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import trio
 
 from chain.types.operations import Dispute, Hold, compute_hold_id
+from serving.backends.backend import FEATURES, ModelLimits
 from serving.offload.executor_scores import ExecutorScores
+from serving.openai.bodies import read_events
 from serving.scheduling.policy import PolicyParameters
 from tests.support.faulty_backend import FAULTS, Fault, FaultyBackend
 from tests.support.market_world import (
     MODEL,
     Options,
     Result,
+    ScriptedBackend,
     World,
     ask,
     compute_stream,
+    compute_text,
     compute_whole,
     make_request,
 )
+from tests.support.openai_answers import DONE
 from tests.support.waiting import eventually
 
 LONGEST_S = 150.0
 """Longest time in which a user knows what became of a request that meets one fault."""
 LOCAL = PolicyParameters(offload_frequency=0.0, accept_frequency=1.0, queue_frequency=1.0)
+CONTINUING = ModelLimits(features=frozenset(FEATURES))
+"""Of backends that go on with an answer."""
 ALLOWED = {
     "rescued": {"rescued"},
     "safe": {"safe", "rescued"},
+    "continued": {"continued", "rescued"},
     "as sent": {"as sent", "rescued"},
     "withheld": {"as sent"},
 }
 """What may become of a row, by what its fault expects."""
-TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,8 @@ class Place:
             executors=self.executors,
             own_backend=self.own_backend,
             two_backends=self.two_backends,
-            make_backend=lambda number: FaultyBackend(f"m{number}-"),
+            make_backend=lambda number: FaultyBackend(f"m{number}-", limits=CONTINUING),
+            make_second=lambda number: ScriptedBackend(f"m{number}b-", limits=CONTINUING),
             policy=LOCAL if self.own_backend else PolicyParameters(1.0, 1.0, 1.0),
             spacing=1.0,
         )
@@ -97,6 +104,9 @@ def find_verdict(result: Result, faulty: FaultyBackend, world: World, stream: bo
     if result.status == 200 and result.broken is None:
         if result.body in whole:
             return "rescued"
+        if stream and result.body != bytes(faulty.sent):
+            check_continued(result.body, faulty, [each for each in backends if each is not faulty])
+            return "continued"
         assert result.body == bytes(faulty.sent), result.body[-300:]
         return "as sent"
     if result.error is not None:
@@ -107,6 +117,25 @@ def find_verdict(result: Result, faulty: FaultyBackend, world: World, stream: bo
         return "as sent"
     assert bytes(faulty.sent).startswith(result.body.split(b'data: {"error"')[0]), "one answer, and nothing of another"
     return "safe"
+
+
+def check_continued(body: bytes, faulty: FaultyBackend, others: list[ScriptedBackend]) -> None:
+    """Check that a stream is one answer: what the faulty backend sent, and the rest of another."""
+    begun, whole = read_text(bytes(faulty.sent)), read_text(body)
+    rests = {begun + compute_text(each.name, each.script.tokens): each for each in others}
+    assert begun and whole in rests, whole
+    events = [event for event in read_events(body) if event is not None]
+    assert len({(event["id"], event["model"], event["created"]) for event in events}) == 1, "it looks like one answer"
+    assert body.count(DONE) == 1 and b"error" not in body
+    (usage,) = (event["usage"] for event in events if event.get("usage"))
+    assert usage["completion_tokens"] == begun.count(" ") + rests[whole].script.tokens
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def read_text(body: bytes) -> str:
+    """The text of a stream."""
+    choices = [event["choices"][0] for event in read_events(body) if event is not None and event.get("choices")]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
 @dataclass(frozen=True)
@@ -127,9 +156,8 @@ async def play_row(world: World, place: Place, fault: Fault, stream: bool) -> Ro
     await reset(world)
     faulty = find_faulty(world, place)
     faulty.fault = fault
-    fields: dict[str, Any] = {"tools": TOOLS} if fault.tools else {}
     started = trio.current_time()
-    result = await ask(world.gateway, make_request(stream=stream, **fields))
+    result = await ask(world.gateway, make_request(stream=stream, **fault.fields))
     seconds = trio.current_time() - started
     assert seconds < LONGEST_S
     faulty.fault = None
@@ -162,5 +190,7 @@ async def play_column(world: World, place: Place, stream: bool) -> list[Row]:
     rows = [await play_row(world, place, fault, stream) for fault in FAULTS]
     await world.settle(700)
     check_paid_at_most_once(world)
+    paid = [item for item in world.captured if item.delivery.amount]
+    assert len(paid) <= len(rows) + 1, "who is cut gets nothing, and who goes on is paid once"
     await eventually(lambda: trio.lowlevel.current_statistics().tasks_living <= tasks, 120.0, interval=1.0)
     return rows

@@ -25,7 +25,8 @@ SILENCE = float("inf")
 JSON, STREAM, HTML = "application/json", "text/event-stream", "text/html"
 CUT = None
 """The connection is lost."""
-ROLE = make_event({"id": "x", "model": MODEL, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
+ROLE = make_chunk(MODEL, "").replace(b'"delta":{', b'"delta":{"role":"assistant",')
 
 Step = bytes | float | None
 """Bytes of the body, seconds of silence, or :data:`CUT`."""
@@ -48,14 +49,15 @@ class Fault:
     """One fault, streamed and not, and what a user must get of either.
 
     ``rescued``: the whole answer, of whoever it is; ``safe``: an error, and no text that is not of one answer;
-    ``as sent``: what the backend sent, or rescued; ``withheld``: what it sent, and nobody else is asked.
+    ``continued``: what the backend sent, and the rest of another; ``as sent``: what the backend sent, or rescued;
+    ``withheld``: what it sent, and nobody else is asked. ``fields`` are those of the request.
     """
 
     name: str
     stream: Reply
     whole: Reply
     expects: tuple[str, str] = ("rescued", "rescued")
-    tools: bool = False
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 def _error(**fields: Any) -> bytes:
@@ -126,8 +128,8 @@ FAULTS = [
         Reply(lambda: iter([GOOD]), delay_s=20.0),
         ("as sent", "as sent"),
     ),
-    Fault("S08 cut after 40 tokens", CUT_LATE, _body(GOOD[:HALF], CUT), ("safe", "rescued")),
-    Fault("S09 stall after 20 tokens", STALL, _body(GOOD[:HALF], SILENCE), ("safe", "rescued")),
+    Fault("S08 cut after 40 tokens", CUT_LATE, _body(GOOD[:HALF], CUT), ("continued", "rescued")),
+    Fault("S09 stall after 20 tokens", STALL, _body(GOOD[:HALF], SILENCE), ("continued", "rescued")),
     Fault(
         "S10 malformed event among others",
         _events(*_tokens(3), BAD_EVENT, END),
@@ -137,7 +139,13 @@ FAULTS = [
     Fault("S11 no [DONE]", _events(*_tokens(6), END.removesuffix(DONE)), _body(GOOD), ("as sent", "as sent")),
     _status("S12 context length", 400, code="context_length_exceeded"),
     _status("S13 content filter", 400, "withheld", code="content_filter"),
-    Fault("S14 cut without prefill", _events(*_tokens(40), CUT), _body(CUT), ("safe", "rescued")),
+    Fault(
+        "S14 cut where nobody can go on",
+        _events(*_tokens(40), CUT),
+        _body(CUT),
+        ("safe", "rescued"),
+        {"response_format": {"type": "json_object"}},
+    ),
     _status("S15 503 while it flaps", 503, retry_after_s=1.0),
     _status("S16 503 with accounting", 503),
     # And more.
@@ -172,14 +180,24 @@ FAULTS = [
         _events(ROLE, _call("", "find"), _call('{"where": "Par'), CUT),
         _body(b'{"choices":[{"message":{"tool_calls":[{"function":{"name":"find","arguments":"{', CUT),
         ("safe", "rescued"),
-        tools=True,
+        {"tools": TOOLS},
     ),
-    Fault("cut without a finish reason", _events(*_tokens(10)), _body(GOOD[:-2]), ("safe", "rescued")),
+    Fault(
+        "cut before a tool is called",
+        _events(*_tokens(3), CUT),
+        _body(GOOD[:HALF], CUT),
+        ("continued", "rescued"),
+        {"tools": TOOLS},
+    ),
+    Fault(
+        "cut in the middle of an event", _events(*_tokens(3), BAD_EVENT[:20], CUT), _body(CUT), ("continued", "rescued")
+    ),
+    Fault("cut without a finish reason", _events(*_tokens(10)), _body(GOOD[:-2]), ("continued", "rescued")),
     Fault(
         "error event in the middle",
         _events(*_tokens(5), make_event(json.loads(_error()))),
         _body(_error()),
-        ("safe", "rescued"),
+        ("continued", "rescued"),
     ),
     Fault(
         "a page of a proxy with 200",

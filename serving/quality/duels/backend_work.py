@@ -16,7 +16,7 @@ from serving.openai.answers import AnswerInspector
 from serving.openai.endpoints import EMBEDDINGS
 from serving.openai.errors import ApiError
 from serving.openai.requests import Request, find_path, read_request
-from serving.quality.duels.reading import are_vectors, read_answer, read_question
+from serving.quality.duels.reading import are_vectors, read_continued, read_question
 from serving.quality.judging.ballot import Abstention, Ballot, Better, Reason, ReplyForm
 from serving.quality.judging.judge import Judge, JudgeError, JudgeSettings, detect_form
 from serving.quality.judging.prompt import AnswerPair, JudgePrompt, SingleAnswer
@@ -138,8 +138,8 @@ class DuelJudge:
         if await self._runtime.run_sync(find_path, request) == EMBEDDINGS.path:
             return await self._runtime.run_sync(_compare_vectors, request, answer_a, answer_b)
         question = await self._runtime.run_sync(read_question, request)
-        first = await self._runtime.run_sync(read_answer, answer_a)
-        second = None if answer_b is None else await self._runtime.run_sync(read_answer, answer_b)
+        first = await self._runtime.run_sync(read_continued, request, answer_a)
+        second = None if answer_b is None else await self._runtime.run_sync(read_continued, request, answer_b)
         if first == second:
             return DuelBallot(IDENTICAL)
         scheduled = self._pool.find(declared.model)

@@ -1,7 +1,8 @@
 """What a judge reads of a request and of an answer: plain text out of the JSON that went over the wire. Pure.
 
 It reads what a user sees: the messages and the tools, or the prompt; the text and the calls. Reasoning is no part of an
-answer. A body that is no answer at all reads as it is: so a judge finds it unusable, and no one else has to decide.
+answer. What was begun of it before the request stands in front of each answer, and not in the question. A body that is
+no answer at all reads as it is: so a judge finds it unusable, and no one else has to decide.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from serving.openai.answers import AnswerInspector
+from serving.openai.begun_answers import find_begun
 from serving.openai.bodies import parse_json, read_contents
 from serving.openai.endpoints import EMBEDDINGS
 from serving.openai.errors import ApiError
@@ -28,6 +30,8 @@ def read_question(body: bytes) -> str:
     messages = content.get("messages") if isinstance(content, dict) else None
     if not isinstance(messages, list):
         return body.decode(errors="replace")
+    if find_begun(content) is not None:
+        messages = messages[:-1]
     tools = content.get("tools") or content.get("functions")
     if len(messages) == 1 and not tools:
         return _read_message(messages[0])
@@ -43,6 +47,11 @@ def read_answer(body: bytes) -> str:
     if not choices:
         return body.decode(errors="replace")
     return CHOICE_BREAK.join(text for _, text in sorted(choices.items()))
+
+
+def read_continued(request: bytes, body: bytes) -> str:
+    """What the user got of an answer to ``request``, with the beginning that it was to go on from."""
+    return (find_begun(parse_json(request)) or "") + read_answer(body)
 
 
 def are_vectors(request: bytes, answer: bytes) -> bool:

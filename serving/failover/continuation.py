@@ -1,0 +1,74 @@
+"""The request for the rest of an answer that was cut: the user's own, with the text so far as its beginning. Pure.
+
+It is a request like any other: it is offered, held for and paid by itself, and the digest in its hold covers the text
+that was to be gone on with. What it may write is what the first request left over.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from serving.backends.backend import CONTINUATION
+from serving.openai.answers import AnswerInspector
+from serving.openai.begun_answers import begin_answer
+from serving.openai.bodies import parse_json
+from serving.openai.endpoints import CHAT
+from serving.openai.requests import HELD_BYTES_PER_TOKEN, LIMITS, Request, encode_body
+
+MAX_CONTINUATIONS = 3
+"""How often one answer is gone on with."""
+MAX_CONTINUED_BYTES = 4 << 20
+"""Longest request, the text so far included: no executor takes a longer one."""
+UNCONTINUED = (
+    "echo", "suffix", "logprobs", "top_logprobs", "prompt_logprobs", "functions", "audio",
+    "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema",
+)  # fmt: skip
+"""Fields whose answers nobody can go on with: a grammar would begin anew, and so would an echo, an index into the text,
+or a call that is forced."""
+
+
+def count_written(inspector: AnswerInspector) -> int:
+    """Tokens of the answer so far: as reported, as its events, or by its bytes, whichever is most."""
+    return max(inspector.completion_tokens, math.ceil(inspector.completion_bytes / HELD_BYTES_PER_TOKEN))
+
+
+def make_continuation(request: Request, inspector: AnswerInspector) -> Request | None:
+    """What to ask for the rest of an answer to ``request`` that broke off; None if nobody can go on with it.
+
+    The answer is not at its end, and the request leaves it at least one more token.
+    """
+    written, tokens = inspector.written, count_written(inspector)
+    if written is None or not written.is_plain or inspector.is_malformed or request.choices != 1:
+        return None
+    content = parse_json(request.body)
+    if not isinstance(content, dict) or not _can_go_on(content):
+        return None
+    text = written.join().rstrip()  # most tokens begin with their white space: see :mod:`serving.failover.seam`
+    begun = begin_answer(content, text) if text else content
+    if begun is None:
+        return None
+    limits = {name: max(1, begun[name] - tokens) for name in LIMITS if begun.get(name) is not None}
+    if type(begun.get("min_tokens")) is int:
+        limits["min_tokens"] = max(0, begun["min_tokens"] - tokens)
+    body = encode_body({**begun, **limits})
+    if len(body) > MAX_CONTINUED_BYTES:
+        return None
+    needs = {CONTINUATION} if text and request.path == CHAT.path else set()
+    return replace(
+        request,
+        body=body,
+        max_tokens=request.max_tokens - tokens,
+        wants_usage=True,
+        timeout_s=math.inf,
+        features=request.features | needs,
+    )
+
+
+def _can_go_on(content: dict[str, Any]) -> bool:
+    """Whether the answer to a request is one that can be gone on with."""
+    form = content.get("response_format")
+    is_text = form is None or (isinstance(form, dict) and form.get("type") == "text")
+    is_free = content.get("tool_choice") in (None, "auto", "none")
+    return is_text and is_free and not any(content.get(name) for name in UNCONTINUED)
