@@ -47,7 +47,7 @@ def running_vllm(log: Path) -> Iterator[str]:
     Raises:
         RuntimeError: it ends, or does not answer.
     """
-    folder = _get_weights()
+    folder = get_weights()
     port = reserve_ports(1)[0]
     command = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     where = ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
@@ -68,7 +68,18 @@ def running_vllm(log: Path) -> Iterator[str]:
                 process.wait()
 
 
-def _get_weights() -> Path:
+def write_command(directory: Path) -> None:
+    """Make a command ``vllm`` in ``directory`` that does what ``vllm serve MODEL …`` does.
+
+    The one of the build for processors ends with an error before it reads its arguments; the server does not need it.
+    """
+    command = directory / "vllm"
+    server = f"{PYTHON} -m vllm.entrypoints.openai.api_server"
+    command.write_text(f'#!/bin/sh\nmodel=$2\nshift 2\nexec {server} --model "$model" "$@"\n')
+    command.chmod(0o755)
+
+
+def get_weights() -> Path:
     """The weights in the form that vLLM loads, made once."""
     source = find_smollm2()
     folder = Path(platformdirs.user_cache_dir("wwwserve")) / "model-variants" / f"{source.stem}-bf16"
