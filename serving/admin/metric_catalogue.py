@@ -42,6 +42,9 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
         "time_to_first_byte_seconds": MetricKind(
             "histogram", "from a user's request to the first byte of the answer", ("served",)
         ),
+        "request_duration_seconds": MetricKind(
+            "histogram", "from a user's request to the end of its answer, of those that are completed", ("served",)
+        ),
         "prediction_ratio": MetricKind(
             "histogram",
             "measured by predicted time of answers to your users: first_token (of streams), total",

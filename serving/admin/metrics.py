@@ -33,6 +33,8 @@ PREDICTION_BUCKETS = (0.25, 0.5, 0.67, 0.8, 0.9, 1.1, 1.25, 1.5, 2, 4, 10)
 """Upper bounds of the histogram of measured by predicted times."""
 FIRST_BYTE_BUCKETS_S = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80)
 """Upper bounds of the histogram of times to the first byte."""
+DURATION_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
+"""Upper bounds of the histogram of times of whole answers."""
 
 
 class Metrics:
@@ -52,11 +54,14 @@ class _NodeCollector(Collector):
     def __init__(self, node: NodeView) -> None:
         self._node = node
         self._first_byte = _histogram("time_to_first_byte_seconds", FIRST_BYTE_BUCKETS_S)
+        self._duration = _histogram("request_duration_seconds", DURATION_BUCKETS_S)
         self._prediction = _histogram("prediction_ratio", PREDICTION_BUCKETS)
         self._compared: dict[str, None] = {}
         """Requests of the dispatcher's records whose times are in that histogram."""
         self._observed: dict[str, None] = {}
         """Requests of the dispatcher's records whose first byte is in the histogram."""
+        self._ended: dict[str, None] = {}
+        """Requests of the dispatcher's records whose duration is in the histogram."""
 
     def describe(self) -> list[Metric]:
         return []  # called when the collector is registered, which may be before the node runs
@@ -72,6 +77,7 @@ class _NodeCollector(Collector):
             yield from self._collect_duels(self._node.duels)
         self._observe()
         yield from self._first_byte.collect()
+        yield from self._duration.collect()
         yield from self._prediction.collect()
 
     def _collect_node(self) -> Iterator[Metric]:
@@ -246,15 +252,19 @@ class _NodeCollector(Collector):
         yield from (opened, settled, moved, abstentions)
 
     def _observe(self) -> None:
-        """Enter the first bytes since the last scrape; requests that are no longer recorded are missed."""
+        """Enter the first bytes and the ends since the last scrape; requests that are no longer recorded are missed."""
         known, self._observed = self._observed, {}
+        ended, self._ended = self._ended, {}
         for record in self._node.dispatcher.records:
-            if record.first_byte is None:
-                continue
-            if record.id not in known:
-                served = "local" if record.executor is None else "offloaded"
-                self._first_byte.labels(served).observe(record.first_byte - record.started)
-            self._observed[record.id] = None
+            served = "local" if record.executor is None else "offloaded"
+            if record.first_byte is not None:
+                if record.id not in known:
+                    self._first_byte.labels(served).observe(record.first_byte - record.started)
+                self._observed[record.id] = None
+            if record.outcome == "completed" and record.finished is not None:
+                if record.id not in ended:
+                    self._duration.labels(served).observe(record.finished - record.started)
+                self._ended[record.id] = None
         self._compare()
 
     def _compare(self) -> None:

@@ -14,8 +14,10 @@ import pytest
 
 from chain.audit.sources import StoreSource
 from chain.parameters import CREDIT
+from serving.cli.app import build_wwwserve_app
 from serving.config.data_directory import OTHERS
 from serving.config.file import load_config
+from serving.logs.file import LOG_FILE
 from tests.support.cluster import (
     ENTRY,
     SHORT_EPOCHS,
@@ -25,7 +27,7 @@ from tests.support.cluster import (
     request,
     run_cluster,
 )
-from tests.support.commands import run_here
+from tests.support.commands import run_cli, run_here
 from tests.support.fake_backend import MODEL
 from tests.support.ledgers import check_agreement, fetch_ledger, read_ledger
 from tests.support.ports import reserve_ports
@@ -96,6 +98,45 @@ def test_requests_through_each_node_are_answered_and_offloaded_ones_paid(calm_cl
     )
     ledger = fetch_ledger(entry, calm_cluster.genesis, calm_cluster.directory)
     assert all(len(ledger.deliveries[bytes.fromhex(row["hold"])]) == 1 for row in rows)
+
+
+def test_the_owner_watches_a_node_by_commands(calm_cluster: Cluster) -> None:
+    entry, other = calm_cluster.nodes[0], calm_cluster.nodes[1]
+
+    def ask(*arguments: object) -> Any:
+        outcome = run_cli(build_wwwserve_app(), *arguments, "-d", entry.directory, "--json")
+        assert outcome.code == 0, outcome
+        return json.loads(outcome.stdout)
+
+    pinged = ask("ping", other.address[-6:], "--count", 1)
+    assert (pinged["address"], pinged["answered"], pinged["pings"][0]["path"]) == (other.address, 1, "direct")
+    check = ask("netcheck")
+    assert check["connected"] >= 3 and check["clock_ms"] is not None and check["seen_as"] == ["127.0.0.1"]
+    assert ask("top")["status"]["verdict"] == "ready"
+    for number in range(MAX_REQUESTS):
+        if request(entry, f"never logged {number}", stream=False)[1] != "local":
+            break
+    rows = ask_settled(entry)
+    history = ask("wallet", "history", "--limit", 0)["operations"]
+    captured = -sum(each["amount"] for each in history if each["kind"] == "capture")
+    assert captured == sum(row["amount"] for row in rows) > 0
+    wait_until(
+        lambda: len(ask("logs", "-n", 0, "--event", "payment final")["events"]) == len(rows), "nothing is logged"
+    )
+    events = ask("logs", "-n", 0)["events"]
+    assert {"ready", "peer joined", "request ended", "payment final"} <= {each["event"] for each in events}
+    log = (entry.directory / LOG_FILE).read_text()
+    assert not any(words in log for words in ("never logged", "word word", entry.key.seed.hex()))
+
+
+def ask_settled(node: ClusterNode) -> list[dict[str, Any]]:
+    """The offloaded requests of a node's users, once all of them are paid."""
+
+    def find_rows() -> list[dict[str, Any]]:
+        return [row for row in node.ask("/requests?limit=1024")["requests"] if row["hold"] is not None]
+
+    wait_until(lambda: all(row["settled_height"] for row in find_rows()), "payments are not final")
+    return find_rows()
 
 
 @pytest.mark.long

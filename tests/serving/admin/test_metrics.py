@@ -138,7 +138,7 @@ def test_a_validator_sees_how_much_it_takes_part(standing: Standing | None, monk
     trio.run(main)
 
 
-def test_each_first_byte_enters_the_histogram_once() -> None:
+def test_each_first_byte_and_each_end_enter_their_histograms_once() -> None:
     async def main() -> None:
         node, _ = make_node()
         metrics, records = Metrics(node), node.dispatcher.records
@@ -149,11 +149,13 @@ def test_each_first_byte_enters_the_histogram_once() -> None:
         assert get(samples, "time_to_first_byte_seconds_bucket", served="local", le="0.02") == 0
         assert get(samples, "time_to_first_byte_seconds_bucket", served="local", le="0.05") == 1
         slow.executor, slow.first_byte = bytes(32), 13.0
+        slow.outcome, slow.finished = "completed", 15.0
         for _ in range(2):
             samples = read(metrics)
         assert get(samples, "time_to_first_byte_seconds_count", served="local") == 1
         assert get(samples, "time_to_first_byte_seconds_count", served="offloaded") == 1
         assert get(samples, "time_to_first_byte_seconds_sum", served="offloaded") == 3.0
+        assert get(samples, "request_duration_seconds_sum", served="offloaded") == 5.0
         records.clear()  # counts outlive the records
         assert get(read(metrics), "time_to_first_byte_seconds_count", served="local") == 1
 
