@@ -13,7 +13,7 @@ from libp2p.network.stream.net_stream import NetStream
 from chain.crypto import format_address
 from p2p.closing import CLOSE_TIMEOUT_S, root_cause, shielded
 from p2p.host.workarounds.swarm import is_superseded
-from p2p.host.workarounds.yamux import wait_for_window, was_reset
+from p2p.host.workarounds.yamux import ease, wait_for_window, was_reset
 from p2p.network import NetworkError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class Libp2pStream:
         circuit = stream.muxed_conn.get_connection_type() == ConnectionType.RELAYED
         self._max_write = MAX_CIRCUIT_WRITE_BYTES if circuit else MAX_WRITE_BYTES
         self._closed = False
+        ease(stream)
 
     @property
     def peer(self) -> bytes:

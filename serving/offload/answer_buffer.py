@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import trio
 
 from serving.backends.backend import BackendError
@@ -15,9 +17,10 @@ class BufferFull(Exception):
 class AnswerBuffer:
     """Takes the head and the pieces of one answer, and gives the pieces out in fewer and larger ones.
 
-    A message between nodes costs about the same whatever its length, and a token is a few dozen bytes. So what comes
-    within ``interval`` seconds, or ``size`` bytes of it, goes out together; the first piece goes at once. Once it holds
-    ``limit`` bytes, who puts more waits, unless nothing is taken out for a while.
+    A message between nodes costs about the same whatever its length, and a token is a few dozen bytes. So the first
+    piece goes at once, and later ones at the next multiple of ``interval`` seconds of trio's clock, or once there are
+    ``size`` bytes. The buffers of all answers give out at the same moments, so that their messages share a write on the
+    connection. Once it holds ``limit`` bytes, who puts more waits, unless nothing is taken out for a while.
     """
 
     def __init__(self, limit: int, interval: float, size: int) -> None:
@@ -86,7 +89,7 @@ class AnswerBuffer:
         """
         await self._wait(1)
         if not self._is_first:
-            with trio.move_on_after(self._interval):
+            with trio.move_on_at((math.floor(trio.current_time() / self._interval) + 1) * self._interval):
                 await self._wait(self._size)
         self._is_first = False
         piece = bytes(self._data)

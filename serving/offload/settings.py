@@ -62,7 +62,7 @@ class ExecutorSettings:
     capture_time_s: float = 60.0
     """Time before the deadline of the hold at which an answer is stopped, so that it can still be captured."""
     coalescing_s: float = 0.03
-    """Time within which pieces of an answer are joined into one chunk."""
+    """Longest time for which a piece of an answer waits to go out with others."""
     keep_alive_interval_s: float = 5.0
     """Between two keep-alives."""
     max_queue_wait_s: float = 300.0

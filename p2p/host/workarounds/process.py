@@ -15,7 +15,7 @@ from libp2p.transport.tcp import tcp
 
 from p2p.host.workarounds.yamux import MAX_WINDOW_BYTES
 
-STOCK_AUTOTUNE = YamuxStream._apply_autotune_epoch
+STOCK_RELEASE = YamuxStream._auto_tune_and_send_window_update
 """The library's own method, which :func:`install` replaces."""
 
 
@@ -30,11 +30,22 @@ def install() -> None:
 
 
 def cheap_window_updates() -> None:
-    """Yamux answers every read with a window update, which takes a quarter of the CPU of a gossip delivery.
+    """Yamux answers every read with a window update: as many frames go back as come. Its setting against that has no
+    effect on reads of less than half a window. And the window doubles with every few bytes that are read, so that it
+    has grown before the protocol of the stream is agreed on.
 
-    Delete when window updates are batched by default.
+    Here the window is opened again, and grows, when half of it has been read, as go-yamux does. Delete when the library
+    does so.
     """
-    os.environ.setdefault("PY_YAMUX_RELEASE_ON_READ", "0")
+
+    async def release(stream: YamuxStream, *, bytes_read: int = 0) -> None:
+        buffered = len(stream.conn.stream_buffers.get(stream.stream_id, b""))
+        increment = stream.target_recv_window - stream.recv_window - buffered
+        if 2 * increment >= stream.target_recv_window:
+            stream.recv_window += increment
+            await stream.send_window_update(increment + stream._apply_autotune_epoch(buffered))
+
+    setattr(YamuxStream, STOCK_RELEASE.__name__, release)
 
 
 def quiet_logging() -> None:
@@ -66,18 +77,10 @@ def exclusive_ports() -> None:
 
 def bounded_windows() -> None:
     """The receive window of each stream grows to 16 MiB: a relay between a fast and a slow peer would hold gigabytes.
-    It doubles with every few bytes that are read, so that it has grown before the protocol of the stream is agreed on.
 
-    Here it grows when half of it has been read. Delete when the limit is an argument and windows grow with use.
+    Delete when the limit is an argument.
     """
     vars(yamux)["MAX_WINDOW_SIZE"] = MAX_WINDOW_BYTES
-
-    def grow(stream: YamuxStream, buffered: int) -> int:
-        if stream._window_update_full_grow + stream._window_update_pending_flush == 0:
-            return 0
-        return int(STOCK_AUTOTUNE(stream, buffered))
-
-    setattr(YamuxStream, STOCK_AUTOTUNE.__name__, grow)
 
 
 def ipv6_remote_addresses() -> None:

@@ -49,6 +49,8 @@ FRAME_RATE_POLL_S = 0.02
 """Time between checks whether the rate admits another frame."""
 FRAMES_PER_TURN = 16
 """Frames of one connection after which other tasks have their turn."""
+BATCH_BYTES = 32 << 10
+"""Most bytes of frames that are written together; a larger frame is written alone."""
 FRAME_WRITE_TIMEOUT_S = 5.0
 """Time after which a frame that cannot be written ends its connection."""
 KEEPALIVE_INTERVAL_S = 3.0
@@ -65,6 +67,26 @@ WINDOW_TIMEOUT_S = 60.0
 """Time for which the peer may take no bytes of a stream that is written to."""
 MAX_WINDOW_POLL_S = 0.25
 """Longest time between checks whether the peer takes bytes."""
+
+
+class EagerLock:
+    """What ``trio.Lock`` is in ``async with``, but one that is free is taken without giving the turn to other tasks."""
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def __aenter__(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def write_lock(self) -> EagerLock:
+        """As the library's lock of readers and writers, of which it uses the writers' half alone."""
+        return self
 
 
 class GuardedYamux(Yamux):
@@ -85,6 +107,9 @@ class GuardedYamux(Yamux):
         self._in_body = False
         self._broken = False
         self._seen = 0
+        self._outbox: dict[int, bytes] = {}
+        self._queued = 0
+        vars(self)["streams_lock"] = EagerLock()
         circuit = secured_conn.get_connection_type() == ConnectionType.RELAYED
         self._write_timeout = CIRCUIT_WRITE_TIMEOUT_S if circuit else FRAME_WRITE_TIMEOUT_S
         self._keepalive_interval = CIRCUIT_KEEPALIVE_INTERVAL_S if circuit else KEEPALIVE_INTERVAL_S
@@ -125,7 +150,7 @@ class GuardedYamux(Yamux):
 
     def count_bytes(self) -> int:
         """Unread bytes of all streams."""
-        return sum(len(buffer) for buffer in self.stream_buffers.values())
+        return sum(map(len, self.stream_buffers.values()))
 
     async def _read_data_body(self, length: int) -> bytes:
         """A peer that ignores the window of a stream fills the memory: what exceeds the window is logged and kept.
@@ -136,7 +161,7 @@ class GuardedYamux(Yamux):
         Delete when there are bounds on all three. Tests: ``tests/adversarial/test_abuse_protocols.py`` and
         ``tests/p2p/host/workarounds/test_yamux.py``.
         """
-        largest = max((len(buffer) for buffer in self.stream_buffers.values()), default=0)
+        largest = max(map(len, self.stream_buffers.values()), default=0)
         unread = self.count_bytes() + length
         if largest > 4 * MAX_WINDOW_BYTES or unread > MAX_BUFFERED_BYTES:
             self.misbehaviour = Misbehaviour.OVERSIZE
@@ -157,23 +182,53 @@ class GuardedYamux(Yamux):
 
     async def _write_frame(self, data: bytes) -> None:
         """Cancelling a writer tears the encrypted stream in two, which ends the whole connection; and a writer that
-        waits for a stopped peer keeps ``close`` waiting for the lock for ever.
+        waits for a stopped peer keeps ``close`` waiting for the lock for ever. Each frame is encrypted and sent alone.
 
-        Here frames are written whole, within a deadline. And a write that fails ends the connection: the library would
-        go on to read what the peer has left behind, megabytes of it. Delete when a cancelled write leaves the
-        connection usable, and a failed one ends it.
+        Here frames are written whole, within a deadline, and those that came while others were written go out together.
+        And a write that fails ends the connection: the library would go on to read what the peer has left behind,
+        megabytes of it. Delete when a cancelled write leaves the connection usable, a failed one ends it, and many
+        small frames cost about what one large one does.
         """
-        async with self._write_lock:
-            with shielded(self._write_timeout) as deadline:
-                try:
-                    await self.secured_conn.write(data)
-                except Exception as error:
-                    await self.drop()
-                    raise RawConnError(f"the connection is broken: {error!r}") from error
-            if deadline.cancelled_caught:
+        self._queued += 1
+        number = self._queued
+        self._outbox[number] = data
+        try:
+            self._write_lock.acquire_nowait()
+            has_waited = False
+        except trio.WouldBlock:
+            has_waited = True
+            try:
+                await self._write_lock.acquire()
+            except trio.Cancelled:
+                self._outbox.pop(number, None)
+                raise
+        try:
+            while number in self._outbox and not self._broken:
+                await self._write_batch()
+            if self._broken:
+                self._outbox.pop(number, None)
+                raise RawConnError("the connection is broken")
+        finally:
+            self._write_lock.release()
+        if not has_waited:
+            await trio.lowlevel.checkpoint()
+
+    async def _write_batch(self) -> None:
+        """Write the frames that wait, the oldest first, up to :data:`BATCH_BYTES`."""
+        batch = bytearray()
+        for number, data in list(self._outbox.items()):
+            if batch and len(batch) + len(data) > BATCH_BYTES:
+                break
+            batch += self._outbox.pop(number)
+        with shielded(self._write_timeout) as deadline:
+            try:
+                await self.secured_conn.write(bytes(batch))
+            except Exception as error:
                 await self.drop()
-                raise RawConnError(f"the peer took no data for {self._write_timeout:g} s")
-        await trio.lowlevel.checkpoint()
+                raise RawConnError(f"the connection is broken: {error!r}") from error
+        if deadline.cancelled_caught:
+            await self.drop()
+            raise RawConnError(f"the peer took no data for {self._write_timeout:g} s")
 
     async def _measure_rtt_loop(self) -> None:
         """A stopped peer or a dead link is never noticed.
@@ -232,6 +287,18 @@ async def wait_for_window(stream: NetStream) -> int:
         await trio.sleep(pause)
         pause = min(pause * 1.2, MAX_WINDOW_POLL_S)
     return max(1, muxed.send_window)
+
+
+def ease(stream: NetStream) -> None:
+    """Each message waits for locks that nobody holds, and each time its task goes to the end of the queue.
+
+    Here a lock that is free is taken at once. Delete when it is.
+    """
+    muxed = stream.muxed_stream
+    assert isinstance(muxed, YamuxStream)
+    vars(muxed)["window_lock"] = EagerLock()
+    vars(muxed)["rw_lock"] = EagerLock()
+    vars(stream)["_state_lock"] = EagerLock()
 
 
 def keep_window(stream: NetStream) -> None:

@@ -45,7 +45,7 @@ def test_the_first_token_goes_at_once_and_later_ones_in_company() -> None:
     async def main() -> None:
         assert await join([(0.5, b"a"), (0.001, b"b"), (0.001, b"c"), (0.1, b"d")]) == [
             (0.5, b"a"),
-            (0.531, b"bc"),
+            (0.51, b"bc"),
             (0.602, b"d"),
         ]
         assert await join([]) == []
@@ -55,6 +55,23 @@ def test_the_first_token_goes_at_once_and_later_ones_in_company() -> None:
             (0.02, b"b" * 60 + b"c" * 60),
             (0.03, b"d"),
         ]
+
+    run_simulation(1, main)
+
+
+def test_answers_give_out_at_the_same_moments_whenever_they_began() -> None:
+    async def main() -> None:
+        times = []
+
+        async def read_one(delay: float) -> None:
+            await trio.sleep(delay)
+            joined = await join([(0.0, b"a"), *[(0.01, b"b")] * 12])
+            times.append({round(delay + at, 3) for at, _ in joined[1:-1]})
+
+        async with trio.open_nursery() as nursery:
+            for delay in (0.001, 0.008, 0.017):
+                nursery.start_soon(read_one, delay)
+        assert set.intersection(*times) >= {0.03, 0.06, 0.09, 0.12}
 
     run_simulation(1, main)
 

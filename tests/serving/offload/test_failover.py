@@ -222,6 +222,40 @@ def test_a_user_who_reads_slowly_gets_the_whole_answer() -> None:
     simulate(play, Options(parameters=FAST))
 
 
+def test_a_user_who_reads_nothing_holds_up_no_other() -> None:
+    async def play(world: World) -> None:
+        world.introduce(1 << 40)
+        script = get_script(world.drawn()[0])
+        script.tokens, script.padding = 100, 30_000
+        times = []
+        stopped = trio.Event()
+
+        async def read_a_piece() -> None:
+            async with world.gateway.dispatcher.complete(make_request()) as (answer, _):
+                async for _ in answer.body:
+                    stopped.set()
+                    await trio.sleep_forever()
+
+        async def read_all() -> None:
+            started = trio.current_time()
+            result = await ask(world.gateway)
+            assert result.broken is None and len(result.body) > script.tokens * script.padding
+            times.append(trio.current_time() - started)
+
+        await read_all()
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(read_a_piece)
+            await stopped.wait()
+            await trio.sleep(30.0)  # their windows and buffers are full
+            await read_all()
+            nursery.cancel_scope.cancel()
+        assert times[1] == pytest.approx(times[0], abs=0.5)
+        await world.settle(150)
+
+    simulate(play, Options(executors=1, parameters=FAST))
+
+
 def test_an_answer_without_content_is_one_all_the_same() -> None:
     async def play(world: World) -> None:
         first = world.drawn()[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,17 +72,35 @@ async def test_a_reader_that_does_not_read_holds_up_little(on: bool, monkeypatch
 
 @guard
 @pytest.mark.trio
-async def test_windows_grow_with_what_is_read(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_window_opens_and_grows_when_half_of_it_is_read(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     p2p.host.workarounds.process.install()
     if not on:
-        monkeypatch.setattr(yamux.YamuxStream, "_apply_autotune_epoch", p2p.host.workarounds.process.STOCK_AUTOTUNE)
+        name = "_auto_tune_and_send_window_update"
+        monkeypatch.setattr(yamux.YamuxStream, name, p2p.host.workarounds.process.STOCK_RELEASE)
     async with pair() as (one, other):
         stream = await other.open_stream(one.me, ECHO)
-        for _ in range(5):
-            await stream.send(b"hello")
-            await stream.receive()
-        largest = max(stream.target_recv_window for stream in muxer(one, other).streams.values())
+        connection, updates = muxer(one, other), 0
+        write_frame = connection._write_frame
+
+        async def count(frame: bytes) -> None:
+            nonlocal updates
+            updates += frame[1] == yamux.TYPE_WINDOW_UPDATE
+            await write_frame(frame)
+
+        async def send_and_receive(size: int) -> None:
+            await stream.send(bytes(size))
+            while size:
+                size -= len(await stream.receive(size))
+
+        vars(connection)["_write_frame"] = count
+        for _ in range(50):
+            await send_and_receive(1000)
+        assert (updates == 0) is on
+        largest = max(stream.target_recv_window for stream in connection.streams.values())
         assert (largest == yamux.DEFAULT_WINDOW_SIZE) is on
+        for _ in range(250):
+            await send_and_receive(1000)
+        assert (0 < updates < 10) is on
 
 
 @guard
@@ -128,5 +145,4 @@ def test_installing_is_idempotent_and_sets_what_it_says() -> None:
     replaced = tcp._set_reuse_flags
     p2p.host.workarounds.process.install()
     assert tcp._set_reuse_flags is replaced
-    assert os.environ["PY_YAMUX_RELEASE_ON_READ"] == "0"
     assert not logging.getLogger("libp2p.network.swarm").isEnabledFor(logging.CRITICAL)

@@ -136,6 +136,49 @@ async def test_a_failed_write_ends_the_connection(on: bool, monkeypatch: pytest.
         assert (not one.peers()) is on
 
 
+@guard
+@pytest.mark.trio
+async def test_small_frames_of_many_streams_share_a_write(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedYamux, "_write_frame")
+    async with pair() as (one, other):
+        streams = [await other.open_stream(one.me, ECHO) for _ in range(30)]
+        secured, written = muxer(other, one).secured_conn, 0
+        write = secured.write
+
+        async def count(data: bytes) -> None:
+            nonlocal written
+            written += 1
+            await write(data)
+
+        vars(secured)["write"] = count
+        async with trio.open_nursery() as nursery:
+            for number, stream in enumerate(streams):
+                nursery.start_soon(stream.send, b"%d" % number)
+        assert (written < 10) is on
+        assert [await stream.receive() for stream in streams] == [b"%d" % number for number in range(30)]
+
+
+@pytest.mark.trio
+async def test_a_stream_that_is_not_read_holds_up_no_other() -> None:
+    async def read_nothing(stream: RawStream) -> None:
+        await trio.sleep_forever()
+
+    async with pair() as (one, other):
+        one.handle("/test/nothing/1", read_nothing)
+        full = await other.open_stream(one.me, "/test/nothing/1")
+        live = await other.open_stream(one.me, ECHO)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(full.send, bytes(4 << 20))
+            await eventually(lambda: full._stream.muxed_stream.send_window <= 0)
+            for _ in range(100):
+                await live.send(bytes(5000))
+                received = 0
+                while received < 5000:
+                    received += len(await live.receive())
+            nursery.cancel_scope.cancel()
+
+
 @pytest.mark.trio
 async def test_a_connection_whose_peer_takes_nothing_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(p2p.host.workarounds.yamux, "FRAME_WRITE_TIMEOUT_S", 0.5)
