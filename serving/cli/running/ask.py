@@ -17,6 +17,7 @@ from chain.cli.contract import CommandError, ExitCode, print_result
 from chain.cli.options import AsJson, DataDir
 from chain.cli.text import print_line, print_part
 from serving.cli.running.admin_client import ask_node, open_answer
+from serving.cli.running.suggestions import suggest_models
 from serving.openai.endpoints import CHAT
 from serving.openai.requests import LOCAL_ONLY
 
@@ -29,7 +30,13 @@ LISTED_REQUESTS = 20
 STATUS_CODES = {402: ExitCode.REFUSED, 504: ExitCode.TIMEOUT}
 
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Which model answers (default: the first that is served here).")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Which model answers (default: the first that is served here).",
+        autocompletion=suggest_models,
+    ),
 ]
 System = Annotated[str | None, typer.Option("--system", help="What the model is told to be.")]
 LocalOnly = Annotated[bool, typer.Option("--local-only", help="Only this node's own backends, and no payment.")]

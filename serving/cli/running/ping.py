@@ -15,6 +15,7 @@ from chain.cli.options import AsJson, DataDir
 from chain.cli.text import format_count, print_line, print_table
 from chain.printable import escape_unprintable
 from serving.cli.running.admin_client import ask_node
+from serving.cli.running.suggestions import suggest_peers
 
 ORDER_TIMEOUT_S = 25.0
 """Patience with a ping, which may have to connect first."""
@@ -31,7 +32,12 @@ MAX_CLOCK_MS = 5_000
 
 
 def ping(
-    peer: Annotated[str, typer.Argument(help="Its address, or the beginning or the end of that of a known peer.")],
+    peer: Annotated[
+        str,
+        typer.Argument(
+            help="Its address, or the beginning or the end of that of a known peer.", autocompletion=suggest_peers
+        ),
+    ],
     count: Annotated[int, typer.Option("--count", "-c", min=1, max=1_000, help="How many.")] = 4,
     data_dir: DataDir = None,
     as_json: AsJson = False,

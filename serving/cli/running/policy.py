@@ -14,6 +14,7 @@ from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import print_line
 from chain.cli.tree import Entry, build_group
 from serving.cli.running.admin_client import ask_node, print_fields
+from serving.cli.running.suggestions import suggest_changes
 
 if TYPE_CHECKING:
     from serving.config.yaml_marks import KeyPath
@@ -39,7 +40,10 @@ def show_policy(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 def set_policy(
     changes: Annotated[
-        list[str], typer.Argument(help="name=value, such as target_utilization=0.5 or models.MODEL.max_own=2")
+        list[str],
+        typer.Argument(
+            help="name=value, such as target_utilization=0.5 or models.MODEL.max_own=2", autocompletion=suggest_changes
+        ),
     ],
     data_dir: DataDir = None,
     save: Annotated[bool, typer.Option("--save", help="Also write it to config.yaml, for the next start.")] = False,
