@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 import trio
 
+from p2p.simulation.runtime import SimulatedClock
+
 
 @pytest.fixture(autouse=True)
 def deterministic_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,3 +25,9 @@ def nothing_fails_behind_the_scenes(caplog: pytest.LogCaptureFixture) -> Iterato
     records = caplog.get_records("call")
     failed = [record for record in records if record.name in services and record.levelno >= logging.ERROR]
     assert not failed, failed[0].getMessage()
+
+
+@pytest.fixture
+def simulated_clock() -> SimulatedClock:
+    """The clock of a test whose network is in memory: pytest-trio runs a test by the clock that it asks for."""
+    return SimulatedClock()

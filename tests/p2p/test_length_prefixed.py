@@ -25,6 +25,7 @@ from p2p.length_prefixed import (
 )
 from p2p.nat.dial_back import DialBack
 from p2p.network import NetworkError
+from p2p.simulation.runtime import SimulatedClock
 from tests.support.keys import make_key
 
 LIMIT = 1 << 20
@@ -90,7 +91,7 @@ async def test_a_message_that_is_too_long_is_not_waited_for() -> None:
 
 
 @pytest.mark.trio
-async def test_a_message_has_to_come_to_its_end(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_message_has_to_come_to_its_end(simulated_clock: SimulatedClock) -> None:
     source = Source(encode_varint_prefixed(b"whole") + encode_uvarint(1000) + b"a part")
     reader = LengthPrefixedReader(source.read, VARINT, LIMIT, TIMEOUT_S, source.note_buffered)
     assert await reader.receive() == b"whole"
@@ -104,7 +105,7 @@ async def test_a_message_has_to_come_to_its_end(autojump_clock: trio.testing.Moc
 
 
 @pytest.mark.trio
-async def test_silence_between_messages_may_last(autojump_clock: trio.testing.MockClock) -> None:
+async def test_silence_between_messages_may_last(simulated_clock: SimulatedClock) -> None:
     reader = LengthPrefixedReader(Source(encode_varint_prefixed(b"whole")).read, VARINT, LIMIT, TIMEOUT_S)
     assert await reader.receive() == b"whole"
     with trio.move_on_after(10 * TIMEOUT_S) as patience:

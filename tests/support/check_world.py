@@ -13,7 +13,7 @@ from serving.quality.duels.runner import DuelRunner
 from tests.support.market_world import Member, Options, World, ask, make_request, simulate
 from tests.support.model_backend import IDENTITY, ModelBackend
 from tests.support.scripted_model import ScriptedModel
-from tests.support.waiting import eventually
+from tests.support.waiting import BLOCK_INTERVAL, eventually
 
 DUELS = DuelParameters(
     rate=1_000,
@@ -81,7 +81,7 @@ class CheckWitness:
 
     async def wait_settled(self, count: int, timeout: float = 400.0) -> list[CheckSettled]:
         """Until so many checks are settled."""
-        await eventually(lambda: len(self.settled) >= count, timeout)
+        await eventually(lambda: len(self.settled) >= count, timeout, interval=BLOCK_INTERVAL)
         return self.settled
 
 
@@ -94,7 +94,7 @@ async def wait_for_identities(world: World) -> None:
         declared = 0 if table is None else sum(bool(entry.identities) for entry in table.entries)
         return declared == len(world.options.identities)
 
-    await eventually(is_in_force, DECLARED_WAIT_S)
+    await eventually(is_in_force, DECLARED_WAIT_S, interval=BLOCK_INTERVAL)
 
 
 def simulate_checks(
@@ -139,5 +139,5 @@ async def find_open_check(world: World, stage: int, *, payer: int = 0, slow: boo
     def find() -> list[tuple[bytes, ModelCheck]]:
         return [(hold, check) for hold, check in list_checks(world).items() if check.stage == stage]
 
-    await eventually(lambda: bool(find()), 200, interval=0.1)
+    await eventually(lambda: bool(find()), 200, interval=BLOCK_INTERVAL)
     return find()[0]

@@ -19,7 +19,7 @@ from serving.quality.duels.runner import DuelRunner
 from tests.support.judging_texts import read_texts
 from tests.support.market_world import MODEL, Member, Options, ScriptedBackend, World, _Pieces, ask, simulate
 from tests.support.openai_answers import make_whole
-from tests.support.waiting import eventually
+from tests.support.waiting import BLOCK_INTERVAL, eventually
 
 NO_CHECKS = CheckParameters(checkers=0)
 """For worlds in which the levy for duels takes all of a capture."""
@@ -121,7 +121,7 @@ async def wait_for_judges(world: World) -> None:
         judges = 0 if table is None else sum(entry.judge is not None for entry in table.entries)
         return judges == len(world.options.judges)
 
-    await eventually(is_in_force, SEATS_WAIT_S)
+    await eventually(is_in_force, SEATS_WAIT_S, interval=BLOCK_INTERVAL)
 
 
 class Witness:
@@ -144,7 +144,7 @@ class Witness:
 
     async def wait_settled(self, count: int, timeout: float = 300.0) -> list[DuelSettled]:
         """Until so many duels are settled."""
-        await eventually(lambda: len(self.settled) >= count, timeout)
+        await eventually(lambda: len(self.settled) >= count, timeout, interval=BLOCK_INTERVAL)
         return self.settled
 
 
@@ -197,7 +197,7 @@ async def find_open_duel(
     for _ in range(10):
         assert (await ask(world.members[payer].node)).status == 200
         with trio.move_on_after(60):
-            await eventually(lambda: bool(find()), 61)
+            await eventually(lambda: bool(find()), 61, interval=BLOCK_INTERVAL)
         if found := find():
             await trio.sleep(1.0)  # until all have seen that block
             return found[0]

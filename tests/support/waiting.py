@@ -11,6 +11,8 @@ PATIENCE = 90.0
 """Seconds that anything may take before a test gives up; only a failure waits that long."""
 
 INTERVAL = 0.02
+BLOCK_INTERVAL = 0.1
+"""Between two looks at the ledger in a simulation, where each look is an event; blocks are farther apart."""
 
 
 def wait_until(condition: Callable[[], bool], message: str, timeout: float = PATIENCE) -> None:

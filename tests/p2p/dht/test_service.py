@@ -17,7 +17,6 @@ from libp2p.kad_dht.pb import kademlia_pb2 as pb
 from libp2p.peer.peerinfo import PeerInfo as LibraryPeerInfo
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
-from trio.testing import MockClock
 
 import p2p.dht.service
 from chain.crypto import KeyPair
@@ -41,7 +40,7 @@ from p2p.network import NetworkError, RawStream
 from p2p.peer_id import peer_id_of, public_key_of
 from p2p.runtime import RealRuntime
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
-from p2p.simulation.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedClock, SimulatedRuntime
 from p2p.streams.exchanges import Streams
 from tests.support.hosts import LOOPBACK, network, running
 from tests.support.keys import make_key
@@ -143,7 +142,7 @@ async def world() -> AsyncIterator[tuple[SimulatedInternet, trio.Nursery]]:
     assert not hub.errors
 
 
-async def test_nodes_find_each_other_through_the_server_of_another_chain(autojump_clock: MockClock) -> None:
+async def test_nodes_find_each_other_through_the_server_of_another_chain(simulated_clock: SimulatedClock) -> None:
     async with world() as (hub, nursery):
         server = Node(hub, 1, chain=OTHER_CHAIN)
         nodes = [Node(hub, number, [server]) for number in range(2, 6)]
@@ -161,7 +160,7 @@ async def test_nodes_find_each_other_through_the_server_of_another_chain(autojum
         assert len(hidden.dht.table) and not len(hidden.dht.records)
 
 
-async def test_who_cannot_be_dialled_does_not_serve(autojump_clock: MockClock) -> None:
+async def test_who_cannot_be_dialled_does_not_serve(simulated_clock: SimulatedClock) -> None:
     async with world() as (hub, nursery):
         node, client = Node(hub, 1, listen=False), SimulatedNetwork(hub, make_key(9).public_key)
         await nursery.start(node.run)
@@ -170,7 +169,7 @@ async def test_who_cannot_be_dialled_does_not_serve(autojump_clock: MockClock) -
             await ask(client, node.me, pb.Message(type="PING"))
 
 
-async def test_a_bootstrap_node_alone_is_enough(autojump_clock: MockClock) -> None:
+async def test_a_bootstrap_node_alone_is_enough(simulated_clock: SimulatedClock) -> None:
     """It is on the chain and a server, so a peer that asks it finds at least itself."""
     async with world() as (hub, nursery):
         first = Node(hub, 1)
@@ -181,7 +180,9 @@ async def test_a_bootstrap_node_alone_is_enough(autojump_clock: MockClock) -> No
         assert second.network.peers() == {first.me}
 
 
-async def test_it_is_quiet_when_nothing_is_needed(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_is_quiet_when_nothing_is_needed(
+    simulated_clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(p2p.dht.service, "REPROVIDE_INTERVAL_S", 300.0)
     async with world() as (hub, nursery):
         nodes = [Node(hub, 1, alone=True)]
@@ -203,7 +204,7 @@ async def test_it_is_quiet_when_nothing_is_needed(autojump_clock: MockClock, mon
         assert PROVIDER_TTL_S > 2 * REPROVIDE_INTERVAL_S
 
 
-async def test_lookups_that_find_no_peers_become_rare(autojump_clock: MockClock) -> None:
+async def test_lookups_that_find_no_peers_become_rare(simulated_clock: SimulatedClock) -> None:
     async with world() as (hub, nursery):
         server = Node(hub, 1, chain=OTHER_CHAIN, alone=True)
         lonely = Node(hub, 2, [server], listen=False, alone=True)
@@ -215,7 +216,7 @@ async def test_lookups_that_find_no_peers_become_rare(autojump_clock: MockClock)
         assert 15 <= lonely.dht.requests <= 30
 
 
-async def test_an_address_that_changes_is_announced_at_once(autojump_clock: MockClock) -> None:
+async def test_an_address_that_changes_is_announced_at_once(simulated_clock: SimulatedClock) -> None:
     async with world() as (hub, nursery):
         server = Node(hub, 1, chain=OTHER_CHAIN)
         node = Node(hub, 2, [server])
@@ -232,7 +233,7 @@ async def test_an_address_that_changes_is_announced_at_once(autojump_clock: Mock
         assert told() == [PeerInfo(node.me, ("/ip4/99.0.0.1/tcp/4001",))]
 
 
-async def test_servers_of_many_chains_are_one_table(autojump_clock: MockClock) -> None:
+async def test_servers_of_many_chains_are_one_table(simulated_clock: SimulatedClock) -> None:
     """Thirty nodes of three chains begin with one server; their records reach those nearest, not only that one."""
     async with world() as (hub, nursery):
         first = Node(hub, 1, chain=OTHER_CHAIN, alone=True)
@@ -250,7 +251,7 @@ async def test_servers_of_many_chains_are_one_table(autojump_clock: MockClock) -
         assert late.dht.requests <= 60
 
 
-async def test_a_server_that_is_gone_or_lies_costs_time_only(autojump_clock: MockClock) -> None:
+async def test_a_server_that_is_gone_or_lies_costs_time_only(simulated_clock: SimulatedClock) -> None:
     async with world() as (hub, nursery):
         target = Node(hub, 1)
         gone = Node(hub, 2, chain=OTHER_CHAIN)
@@ -295,7 +296,7 @@ async def test_a_server_that_is_gone_or_lies_costs_time_only(autojump_clock: Moc
         assert node.network.peers() == {target.me}
 
 
-async def test_neighbours_of_no_network_do_not_count_and_are_cut_off(autojump_clock: MockClock) -> None:
+async def test_neighbours_of_no_network_do_not_count_and_are_cut_off(simulated_clock: SimulatedClock) -> None:
     """Eight clients of the table stay connected; the node still connects to its own network."""
     async with world() as (hub, nursery):
         node = Node(hub, 1)
@@ -339,7 +340,7 @@ def provider(peer: bytes, *addresses: str) -> pb.Message.Peer:
     return pb.Message.Peer(id=peer_id_of(peer).to_bytes(), addrs=[Multiaddr(each).to_bytes() for each in addresses])
 
 
-async def test_only_the_sender_is_recorded_with_usable_addresses(autojump_clock: MockClock) -> None:
+async def test_only_the_sender_is_recorded_with_usable_addresses(simulated_clock: SimulatedClock) -> None:
     async with served() as (node, client):
         good, name = "/ip4/192.0.2.1/tcp/1", b"some name"
         message = pb.Message(
@@ -377,7 +378,9 @@ def _fields(peer: pb.Message.Peer) -> dict[str, Any]:
     ],
     ids=lambda raw: raw[:4].hex(),
 )
-async def test_what_is_no_question_ends_the_stream_and_nothing_else(raw: bytes, autojump_clock: MockClock) -> None:
+async def test_what_is_no_question_ends_the_stream_and_nothing_else(
+    raw: bytes, simulated_clock: SimulatedClock
+) -> None:
     async with served() as (node, client):
         stream = await client.open_stream(node.me, DHT_PROTOCOL)
         await stream.send(raw)
@@ -389,7 +392,7 @@ async def test_what_is_no_question_ends_the_stream_and_nothing_else(raw: bytes, 
         assert not node.dht._server._streams and not len(node.dht.records)
 
 
-async def test_streams_questions_and_patience_are_bounded(autojump_clock: MockClock) -> None:
+async def test_streams_questions_and_patience_are_bounded(simulated_clock: SimulatedClock) -> None:
     async with served() as (node, client):
         idle = [await client.open_stream(node.me, DHT_PROTOCOL) for _ in range(MAX_DHT_STREAMS_PER_PEER)]
         with pytest.raises(NetworkError):
@@ -409,7 +412,7 @@ async def test_streams_questions_and_patience_are_bounded(autojump_clock: MockCl
         assert answered < DHT_REQUEST_RATE.items * (DHT_REQUEST_RATE.burst + 60)
 
 
-async def test_streams_that_are_held_give_way(autojump_clock: MockClock) -> None:
+async def test_streams_that_are_held_give_way(simulated_clock: SimulatedClock) -> None:
     """Eight keys of one address hold all streams by a PING now and then."""
     async with world() as (hub, nursery):
         node = Node(hub, 1)

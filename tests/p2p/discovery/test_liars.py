@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from p2p.discovery.announcer import REFRESH_BURST, REFRESH_INTERVAL_S, REFRESH_MIN_AGE_S
 from p2p.discovery.plumtree import PLUMTREE_PROTOCOL
@@ -14,6 +13,7 @@ from p2p.peers.anti_entropy import MAX_ITEM_IDS_BYTES, AgedAnnouncement, SyncFra
 from p2p.peers.failure_detector import CONFIRMATIONS, OBSERVER_MIN_AGE_S, SUSPICION_TIMEOUT_S
 from p2p.peers.suspect_message import sign_suspect_message
 from p2p.peers.table import ChangeKind
+from p2p.simulation.runtime import SimulatedClock
 from tests.support.discovery_world import CHAIN, Node, Stranger, World, world
 
 pytestmark = pytest.mark.trio
@@ -40,7 +40,7 @@ def deaths(w: World, victim: Node) -> int:
 
 
 @pytest.mark.parametrize("count", [1, CONFIRMATIONS - 1])
-async def test_too_few_liars_remove_no_peer_from_any_table(autojump_clock: MockClock, count: int) -> None:
+async def test_too_few_liars_remove_no_peer_from_any_table(simulated_clock: SimulatedClock, count: int) -> None:
     async with world(COUNT) as w:
         await w.until_agreed(30)
         await trio.sleep(65)
@@ -50,7 +50,7 @@ async def test_too_few_liars_remove_no_peer_from_any_table(autojump_clock: MockC
         assert w.agreed()
 
 
-async def test_enough_liars_are_refuted_and_not_heard_again(autojump_clock: MockClock) -> None:
+async def test_enough_liars_are_refuted_and_not_heard_again(simulated_clock: SimulatedClock) -> None:
     async with world(COUNT) as w:
         await w.until_agreed(30)
         await trio.sleep(65)
@@ -70,7 +70,7 @@ async def test_enough_liars_are_refuted_and_not_heard_again(autojump_clock: Mock
         assert w.agreed()
 
 
-async def test_strangers_are_not_heard_at_all(autojump_clock: MockClock) -> None:
+async def test_strangers_are_not_heard_at_all(simulated_clock: SimulatedClock) -> None:
     async with world(COUNT) as w:
         await w.until_agreed(30)
         await trio.sleep(65)
@@ -83,7 +83,7 @@ async def test_strangers_are_not_heard_at_all(autojump_clock: MockClock) -> None
         assert w.agreed()
 
 
-async def test_requests_to_renew_are_answered_seldom(autojump_clock: MockClock) -> None:
+async def test_requests_to_renew_are_answered_seldom(simulated_clock: SimulatedClock) -> None:
     async with world(3) as w:
         await w.until_agreed(10)
         victim, liar = w.nodes[1:]
@@ -101,7 +101,7 @@ async def test_requests_to_renew_are_answered_seldom(autojump_clock: MockClock) 
 
 @pytest.mark.parametrize("victim", [0, COUNT - 1])
 async def test_whatever_fails_over_what_a_peer_sent_ends_nothing(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, victim: int
+    simulated_clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, victim: int
 ) -> None:
     """The victim is the one that opened the conversations (least key), or the one that answers in them."""
     async with world(COUNT) as w:
@@ -129,7 +129,7 @@ async def test_whatever_fails_over_what_a_peer_sent_ends_nothing(
 
 
 async def test_a_reply_over_its_own_bound_is_cut_or_dropped(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    simulated_clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One more name than a frame may hold, whether the list is full of corrections or made too long by a mistake."""
     async with world(4) as w:
@@ -163,7 +163,7 @@ async def test_a_reply_over_its_own_bound_is_cut_or_dropped(
         caplog.clear()
 
 
-async def test_accusations_by_unknown_peers_make_no_node_renew(autojump_clock: MockClock) -> None:
+async def test_accusations_by_unknown_peers_make_no_node_renew(simulated_clock: SimulatedClock) -> None:
     async with world(8) as w:
         await w.until_agreed(20)
         await trio.sleep(70)
@@ -180,7 +180,9 @@ async def test_accusations_by_unknown_peers_make_no_node_renew(autojump_clock: M
         assert len(sequences - {first}) <= 60 / (5 * len(w.nodes) * 0.8) + 1  # as it does anyway
 
 
-async def test_accusations_by_many_who_count_are_all_refuted_but_not_one_by_one(autojump_clock: MockClock) -> None:
+async def test_accusations_by_many_who_count_are_all_refuted_but_not_one_by_one(
+    simulated_clock: SimulatedClock,
+) -> None:
     """Forty Sybils that have been in the view for a while accuse a node, one a second."""
     async with world(8) as w:
         await w.until_agreed(20)
@@ -209,7 +211,7 @@ async def test_accusations_by_many_who_count_are_all_refuted_but_not_one_by_one(
         assert reader.discovery.table.find(victim.me) is not None
 
 
-async def test_a_connection_proves_a_peer_to_who_has_dialled_it(autojump_clock: MockClock) -> None:
+async def test_a_connection_proves_a_peer_to_who_has_dialled_it(simulated_clock: SimulatedClock) -> None:
     async with world(12) as w:
         await w.until_agreed(20)
         node, stranger = w.nodes[5], Stranger(w, 500)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from chain.crypto import format_address
 from p2p.addresses import get_addresses
@@ -15,6 +14,7 @@ from p2p.discovery.announcer import RELAY_LOSS_DELAY_S
 from p2p.discovery.connection_manager import PUBLIC_LINKS, TARGET_RESERVATIONS
 from p2p.discovery.peer_store import PeerStore
 from p2p.peers.table import ChangeKind
+from p2p.simulation.runtime import SimulatedClock
 from tests.support.discovery_world import Node, World, world
 
 pytestmark = pytest.mark.trio
@@ -44,7 +44,7 @@ def relays_of(reader: Node, node: Node) -> tuple[str, ...]:
     return () if announcement is None else announcement.relays
 
 
-async def test_a_private_node_is_reached_through_its_relays(autojump_clock: MockClock) -> None:
+async def test_a_private_node_is_reached_through_its_relays(simulated_clock: SimulatedClock) -> None:
     async with world(0) as w:
         public = start_public(w, 6)
         one, two = (w.start(10 + number, listen=False, target=PUBLIC_LINKS) for number in range(2))
@@ -60,7 +60,9 @@ async def test_a_private_node_is_reached_through_its_relays(autojump_clock: Mock
         assert one.network.is_relayed(two.me) and two.network.is_relayed(one.me)
 
 
-async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again(autojump_clock: MockClock) -> None:
+async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again(
+    simulated_clock: SimulatedClock,
+) -> None:
     async with world(0) as w:
         public, private = await start_with_private(w, 3)
         held = private.discovery._connector.manager.get_relays(trio.current_time())
@@ -77,7 +79,7 @@ async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again
         assert public[number].me in private.network.peers()  # directly, or dialled through the other relay
 
 
-async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock: MockClock) -> None:
+async def test_a_relay_that_is_replaced_at_once_is_announced_once(simulated_clock: SimulatedClock) -> None:
     async with world(0) as w:
         public, private = await start_with_private(w, 5)
         held = private.discovery._connector.manager.get_relays(trio.current_time())
@@ -102,7 +104,7 @@ async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock
 
 
 @pytest.mark.long
-async def test_probes_of_private_nodes_leave_no_connections_behind(autojump_clock: MockClock) -> None:
+async def test_probes_of_private_nodes_leave_no_connections_behind(simulated_clock: SimulatedClock) -> None:
     async with world(0) as w:
         w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
         public = [w.start(n, address=f"/ip4/10.{n}.0.1/tcp/1", max_reservations=8, target=3) for n in range(16)]
@@ -118,7 +120,7 @@ async def test_probes_of_private_nodes_leave_no_connections_behind(autojump_cloc
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(24, marks=pytest.mark.long)])
-async def test_reservations_are_renewed_for_hours(autojump_clock: MockClock, times: int) -> None:
+async def test_reservations_are_renewed_for_hours(simulated_clock: SimulatedClock, times: int) -> None:
     async with world(0) as w:
         start_public(w, 3)
         private = w.start(10, listen=False)
@@ -129,7 +131,7 @@ async def test_reservations_are_renewed_for_hours(autojump_clock: MockClock, tim
             assert len(private.discovery._connector.manager.get_relays(trio.current_time())) == TARGET_RESERVATIONS
 
 
-async def test_a_new_address_of_the_whole_site_is_survived(autojump_clock: MockClock) -> None:
+async def test_a_new_address_of_the_whole_site_is_survived(simulated_clock: SimulatedClock) -> None:
     """All connections of a private node are cut at once: it is back, with reservations, within a minute."""
     async with world(0) as w:
         public, private = await start_with_private(w, 5)
@@ -142,7 +144,7 @@ async def test_a_new_address_of_the_whole_site_is_survived(autojump_clock: MockC
         assert len(relays_of(public[0], private)) == TARGET_RESERVATIONS
 
 
-async def test_a_public_node_that_moves_is_found_at_its_new_address(autojump_clock: MockClock) -> None:
+async def test_a_public_node_that_moves_is_found_at_its_new_address(simulated_clock: SimulatedClock) -> None:
     async with world(6) as w:
         await w.until_agreed(15)
         await trio.sleep(10)
@@ -155,7 +157,7 @@ async def test_a_public_node_that_moves_is_found_at_its_new_address(autojump_clo
             assert node is mover or (found is not None and found.addresses == ("/memory/elsewhere",))
 
 
-async def test_a_restart_needs_no_bootstrap_node(autojump_clock: MockClock, tmp_path: Path) -> None:
+async def test_a_restart_needs_no_bootstrap_node(simulated_clock: SimulatedClock, tmp_path: Path) -> None:
     async with world(4) as w:
         node = w.start(9, store=PeerStore(tmp_path / "peers.db"))
         await w.until_agreed(15)
@@ -177,7 +179,9 @@ LONG = "/dns4/" + ".".join("a" * 63 for _ in range(3)) + ".example/tcp/4001"
 """An address that may be announced, but not as that of a relay: with a key behind it is too long."""
 
 
-async def test_a_relay_is_announced_where_it_was_dialled_whatever_it_says_of_itself(autojump_clock: MockClock) -> None:
+async def test_a_relay_is_announced_where_it_was_dialled_whatever_it_says_of_itself(
+    simulated_clock: SimulatedClock,
+) -> None:
     async with world(0) as w:
         w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
         for number in range(3):
@@ -193,7 +197,7 @@ async def test_a_relay_is_announced_where_it_was_dialled_whatever_it_says_of_its
         assert {*relays} <= {node.network.relay_addresses[0] for node in w.nodes[:3]}
 
 
-async def test_a_relay_that_cannot_be_announced_is_not_asked(autojump_clock: MockClock) -> None:
+async def test_a_relay_that_cannot_be_announced_is_not_asked(simulated_clock: SimulatedClock) -> None:
     async with world(0) as w:
         w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
         w.start(0, address="/ip4/10.0.0.1/tcp/1", max_reservations=4)
@@ -206,7 +210,7 @@ async def test_a_relay_that_cannot_be_announced_is_not_asked(autojump_clock: Moc
         assert relays_of(w.nodes[1], private) == w.nodes[0].network.relay_addresses
 
 
-async def test_what_does_not_fit_into_an_announcement_is_left_out(autojump_clock: MockClock) -> None:
+async def test_what_does_not_fit_into_an_announcement_is_left_out(simulated_clock: SimulatedClock) -> None:
     async with world(2) as w:
         odd = ("", "/a b", "/x\n", "no multiaddress", "/dns4/\u00e9/tcp/1", "/" + 256 * "x", "/memory/1")
         writer = w.start(5, models=["", "m" * 129, "model", *(str(number) for number in range(20))])

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from p2p.coarse_clock import STEP_MS
 from p2p.discovery.announcer import ANNOUNCE_INTERVAL_S, MISSED_ANNOUNCEMENTS
@@ -23,7 +22,7 @@ from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
 from p2p.peers.failure_detector import SUSPICION_TIMEOUT_S
 from p2p.peers.table import ChangeKind, PeerState
 from p2p.simulation.network import SimulatedNetwork
-from p2p.simulation.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedClock, SimulatedRuntime
 from p2p.streams.exchanges import Exchange, Streams
 from tests.support.discovery_world import CHAIN, Node, World, world
 
@@ -31,7 +30,7 @@ EXPIRY = MISSED_ANNOUNCEMENTS * ANNOUNCE_INTERVAL_S
 pytestmark = pytest.mark.trio
 
 
-async def test_a_join_is_seen_by_all_within_seconds(autojump_clock: MockClock) -> None:
+async def test_a_join_is_seen_by_all_within_seconds(simulated_clock: SimulatedClock) -> None:
     async with world(4) as w:
         await w.until_agreed(10)
         newcomer = w.start(4, models=["tiny"])
@@ -45,14 +44,14 @@ async def test_a_join_is_seen_by_all_within_seconds(autojump_clock: MockClock) -
         assert all(len(node.network.peers()) == 4 for node in w.nodes)
 
 
-async def test_discovery_works_without_gossip(autojump_clock: MockClock) -> None:
+async def test_discovery_works_without_gossip(simulated_clock: SimulatedClock) -> None:
     async with world(6, loss=1.0) as w:
         await w.until_agreed(30)
         await trio.sleep(200)
         assert w.agreed()
 
 
-async def test_a_graceful_leave_is_seen_at_once_and_as_such(autojump_clock: MockClock) -> None:
+async def test_a_graceful_leave_is_seen_at_once_and_as_such(simulated_clock: SimulatedClock) -> None:
     async with world(4) as w:
         await w.until_agreed(10)
         leaver = w.nodes.pop()
@@ -66,7 +65,7 @@ async def test_a_graceful_leave_is_seen_at_once_and_as_such(autojump_clock: Mock
             assert node.discovery.table.state(leaver.me) is PeerState.LEFT
 
 
-async def test_a_crash_is_noticed_by_its_neighbours_within_seconds(autojump_clock: MockClock) -> None:
+async def test_a_crash_is_noticed_by_its_neighbours_within_seconds(simulated_clock: SimulatedClock) -> None:
     async with world(4) as w:
         await w.until_agreed(10)
         await trio.sleep(5)
@@ -78,7 +77,7 @@ async def test_a_crash_is_noticed_by_its_neighbours_within_seconds(autojump_cloc
             assert node.seen()[-1] == (ChangeKind.CRASHED, victim.me)
 
 
-async def test_a_lost_connection_alone_is_no_crash(autojump_clock: MockClock) -> None:
+async def test_a_lost_connection_alone_is_no_crash(simulated_clock: SimulatedClock) -> None:
     async with world(4) as w:
         await w.until_agreed(10)
         await trio.sleep(5)
@@ -91,7 +90,7 @@ async def test_a_lost_connection_alone_is_no_crash(autojump_clock: MockClock) ->
 
 
 async def test_a_node_that_cannot_be_dialled_takes_part_and_is_missed(
-    autojump_clock: MockClock,
+    simulated_clock: SimulatedClock,
 ) -> None:
     async with world(3) as w:
         hidden = w.start(3, listen=False)
@@ -108,7 +107,7 @@ async def test_a_node_that_cannot_be_dialled_takes_part_and_is_missed(
 
 
 @pytest.mark.parametrize("away", [0.1, 20.0, 100.0])
-async def test_a_restart_with_the_same_key_is_back_within_seconds(autojump_clock: MockClock, away: float) -> None:
+async def test_a_restart_with_the_same_key_is_back_within_seconds(simulated_clock: SimulatedClock, away: float) -> None:
     async with world(4) as w:
         await w.until_agreed(10)
         old = w.nodes[0].discovery.find(w.nodes[3].me)
@@ -137,7 +136,7 @@ async def restart(w: World, node: Node, says_goodbye: bool, **options: object) -
 
 @pytest.mark.parametrize("says_goodbye", [True, False])
 async def test_announcements_do_not_tell_the_clock_and_a_restart_outdoes_those_before(
-    autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture, says_goodbye: bool
+    simulated_clock: SimulatedClock, tmp_path: Path, caplog: pytest.LogCaptureFixture, says_goodbye: bool
 ) -> None:
     """The next run knows the incarnation of the last one."""
     async with world(3) as w:
@@ -161,7 +160,7 @@ async def test_announcements_do_not_tell_the_clock_and_a_restart_outdoes_those_b
 
 @pytest.mark.parametrize("says_goodbye", [True, False])
 async def test_a_node_that_has_lost_its_data_directory_outdoes_its_earlier_life(
-    autojump_clock: MockClock, says_goodbye: bool
+    simulated_clock: SimulatedClock, says_goodbye: bool
 ) -> None:
     async with world(4) as w:
         await w.until_agreed(10)
@@ -175,7 +174,7 @@ async def test_a_node_that_has_lost_its_data_directory_outdoes_its_earlier_life(
 
 
 async def test_an_incarnation_from_a_time_when_the_clock_was_wrong_is_not_gone_on_from(
-    autojump_clock: MockClock, tmp_path: Path
+    simulated_clock: SimulatedClock, tmp_path: Path
 ) -> None:
     store = PeerStore(tmp_path / "peers.db")
     store.incarnation = SimulatedRuntime.EPOCH_MS + 10 * 365 * 24 * 3_600_000
@@ -185,7 +184,7 @@ async def test_an_incarnation_from_a_time_when_the_clock_was_wrong_is_not_gone_o
         await w.until_agreed(10)
 
 
-async def test_a_restart_with_a_clock_gone_back_outdoes_its_earlier_life(autojump_clock: MockClock) -> None:
+async def test_a_restart_with_a_clock_gone_back_outdoes_its_earlier_life(simulated_clock: SimulatedClock) -> None:
     async with world(4) as w:
         await w.until_agreed(10)
         w.crash(w.nodes[3])
@@ -200,7 +199,7 @@ async def only_listen(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("tenths", [3, pytest.param(13, marks=pytest.mark.long)])
-async def test_replayed_announcements_do_not_resurrect(autojump_clock: MockClock, tenths: int) -> None:
+async def test_replayed_announcements_do_not_resurrect(simulated_clock: SimulatedClock, tenths: int) -> None:
     """Neither while they would be accepted, nor in the long run, later: ``tenths`` are of that time."""
     async with world(4) as w:
         attacker = SimulatedNetwork(w.hub, w.key(99).public_key)
@@ -233,7 +232,7 @@ async def test_replayed_announcements_do_not_resurrect(autojump_clock: MockClock
 
 
 @pytest.mark.parametrize("skew", [-10_800_000, 10_800_000])
-async def test_a_node_whose_clock_is_far_off_is_not_listed(autojump_clock: MockClock, skew: int) -> None:
+async def test_a_node_whose_clock_is_far_off_is_not_listed(simulated_clock: SimulatedClock, skew: int) -> None:
     async with world(3) as w:
         await w.until_agreed(10)
         odd = w.start(3, skew=skew)
@@ -243,7 +242,7 @@ async def test_a_node_whose_clock_is_far_off_is_not_listed(autojump_clock: MockC
         assert odd.present() == set()
 
 
-async def test_forged_announcements_are_refused(autojump_clock: MockClock) -> None:
+async def test_forged_announcements_are_refused(simulated_clock: SimulatedClock) -> None:
     async with world(2) as w:
         await w.until_agreed(10)
         attacker = SimulatedNetwork(w.hub, w.key(99).public_key)
@@ -268,7 +267,7 @@ async def test_forged_announcements_are_refused(autojump_clock: MockClock) -> No
         assert w.agreed()
 
 
-async def test_a_partition_is_noticed_and_heals(autojump_clock: MockClock) -> None:
+async def test_a_partition_is_noticed_and_heals(simulated_clock: SimulatedClock) -> None:
     async with world(8) as w:
         await w.until_agreed(15)
         halves = [[node.me for node in w.nodes[:4]], [node.me for node in w.nodes[4:]]]
@@ -285,7 +284,7 @@ def busy(running: int, waiting: int = 0, rate: int = 0) -> PeerLoad:
     return PeerLoad((ModelLoad("small", running, waiting, 10, rate),))
 
 
-async def test_changes_are_announced_soon_but_not_too_often(autojump_clock: MockClock) -> None:
+async def test_changes_are_announced_soon_but_not_too_often(simulated_clock: SimulatedClock) -> None:
     async with world(2) as w:
         await w.until_agreed(10)
         await trio.sleep(30)
@@ -315,7 +314,7 @@ async def test_changes_are_announced_soon_but_not_too_often(autojump_clock: Mock
         assert len(reader.seen()) <= 11
 
 
-async def test_fifty_nodes_converge_and_stay(autojump_clock: MockClock) -> None:
+async def test_fifty_nodes_converge_and_stay(simulated_clock: SimulatedClock) -> None:
     async with world(50, loss=0.2) as w:
         await w.until_agreed(30)
         for victim in w.nodes[10:15]:

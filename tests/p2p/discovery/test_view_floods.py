@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 import p2p.peers.announcement
 import p2p.peers.suspect_message
@@ -29,7 +28,7 @@ from p2p.peers.anti_entropy import FINGERPRINT_BYTES, MAX_SYNC_ITEMS, AgedAnnoun
 from p2p.peers.suspect_message import sign_suspect_message
 from p2p.peers.table import MAX_TABLE_PEERS
 from p2p.rate_limit import Rate
-from p2p.simulation.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedClock, SimulatedRuntime
 from tests.support.discovery_world import CHAIN, Node, Stranger, World, world
 
 pytestmark = pytest.mark.trio
@@ -67,7 +66,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 async def test_a_flood_of_invented_peers_is_checked_at_a_bounded_rate(
-    autojump_clock: MockClock, checked: list[bytes], monkeypatch: pytest.MonkeyPatch
+    simulated_clock: SimulatedClock, checked: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rates a tenth of the real ones, and four that each send ten times as much as is taken of all."""
     each, total = (Rate(rate.items / 10, rate.size, rate.burst) for rate in (ITEM_RATE, TOTAL_ITEM_RATE))
@@ -97,7 +96,9 @@ async def test_a_flood_of_invented_peers_is_checked_at_a_bounded_rate(
         assert newcomer.me in victim.present()
 
 
-async def test_what_would_make_no_difference_is_not_checked(autojump_clock: MockClock, checked: list[bytes]) -> None:
+async def test_what_would_make_no_difference_is_not_checked(
+    simulated_clock: SimulatedClock, checked: list[bytes]
+) -> None:
     async with world(4) as w:
         await w.until_agreed(10)
         victim, stranger = w.nodes[1], Stranger(w, 500)
@@ -122,7 +123,7 @@ async def test_what_would_make_no_difference_is_not_checked(autojump_clock: Mock
 
 
 async def test_untimely_announcements_make_one_line_a_minute_and_forged_ones_blame_their_sender(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    simulated_clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     async with world(2) as w:
@@ -147,7 +148,7 @@ async def test_untimely_announcements_make_one_line_a_minute_and_forged_ones_bla
 
 
 async def test_many_signatures_are_checked_in_small_batches_out_of_the_loop(
-    autojump_clock: MockClock, checked: list[bytes], monkeypatch: pytest.MonkeyPatch
+    simulated_clock: SimulatedClock, checked: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world(2) as w:
         await w.until_agreed(10)
@@ -172,7 +173,7 @@ async def test_many_signatures_are_checked_in_small_batches_out_of_the_loop(
 
 
 async def test_one_bad_signature_among_many_is_found_and_nothing_of_the_frame_taken(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    simulated_clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world(2) as w:
         await w.until_agreed(10)
@@ -195,7 +196,9 @@ async def test_a_frame_of_too_many_items_is_none() -> None:
         SyncFrame(suspects=(b"x",) * (MAX_SYNC_ITEMS + 1)).encode()
 
 
-async def test_walks_through_the_view_have_a_rate(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_walks_through_the_view_have_a_rate(
+    simulated_clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with world(4) as w:
         await w.until_agreed(10)
         victim, stranger = w.nodes[1], Stranger(w, 500)
@@ -222,7 +225,7 @@ async def test_walks_through_the_view_have_a_rate(autojump_clock: MockClock, mon
         assert w.agreed()
 
 
-async def test_fingerprints_are_computed_once_as_long_as_nothing_changes(autojump_clock: MockClock) -> None:
+async def test_fingerprints_are_computed_once_as_long_as_nothing_changes(simulated_clock: SimulatedClock) -> None:
     async with world(4) as w:
         await w.until_agreed(10)
         anti_entropy = w.nodes[1].discovery._anti_entropy
@@ -234,7 +237,7 @@ async def test_fingerprints_are_computed_once_as_long_as_nothing_changes(autojum
         assert anti_entropy._fingerprints(16) != first
 
 
-async def test_a_full_view_is_learnt_within_the_rates(autojump_clock: MockClock) -> None:
+async def test_a_full_view_is_learnt_within_the_rates(simulated_clock: SimulatedClock) -> None:
     """No flood: a newcomer fetches some 3,000 announcements from its neighbours, a frame at a time."""
     assert MAX_TABLE_PEERS > 3000
     async with world(3) as w:
@@ -249,7 +252,7 @@ async def test_a_full_view_is_learnt_within_the_rates(autojump_clock: MockClock)
         assert len(newcomer.present()) == 3003
 
 
-async def test_an_old_announcement_does_not_grow_young_on_the_way(autojump_clock: MockClock) -> None:
+async def test_an_old_announcement_does_not_grow_young_on_the_way(simulated_clock: SimulatedClock) -> None:
     async with world(2) as w:
         await w.until_agreed(10)
         victim, stranger = w.nodes[1], Stranger(w, 500)
@@ -272,7 +275,7 @@ def place(w: World, announcements: list[Announcement]) -> list[Announcement]:
 
 
 async def test_those_that_count_are_checked_before_a_crowd_of_invented_suspects(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    simulated_clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world(6) as w:
         await w.until_agreed(20)
@@ -295,7 +298,9 @@ async def test_those_that_count_are_checked_before_a_crowd_of_invented_suspects(
         assert len(others) >= 300 and others[:300] != sorted(others[:300])  # and no other by a key of its choice
 
 
-async def test_invented_peers_that_do_not_answer_do_not_count_as_a_large_network(autojump_clock: MockClock) -> None:
+async def test_invented_peers_that_do_not_answer_do_not_count_as_a_large_network(
+    simulated_clock: SimulatedClock,
+) -> None:
     async with world(11) as w:
         node = w.start(20, target=20)  # it looks for more than there are, so that it finds out soon
         await w.until_agreed(30)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from p2p.fanout import Fanout
 from p2p.network import NetworkError, RawStream
@@ -22,6 +21,7 @@ from p2p.simulation.network import (
     SimulatedNetwork,
     uniform,
 )
+from p2p.simulation.runtime import SimulatedClock
 from tests.support.keys import make_peer
 
 PROTOCOL = "/test/1"
@@ -47,7 +47,7 @@ async def hold(stream: RawStream) -> None:
 
 
 @pytest.mark.trio
-async def test_connect_and_disconnect_are_seen_by_both(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_connect_and_disconnect_are_seen_by_both(nursery: trio.Nursery, simulated_clock: SimulatedClock) -> None:
     hub = SimulatedInternet(1)
     await nursery.start(hub.run)
     a, b = SimulatedNetwork(hub, make_peer(1)), SimulatedNetwork(hub, make_peer(2))
@@ -68,7 +68,7 @@ async def test_connect_and_disconnect_are_seen_by_both(nursery: trio.Nursery, au
 
 
 @pytest.mark.trio
-async def test_dialling_the_wrong_peer_or_address_fails(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_dialling_the_wrong_peer_or_address_fails(nursery: trio.Nursery, simulated_clock: SimulatedClock) -> None:
     hub = SimulatedInternet(1)
     await nursery.start(hub.run)
     a, b, hidden = (
@@ -90,7 +90,7 @@ async def test_dialling_the_wrong_peer_or_address_fails(nursery: trio.Nursery, a
 
 
 @pytest.mark.trio
-async def test_a_stream_keeps_order_and_ends(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_stream_keeps_order_and_ends(nursery: trio.Nursery, simulated_clock: SimulatedClock) -> None:
     _, a, b = await connected_pair(nursery)
     b.handle(PROTOCOL, echo)
     stream = await a.open_stream(b.me, PROTOCOL)
@@ -108,7 +108,7 @@ async def test_a_stream_keeps_order_and_ends(nursery: trio.Nursery, autojump_clo
 
 
 @pytest.mark.trio
-async def test_an_unread_stream_stalls_its_sender(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_an_unread_stream_stalls_its_sender(nursery: trio.Nursery, simulated_clock: SimulatedClock) -> None:
     _, a, b = await connected_pair(nursery)
     b.handle(PROTOCOL, hold)
     stream = await a.open_stream(b.me, PROTOCOL)
@@ -118,7 +118,7 @@ async def test_an_unread_stream_stalls_its_sender(nursery: trio.Nursery, autojum
 
 
 @pytest.mark.trio
-async def test_an_unknown_protocol_is_refused(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_an_unknown_protocol_is_refused(nursery: trio.Nursery, simulated_clock: SimulatedClock) -> None:
     _, a, b = await connected_pair(nursery)
     with pytest.raises(NetworkError, match="does not speak"):
         await a.open_stream(b.me, PROTOCOL)
@@ -127,7 +127,7 @@ async def test_an_unknown_protocol_is_refused(nursery: trio.Nursery, autojump_cl
 
 
 @pytest.mark.trio
-async def test_a_raising_handler_resets_only_its_stream(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_raising_handler_resets_only_its_stream(nursery: trio.Nursery, simulated_clock: SimulatedClock) -> None:
     hub, a, b = await connected_pair(nursery)
 
     async def fail(stream: RawStream) -> None:
@@ -146,7 +146,7 @@ async def test_a_raising_handler_resets_only_its_stream(nursery: trio.Nursery, a
 
 @pytest.mark.trio
 async def test_gossip_reaches_the_component_but_not_the_sender(
-    nursery: trio.Nursery, autojump_clock: MockClock
+    nursery: trio.Nursery, simulated_clock: SimulatedClock
 ) -> None:
     hub = SimulatedInternet(1)
     await nursery.start(hub.run)
@@ -165,7 +165,7 @@ async def test_gossip_reaches_the_component_but_not_the_sender(
 
 
 @pytest.mark.trio
-async def test_gossip_loss_has_its_rate(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_gossip_loss_has_its_rate(nursery: trio.Nursery, simulated_clock: SimulatedClock) -> None:
     _, a, b = await connected_pair(nursery, loss=0.3)
     inbox = b.subscribe("topic")
     for _ in range(QUEUE_ITEMS):
@@ -175,7 +175,7 @@ async def test_gossip_loss_has_its_rate(nursery: trio.Nursery, autojump_clock: M
 
 
 @pytest.mark.trio
-async def test_a_partition_cuts_and_heals(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_partition_cuts_and_heals(nursery: trio.Nursery, simulated_clock: SimulatedClock) -> None:
     hub = SimulatedInternet(1)
     await nursery.start(hub.run)
     a, b, c, d = (SimulatedNetwork(hub, make_peer(number)) for number in range(1, 5))
@@ -201,7 +201,7 @@ async def test_a_partition_cuts_and_heals(nursery: trio.Nursery, autojump_clock:
 
 
 @pytest.mark.trio
-async def test_a_silent_cut_is_noticed_later(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_silent_cut_is_noticed_later(nursery: trio.Nursery, simulated_clock: SimulatedClock) -> None:
     hub, a, b = await connected_pair(nursery)
     b.handle(PROTOCOL, echo)
     stream = await a.open_stream(b.me, PROTOCOL)
@@ -216,7 +216,9 @@ async def test_a_silent_cut_is_noticed_later(nursery: trio.Nursery, autojump_clo
 
 
 @pytest.mark.trio
-async def test_kill_resets_cancels_and_a_restart_comes_back(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_kill_resets_cancels_and_a_restart_comes_back(
+    nursery: trio.Nursery, simulated_clock: SimulatedClock
+) -> None:
     hub, a, b = await connected_pair(nursery)
     ended = trio.Event()
 
@@ -244,7 +246,7 @@ async def test_kill_resets_cancels_and_a_restart_comes_back(nursery: trio.Nurser
 
 @pytest.mark.trio
 async def test_a_restart_replaces_a_link_whose_end_was_not_noticed(
-    nursery: trio.Nursery, autojump_clock: MockClock
+    nursery: trio.Nursery, simulated_clock: SimulatedClock
 ) -> None:
     hub, a, b = await connected_pair(nursery)
     changes = a.peer_changes()
@@ -257,7 +259,7 @@ async def test_a_restart_replaces_a_link_whose_end_was_not_noticed(
 
 
 @pytest.mark.trio
-async def test_run_ties_a_network_to_a_nursery(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_run_ties_a_network_to_a_nursery(nursery: trio.Nursery, simulated_clock: SimulatedClock) -> None:
     _, a, b = await connected_pair(nursery)
     async with trio.open_nursery() as node:
         await node.start(b.run)
@@ -285,7 +287,7 @@ def test_a_full_subscription_sheds_its_oldest() -> None:
 TRACE = """
 import trio
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
-from p2p.simulation.runtime import run_simulation
+from p2p.simulation.runtime import SimulatedClock, run_simulation
 trace = []
 async def read(network, inbox):
     async for message in inbox:
@@ -331,7 +333,7 @@ def test_uniform_latency_stays_in_its_range() -> None:
 
 @pytest.mark.trio
 async def test_an_isolated_stream_makes_no_peer_and_ends_with_either_node(
-    nursery: trio.Nursery, autojump_clock: MockClock
+    nursery: trio.Nursery, simulated_clock: SimulatedClock
 ) -> None:
     hub = SimulatedInternet(1)
     await nursery.start(hub.run)

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from p2p.network import Misbehaviour, NetworkError, RawStream
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.runtime import SimulatedClock
 from p2p.streams.exchanges import (
     ACCEPTED_IDLE_TIMEOUT_S,
     EXCHANGE_LINGER_TIMEOUT_S,
@@ -70,7 +70,7 @@ async def running_pair() -> AsyncIterator[Pair]:
 
 
 @pytest.fixture
-async def pair(autojump_clock: MockClock) -> AsyncIterator[Pair]:
+async def pair(simulated_clock: SimulatedClock) -> AsyncIterator[Pair]:
     async with running_pair() as pair:
         yield pair
 
@@ -86,13 +86,13 @@ async def answer(exchange: Exchange) -> None:
     await exchange.send(payload, end=True)
 
 
-async def test_request(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_request(pair: Pair, simulated_clock: SimulatedClock) -> None:
     pair.answerer.handle(PROTOCOL, answer)
     assert await pair.request(b"question") == b"question"
     assert await pair.request(bytes(MAX_FRAME_BYTES)) == bytes(MAX_FRAME_BYTES)
 
 
-async def test_frames_pass_both_ways_until_both_have_ended(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_frames_pass_both_ways_until_both_have_ended(pair: Pair, simulated_clock: SimulatedClock) -> None:
     peers = []
 
     async def handler(exchange: Exchange) -> None:
@@ -114,14 +114,14 @@ async def test_frames_pass_both_ways_until_both_have_ended(pair: Pair, autojump_
     assert peers == [pair.a.me]
 
 
-async def test_streams_are_reused(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_streams_are_reused(pair: Pair, simulated_clock: SimulatedClock) -> None:
     pair.answerer.handle(PROTOCOL, answer)
     for number in range(10):
         assert await pair.request(bytes([number])) == bytes([number])
     assert pair.opened == 1
 
 
-async def test_concurrent_exchanges_have_streams_of_their_own(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_concurrent_exchanges_have_streams_of_their_own(pair: Pair, simulated_clock: SimulatedClock) -> None:
     pair.answerer.handle(PROTOCOL, echo)
     async with pair.opener.open(pair.b.me, PROTOCOL) as one, pair.opener.open(pair.b.me, PROTOCOL) as other:
         await one.send(b"one")
@@ -134,7 +134,7 @@ async def test_concurrent_exchanges_have_streams_of_their_own(pair: Pair, autoju
     assert pair.opened == 2
 
 
-async def test_late_frames_never_reach_the_next_exchange(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_late_frames_never_reach_the_next_exchange(pair: Pair, simulated_clock: SimulatedClock) -> None:
     async def flood(exchange: Exchange) -> None:
         question = await exchange.receive()
         assert question is not None
@@ -152,7 +152,7 @@ async def test_late_frames_never_reach_the_next_exchange(pair: Pair, autojump_cl
     assert pair.opened == 1
 
 
-async def test_a_slow_reader_stalls_the_sender_and_not_the_link(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_slow_reader_stalls_the_sender_and_not_the_link(pair: Pair, simulated_clock: SimulatedClock) -> None:
     sent = 0
 
     async def pour(exchange: Exchange) -> None:
@@ -175,7 +175,7 @@ async def test_a_slow_reader_stalls_the_sender_and_not_the_link(pair: Pair, auto
         assert count == 1000
 
 
-async def test_a_cancelled_receive_loses_no_frame(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_cancelled_receive_loses_no_frame(pair: Pair, simulated_clock: SimulatedClock) -> None:
     async def trickle(exchange: Exchange) -> None:
         for number in range(500):
             await exchange.send(number.to_bytes(2, "big") + bytes(2048))
@@ -196,7 +196,9 @@ async def test_a_cancelled_receive_loses_no_frame(pair: Pair, autojump_clock: Mo
 
 
 @pytest.mark.parametrize("ended", [False, True])
-async def test_leaving_by_cancellation_cancels_the_handler(pair: Pair, autojump_clock: MockClock, ended: bool) -> None:
+async def test_leaving_by_cancellation_cancels_the_handler(
+    pair: Pair, simulated_clock: SimulatedClock, ended: bool
+) -> None:
     cancelled = trio.Event()
 
     async def work(exchange: Exchange) -> None:
@@ -224,7 +226,9 @@ async def test_leaving_by_cancellation_cancels_the_handler(pair: Pair, autojump_
     assert pair.opened == 1
 
 
-async def test_a_lost_peer_cancels_the_handler_and_fails_the_opener(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_lost_peer_cancels_the_handler_and_fails_the_opener(
+    pair: Pair, simulated_clock: SimulatedClock
+) -> None:
     started, cancelled = trio.Event(), trio.Event()
 
     async def work(exchange: Exchange) -> None:
@@ -249,7 +253,7 @@ async def test_a_lost_peer_cancels_the_handler_and_fails_the_opener(pair: Pair, 
 
 
 async def test_a_failing_handler_aborts_its_exchange_after_what_it_sent(
-    pair: Pair, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    pair: Pair, simulated_clock: SimulatedClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(exchange: Exchange) -> None:
         await exchange.receive()
@@ -267,7 +271,7 @@ async def test_a_failing_handler_aborts_its_exchange_after_what_it_sent(
     assert await pair.opener.request(pair.b.me, "/other", b"alive", 1.0) == b"alive"
 
 
-async def test_a_handler_may_refuse_with_a_reason(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_handler_may_refuse_with_a_reason(pair: Pair, simulated_clock: SimulatedClock) -> None:
     async def refuse(exchange: Exchange) -> None:
         await exchange.abort("not today")
 
@@ -276,7 +280,7 @@ async def test_a_handler_may_refuse_with_a_reason(pair: Pair, autojump_clock: Mo
         await pair.request(b"x")
 
 
-async def test_a_handler_that_returns_early_frees_a_stalled_sender(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_handler_that_returns_early_frees_a_stalled_sender(pair: Pair, simulated_clock: SimulatedClock) -> None:
     async def enough(exchange: Exchange) -> None:
         await exchange.receive()
         await exchange.send(b"enough")
@@ -289,7 +293,7 @@ async def test_a_handler_that_returns_early_frees_a_stalled_sender(pair: Pair, a
         assert [await exchange.receive(), await exchange.receive()] == [b"enough", None]
 
 
-async def test_leaving_without_waiting_lets_the_handler_finish(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_leaving_without_waiting_lets_the_handler_finish(pair: Pair, simulated_clock: SimulatedClock) -> None:
     seen: list[bytes] = []
 
     async def slow(exchange: Exchange) -> None:
@@ -308,7 +312,7 @@ async def test_leaving_without_waiting_lets_the_handler_finish(pair: Pair, autoj
     assert pair.opened == 1
 
 
-async def test_a_peer_that_never_ends_is_given_up(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_peer_that_never_ends_is_given_up(pair: Pair, simulated_clock: SimulatedClock) -> None:
     cancelled = trio.Event()
 
     async def stuck(exchange: Exchange) -> None:
@@ -324,7 +328,7 @@ async def test_a_peer_that_never_ends_is_given_up(pair: Pair, autojump_clock: Mo
         await cancelled.wait()
 
 
-async def test_idle_streams_are_closed(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_idle_streams_are_closed(pair: Pair, simulated_clock: SimulatedClock) -> None:
     pair.answerer.handle(PROTOCOL, answer)
     await pair.request(b"x")
     await trio.sleep(2 * STREAM_IDLE_TIMEOUT_S)
@@ -332,7 +336,9 @@ async def test_idle_streams_are_closed(pair: Pair, autojump_clock: MockClock) ->
     assert pair.opened == 2
 
 
-async def test_streams_that_a_peer_opens_and_does_not_use_are_closed(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_streams_that_a_peer_opens_and_does_not_use_are_closed(
+    pair: Pair, simulated_clock: SimulatedClock
+) -> None:
     pair.answerer.handle(PROTOCOL, answer)
     streams = [await pair.a.open_stream(pair.b.me, PROTOCOL) for _ in range(5)]
     await trio.sleep(ACCEPTED_IDLE_TIMEOUT_S / 2)
@@ -343,7 +349,7 @@ async def test_streams_that_a_peer_opens_and_does_not_use_are_closed(pair: Pair,
     assert not pair.answerer._accepted and not len(pair.answerer._unused)
 
 
-async def test_an_exchange_may_last(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_an_exchange_may_last(pair: Pair, simulated_clock: SimulatedClock) -> None:
     pair.answerer.handle(PROTOCOL, echo)
     async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
         await exchange.send(b"1")
@@ -352,7 +358,7 @@ async def test_an_exchange_may_last(pair: Pair, autojump_clock: MockClock) -> No
 
 
 async def test_unused_streams_of_all_peers_have_a_bound(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    simulated_clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The address with most gives way, and nobody loses a stream that is used."""
     monkeypatch.setattr("p2p.streams.exchanges.MAX_UNUSED_STREAMS", 20)
@@ -382,7 +388,7 @@ async def test_unused_streams_of_all_peers_have_a_bound(
         nursery.cancel_scope.cancel()
 
 
-async def test_frames_of_an_exchange_that_is_over_have_a_bound(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_frames_of_an_exchange_that_is_over_have_a_bound(pair: Pair, simulated_clock: SimulatedClock) -> None:
     blamed: list[Misbehaviour] = []
     pair.b.report_misbehaviour = lambda peer, fault: blamed.append(fault)  # type: ignore[method-assign]
     pair.answerer.handle(PROTOCOL, answer)
@@ -399,7 +405,7 @@ async def test_frames_of_an_exchange_that_is_over_have_a_bound(pair: Pair, autoj
     assert blamed == [Misbehaviour.GARBAGE] and not pair.answerer._accepted
 
 
-async def test_exchanges_beyond_the_limit_are_busy(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_exchanges_beyond_the_limit_are_busy(pair: Pair, simulated_clock: SimulatedClock) -> None:
     release = trio.Event()
 
     async def wait(exchange: Exchange) -> None:
@@ -425,7 +431,7 @@ async def test_exchanges_beyond_the_limit_are_busy(pair: Pair, autojump_clock: M
     assert await pair.request(b"again") == b"again"
 
 
-async def test_streams_to_one_peer_are_limited(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_streams_to_one_peer_are_limited(pair: Pair, simulated_clock: SimulatedClock) -> None:
     pair.answerer.handle(PROTOCOL, echo, max_exchanges_per_peer=MAX_STREAMS_PER_PEER)
     refused = 0
 
@@ -443,7 +449,7 @@ async def test_streams_to_one_peer_are_limited(pair: Pair, autojump_clock: MockC
     assert refused == 3
 
 
-async def test_a_request_times_out(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_request_times_out(pair: Pair, simulated_clock: SimulatedClock) -> None:
     async def silent(exchange: Exchange) -> None:
         await trio.sleep_forever()
 
@@ -452,7 +458,7 @@ async def test_a_request_times_out(pair: Pair, autojump_clock: MockClock) -> Non
         await pair.request(b"x", timeout=5)
 
 
-async def test_an_ended_exchange_without_an_answer_is_an_error(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_an_ended_exchange_without_an_answer_is_an_error(pair: Pair, simulated_clock: SimulatedClock) -> None:
     async def end(exchange: Exchange) -> None:
         await exchange.receive()
 
@@ -461,7 +467,7 @@ async def test_an_ended_exchange_without_an_answer_is_an_error(pair: Pair, autoj
         await pair.request(b"x")
 
 
-async def test_oversize_frames_are_refused_at_both_ends(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_oversize_frames_are_refused_at_both_ends(pair: Pair, simulated_clock: SimulatedClock) -> None:
     pair.answerer.handle(PROTOCOL, answer)
     with pytest.raises(ValueError, match="longer"):
         await pair.request(bytes(MAX_FRAME_BYTES + 1))
@@ -471,7 +477,7 @@ async def test_oversize_frames_are_refused_at_both_ends(pair: Pair, autojump_clo
         await raw.receive()
 
 
-async def test_a_flood_of_exchanges_on_one_stream_is_cut_off(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_flood_of_exchanges_on_one_stream_is_cut_off(pair: Pair, simulated_clock: SimulatedClock) -> None:
     async def wait(exchange: Exchange) -> None:
         with trio.CancelScope(shield=True):
             await trio.sleep(5)
@@ -501,14 +507,14 @@ async def reset(raw: RawStream) -> None:
     await raw.reset()
 
 
-async def test_a_dead_pooled_stream_is_retried_once_on_a_fresh_one(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_dead_pooled_stream_is_retried_once_on_a_fresh_one(pair: Pair, simulated_clock: SimulatedClock) -> None:
     await break_pooled(pair, reset)
     pair.answerer.handle(PROTOCOL, answer)
     assert await pair.request(b"second") == b"second"
     assert pair.opened == 2
 
 
-async def test_a_second_dead_stream_is_not_retried(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_second_dead_stream_is_not_retried(pair: Pair, simulated_clock: SimulatedClock) -> None:
     await break_pooled(pair, reset)
 
     async def dead(raw: RawStream) -> None:
@@ -520,7 +526,7 @@ async def test_a_second_dead_stream_is_not_retried(pair: Pair, autojump_clock: M
     assert pair.opened == 2
 
 
-async def test_nothing_is_retried_once_something_came_back(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_nothing_is_retried_once_something_came_back(pair: Pair, simulated_clock: SimulatedClock) -> None:
     async def answer_and_die(raw: RawStream) -> None:
         await raw.send(Frame(Kind.DATA, 2, b"partial").encode())
         await trio.sleep(1)
@@ -535,7 +541,7 @@ async def test_nothing_is_retried_once_something_came_back(pair: Pair, autojump_
     assert pair.opened == 1
 
 
-async def test_a_retry_sends_all_frames_again_in_order(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_retry_sends_all_frames_again_in_order(pair: Pair, simulated_clock: SimulatedClock) -> None:
     async def linger(raw: RawStream) -> None:
         await trio.sleep(1)
         await raw.reset()
@@ -549,7 +555,7 @@ async def test_a_retry_sends_all_frames_again_in_order(pair: Pair, autojump_cloc
         assert [await exchange.receive() for _ in range(3)] == [b"one", b"two", None]
 
 
-async def test_a_write_cut_short_gives_up_the_stream(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_write_cut_short_gives_up_the_stream(pair: Pair, simulated_clock: SimulatedClock) -> None:
     pair.answerer.handle(PROTOCOL, echo)
     with trio.move_on_after(0.05):
         async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
@@ -566,7 +572,7 @@ async def fresh_request(pair: Pair) -> bytes:
         return received
 
 
-async def test_nothing_works_or_remains_after_run(autojump_clock: MockClock) -> None:
+async def test_nothing_works_or_remains_after_run(simulated_clock: SimulatedClock) -> None:
     ended: list[str] = []
 
     async def work(exchange: Exchange) -> None:
@@ -615,7 +621,7 @@ async def ended(stream: RawStream) -> bool:
         return True
 
 
-async def test_a_frame_has_to_come_to_its_end(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_frame_has_to_come_to_its_end(pair: Pair, simulated_clock: SimulatedClock) -> None:
     blamed: list[tuple[bytes, Misbehaviour]] = []
     pair.b.report_misbehaviour = lambda *fault: blamed.append(fault)  # type: ignore[method-assign]
     pair.answerer.handle(PROTOCOL, echo)
@@ -634,7 +640,7 @@ async def test_a_frame_has_to_come_to_its_end(pair: Pair, autojump_clock: MockCl
     assert blamed == [(pair.a.me, Misbehaviour.RATE)] and pair.answerer._unread.size == 0
 
 
-async def test_a_slow_frame_may_follow_another_without_a_pause(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_a_slow_frame_may_follow_another_without_a_pause(pair: Pair, simulated_clock: SimulatedClock) -> None:
     pair.answerer.handle(PROTOCOL, echo)
     stream = await pair.a.open_stream(pair.b.me, PROTOCOL)
     raw = Frame(Kind.DATA, 1, bytes(87)).encode() * 6
@@ -645,7 +651,7 @@ async def test_a_slow_frame_may_follow_another_without_a_pause(pair: Pair, autoj
     assert pair.answerer._served
 
 
-async def test_unfinished_frames_of_all_peers_have_a_bound(autojump_clock: MockClock) -> None:
+async def test_unfinished_frames_of_all_peers_have_a_bound(simulated_clock: SimulatedClock) -> None:
     """The peer with most unread bytes is cut off, not the latest."""
     hub = SimulatedInternet(1)
     networks = [SimulatedNetwork(hub, make_peer(number)) for number in range(1, 9)]
@@ -668,7 +674,7 @@ async def test_unfinished_frames_of_all_peers_have_a_bound(autojump_clock: MockC
         nursery.cancel_scope.cancel()
 
 
-async def test_what_no_handler_takes_counts_too(pair: Pair, autojump_clock: MockClock) -> None:
+async def test_what_no_handler_takes_counts_too(pair: Pair, simulated_clock: SimulatedClock) -> None:
     """Each exchange may have a quarter of a megabyte on the way, and a frame of one more."""
     blamed: list[Misbehaviour] = []
     pair.b.report_misbehaviour = lambda peer, fault: blamed.append(fault)  # type: ignore[method-assign]
