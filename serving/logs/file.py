@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,8 @@ class LogFile:
         self._path = directory / LOG_FILE
         self._older = directory / OLDER_LOG_FILE
         self._part_bytes = max_bytes // 2
-        self._open()
+        self._descriptor = _open(self._path)
+        self._size = os.fstat(self._descriptor).st_size
 
     def write(self, line: str) -> None:
         """Write a line.
@@ -37,19 +39,20 @@ class LogFile:
         """
         data = line.encode() + b"\n"
         if self._size and self._size + len(data) > self._part_bytes:
-            os.close(self._descriptor)
-            self._path.replace(self._older)
-            self._open()
+            with suppress(FileNotFoundError):  # it was moved, and no new one could be opened
+                self._path.replace(self._older)
+            full, self._descriptor = self._descriptor, _open(self._path)
+            self._size = 0
+            os.close(full)
         self._size += os.write(self._descriptor, data)
 
     def close(self) -> None:
         """Write no more."""
         os.close(self._descriptor)
 
-    def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._descriptor = os.open(self._path, flags, SECRET_MODE)
-        self._size = os.fstat(self._descriptor).st_size
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, SECRET_MODE)
 
 
 def read_events(directory: Path) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ from serving.dashboard.events import MAX_VIEWERS
 from serving.dashboard.files import MEDIA_TYPES, STATIC
 from serving.dashboard.views import measure_first_tokens
 from serving.dispatcher import Dispatcher, RequestRecord
+from serving.logs.recent import RECENT
 from serving.openai.errors import not_found
 from serving.openai.requests import LOCAL_ONLY, Request
 from serving.scheduling.policy import LoadSnapshot
@@ -157,16 +158,17 @@ def test_the_whole_page_is_small() -> None:
 @with_admin
 async def test_the_public_sees_nothing_of_the_owner(node: Node, client: httpx.AsyncClient) -> None:
     node.dispatcher.records.append(RequestRecord("req-secret", "secret-model", trio.current_time()))
+    RECENT.add('{"event":"secret event"}')
     token = client.headers.pop("Authorization")
     public = await read_event(client)
     assert set(public) <= {"now", "blocks", "chain", "network", "flows", "models"}
     client.headers["Authorization"] = token
     owner = await read_event(client)
     assert {"requests", "wallet", "troubles", "peers", "policy", "backends", "node"} <= set(owner)
-    assert owner["requests"][0]["id"] == "req-secret"
+    assert owner["requests"][0]["id"] == "req-secret" and owner["log"][-1] == {"event": "secret event"}
     text = json.dumps(public)
     addresses = [address for peer in owner["peers"] for address in peer["addresses"]] + owner["node"]["listening"]
-    for secret in ("req-secret", "secret-model", "/ip4/", "/ip6/", "spendable", "scores", *addresses):
+    for secret in ("secret event", "req-secret", "secret-model", "/ip4/", "/ip6/", "spendable", "scores", *addresses):
         assert secret not in text
 
 

@@ -41,6 +41,21 @@ def test_only_the_owner_reads_it_and_another_start_goes_on_with_it(tmp_path: Pat
     assert get_numbers(read_events(tmp_path)) == [1, 2]
 
 
+def test_a_file_that_cannot_be_opened_costs_its_line_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = LogFile(tmp_path, 100)  # two lines a part
+    write(file, 1)
+
+    def fail(path: Path) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError):
+        patched.setattr("serving.logs.file._open", fail)
+        write(file, 2, 3)
+    write(file, 4)
+    file.close()
+    assert get_numbers(read_events(tmp_path)) == [1, 2, 4]
+
+
 def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
     (tmp_path / LOG_FILE).write_text('{"event": "e", "n": 1}\n[]\n{"event": 5}\n{"event": "e", "n"')
     assert get_numbers(read_events(tmp_path)) == [1]
