@@ -129,7 +129,7 @@ WALLET_ORDERS: Mapping[str, WalletOrder] = {
 async def carry_out(node: NodeView, kind: WalletOrder, order: Order) -> dict[str, Any]:
     """Sign and submit the operation of an order, unless it would fail; returns what became of it.
 
-    Of a dry run it returns the fee, and what would be available afterwards.
+    Of a dry run it returns the fee, what the account would have afterwards, and from which epoch on that counts.
 
     Raises:
         OrderRefused: it would fail, which on the ledger would still cost its fee.
@@ -174,8 +174,12 @@ async def _wait_outcome(node: NodeView, signed: SignedOperation, wait: float) ->
     return {"operation": signed.id.hex(), "fee": fee, "height": height, "failure": failure}
 
 
-def _foresee(node: NodeView, make: Callable[[int], NoncedOperation]) -> tuple[str | None, dict[str, int]]:
-    """Why the operation would fail if it were the next on the ledger (None if it would not), and what it would cost."""
+def _foresee(node: NodeView, make: Callable[[int], NoncedOperation]) -> tuple[str | None, dict[str, int | None]]:
+    """Why the operation would fail if it were the next on the ledger (None if it would not), and what it would do.
+
+    ``votes_from_epoch`` is the first epoch whose committee is not fixed yet. ``free_from_epoch`` is when the last of
+    what is unbonding then would be free, None if nothing is.
+    """
     engine, signer = node.engine, node.key.public_key
     state, context = engine.state, BlockContext.after(engine.genesis, engine.header)
     unsigned = SignedOperation(make(state.account(signer).nonce), signer, bytes(64))
@@ -184,7 +188,11 @@ def _foresee(node: NodeView, make: Callable[[int], NoncedOperation]) -> tuple[st
         obstacle = process_operation(after, context, unsigned)
     except InvalidOperation as error:
         obstacle = str(error)
+    account = after.account(signer)
     return obstacle, {
         "fee": compute_fee(engine.genesis, unsigned),
-        "available_after": after.account(signer).available,
+        "available_after": account.available,
+        "bonded_after": account.bonded,
+        "free_from_epoch": max((part.release_epoch for part in account.unbonding), default=None),
+        "votes_from_epoch": engine.status().epoch + 2,
     }

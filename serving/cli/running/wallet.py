@@ -23,6 +23,7 @@ REGISTER_TIMEOUT_S = 3600.0
 """How long the proof of work for a newcomer's bond may take."""
 
 Amount = Annotated[str, typer.Argument(help="Credits, such as 12 or 0.5.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is final.")]
 
 AMOUNT_COMMANDS = {
@@ -37,6 +38,18 @@ PLAIN_COMMANDS = {
     "unjail": "Be a validator again after having been jailed (a running node asks for it by itself).",
 }
 """Commands that take nothing."""
+ASKS = "It shows what that costs and does, and asks on a terminal before it signs."
+"""What the help says of orders."""
+EFFECTS = {
+    "bond": "counts for votes from epoch {votes_from_epoch} on, if this node validates",
+    "unbond": "free from epoch {free_from_epoch} on; no vote counts by it from epoch {votes_from_epoch} on",
+    "withdraw": "what has finished unbonding is available",
+    "enroll": "this node votes from epoch {votes_from_epoch} on; new stake grows by a tenth of all stake each epoch",
+    "retire": "this node votes no more from epoch {votes_from_epoch} on; until then it must keep running",
+    "unjail": "this node votes again from epoch {votes_from_epoch} on",
+    "serve": "requests for these models may be drawn for this node, and its bond answers for them",
+}
+"""What an order does, beside what it costs."""
 NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
 """So that an amount such as -5 is refused as an amount, not as an option."""
 
@@ -103,13 +116,13 @@ def transfer(
     recipient: Annotated[str, typer.Argument(help="Address of the recipient (12D3KooW…).")],
     amount: Amount,
     data_dir: DataDir = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
     """Send credits to another account.
 
-    It shows what that costs, and asks on a terminal before it signs.
+    It shows what that costs and does, and asks on a terminal before it signs.
     """
     from chain.crypto import parse_address
     from chain.exceptions import KeyFormatError
@@ -120,19 +133,17 @@ def transfer(
         raise CommandError(str(error), code=ExitCode.USAGE) from error
     micro_credits = parse_credits(amount)
     order = {"recipient": recipient, "amount": micro_credits}
-    if not yes and not as_json and sys.stdin.isatty():
-        foreseen = ask_node(data_dir, "POST", "/wallet/transfer", {**order, "dry_run": True})
-        print_line(f"to         {recipient}")
-        print_line(f"amount     {format_credits(micro_credits)} credits")
-        print_line(f"fee        {format_credits(foreseen['fee'])} credits")
-        print_line(f"available  {format_credits(foreseen['available_after'])} credits afterwards")
-        typer.confirm("Send it?", abort=True)
+    if not yes and not as_json:
+        confirm(
+            data_dir, "transfer", order, [("to", recipient), ("amount", f"{format_credits(micro_credits)} credits")]
+        )
     _order(data_dir, "transfer", order, no_wait, as_json)
 
 
 def serve(
     models: Annotated[list[str] | None, typer.Argument(help="Model names; none: an empty declaration.")] = None,
     data_dir: DataDir = None,
+    yes: Yes = False,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
@@ -141,7 +152,10 @@ def serve(
     A running node with a bond declares the models of its backends again within seconds. So before an empty declaration
     unbond everything, or set 'models: []' in config.yaml and restart the node.
     """
-    _order(data_dir, "serve", {"models": sorted(set(models or []))}, no_wait, as_json)
+    order = {"models": sorted(set(models or []))}
+    if not yes and not as_json:
+        confirm(data_dir, "serve", order, [("models", ", ".join(order["models"]) or "none")])
+    _order(data_dir, "serve", order, no_wait, as_json)
 
 
 def register(data_dir: DataDir = None, no_wait: NoWait = False, as_json: AsJson = False) -> None:
@@ -151,19 +165,49 @@ def register(data_dir: DataDir = None, no_wait: NoWait = False, as_json: AsJson 
 
 
 def _make_amount_command(kind: str, text: str) -> Callable[..., None]:
-    def command(amount: Amount, data_dir: DataDir = None, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-        _order(data_dir, kind, {"amount": parse_credits(amount)}, no_wait, as_json)
+    def command(
+        amount: Amount, data_dir: DataDir = None, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False
+    ) -> None:
+        order = {"amount": parse_credits(amount)}
+        if not yes and not as_json:
+            confirm(data_dir, kind, order, [("amount", f"{format_credits(order['amount'])} credits")])
+        _order(data_dir, kind, order, no_wait, as_json)
 
-    command.__doc__ = text
+    command.__doc__ = f"{text}\n\n    {ASKS}"
     return command
 
 
 def _make_plain_command(kind: str, text: str) -> Callable[..., None]:
-    def command(data_dir: DataDir = None, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+    def command(data_dir: DataDir = None, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+        if not yes and not as_json:
+            confirm(data_dir, kind, {}, [])
         _order(data_dir, kind, {}, no_wait, as_json)
 
-    command.__doc__ = text
+    command.__doc__ = f"{text}\n\n    {ASKS}"
     return command
+
+
+def confirm(data_dir: Path | None, kind: str, order: dict[str, Any], rows: list[tuple[str, str]]) -> None:
+    """Show what an order costs and does, and ask whether to sign it. Nothing is asked where there is no terminal.
+
+    Raises:
+        CommandError: the order would fail.
+        typer.Abort: it is not to be signed.
+    """
+    if not sys.stdin.isatty():
+        return
+    foreseen = ask_node(data_dir, "POST", f"/wallet/{kind}", {**order, "dry_run": True})
+    rows = [
+        *rows,
+        ("fee", f"{format_credits(foreseen['fee'])} credits"),
+        ("available", f"{format_credits(foreseen['available_after'])} credits afterwards"),
+        ("bonded", f"{format_credits(foreseen['bonded_after'])} credits afterwards"),
+    ]
+    if kind in EFFECTS:
+        rows.append(("effect", EFFECTS[kind].format(**foreseen)))
+    for name, text in rows:
+        print_line(f"{name:<11}{text}")
+    typer.confirm(f"Sign and send this {kind}?", abort=True)
 
 
 def _order(

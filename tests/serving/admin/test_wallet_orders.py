@@ -187,6 +187,10 @@ async def test_a_dry_run_says_what_an_order_would_cost_and_sends_nothing(node: N
     foreseen = await expect(client, "POST", "/wallet/transfer", 200, {**order, "dry_run": True})
     assert (foreseen["operation"], foreseen["height"]) == (None, None)
     assert foreseen["available_after"] == before.available - 3 * CREDIT - foreseen["fee"]
+    assert (foreseen["bonded_after"], foreseen["free_from_epoch"]) == (before.bonded, None)
+    unbond = await expect(client, "POST", "/wallet/unbond", 200, {"amount": CREDIT, "dry_run": True})
+    assert unbond["bonded_after"] == before.bonded - CREDIT
+    assert unbond["free_from_epoch"] >= unbond["votes_from_epoch"] == node.engine.status().epoch + 2
     assert node.engine.status().mempool_operations == 0
     done = await expect(client, "POST", "/wallet/transfer", 200, {**order, "wait": WAIT})
     assert done["fee"] == foreseen["fee"]
