@@ -4,14 +4,18 @@ There is one score per executor and model: how often it delivered, how often it 
 error that another did not share. Old outcomes lose weight, both with time and with
 each new outcome, so an executor that was repaired is back within minutes. That is also why scores are kept in memory
 alone. A score decides who is asked last; it never replaces the order of the executor lottery.
+
+Beside its score each has a circuit breaker, as the backends of the node have. The breaker is quicker: two failures in a
+row open it, whatever the record. And when the time has come to try an executor again, only one request does.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from chain.collections import BoundedDict
+from serving.scheduling.circuit_breaker import CircuitBreaker
 
 HALF_LIFE_S = 120.0
 """Time after which an outcome has half of its weight."""
@@ -56,6 +60,7 @@ class ExecutorScore:
     unshared_errors: float = 0.0
     """Client errors that another executor, or the node's own backend, did not share."""
     waits_until: float = 0.0
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     @property
     def is_faulty(self) -> bool:
@@ -87,18 +92,27 @@ class ExecutorScores:
         """Scores that are kept."""
         return len(self._scores)
 
+    def note_asked(self, executor: bytes, model: str, now: float) -> None:
+        """A request is sent to it. If it has failed of late, no other is before that one has ended, or some seconds."""
+        score = self._scores.get((executor, model))
+        if score is not None:
+            score.breaker.begin(now)
+
     def note_delivered(self, executor: bytes, model: str, now: float) -> None:
         """A whole answer came."""
         score = self._begin_outcome(executor, model, now)
         score.delivered += 1.0
         score.waits_until = 0.0
+        score.breaker.note_answer()
 
     def note_failed(self, executor: bytes, model: str, now: float, waited_s: float = 0.0) -> None:
         """It broke off, fell silent, or lied about its delivery.
 
         ``waited_s``: how long a user waited for an answer that did not begin.
         """
-        self._begin_outcome(executor, model, now).failed += 1.0 + waited_s / FAILURE_WAIT_S
+        score = self._begin_outcome(executor, model, now)
+        score.failed += 1.0 + waited_s / FAILURE_WAIT_S
+        score.breaker.note_failure(now)
 
     def note_unreachable(self, executor: bytes, model: str, now: float) -> None:
         """No connection to it could be made."""
@@ -133,7 +147,7 @@ class ExecutorScores:
         score = self.find(executor, model, now)
         if score is None:
             return Rank.GOOD
-        if score.is_faulty:
+        if score.is_faulty or score.breaker.is_open(now):
             return Rank.FAULTY
         return Rank.WAITING if score.waits_until > now else Rank.GOOD
 

@@ -4,7 +4,8 @@ Candidates come in the order of the executor lottery. Those that are not present
 skipped; those with a bad score are asked last. Of the first few of the others the one with the least predicted time is
 asked first (``choice``), by what they announce and what this node has measured of them (``predictor``). A candidate
 that fails is replaced by the next until a byte of a streamed answer has gone to the user: another executor's text would
-contradict it. So is one that answers with a client error, until a second executor does too.
+contradict it, and only the rest of it can be asked for (``serving.failover.continued_answer``). So is one that answers
+with a client error, until a second executor does too.
 """
 
 from __future__ import annotations
@@ -381,6 +382,7 @@ class Originator:
             stack.callback(attempt.keep_texts)
             load, _ = self._read_load(terms.executor, model)
             stack.enter_context(self._sent.sending(terms.executor, model, load))
+            self.scores.note_asked(terms.executor, model, trio.current_time())
             try:
                 await self._dialer.connect(terms.executor, self._settings.accept_timeout_s)
             except (NetworkError, trio.TooSlowError) as error:

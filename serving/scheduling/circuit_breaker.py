@@ -1,4 +1,6 @@
-"""The circuit breaker of a backend: who fails again and again is asked last for a while, and then tried once. Pure.
+"""The circuit breaker of a backend, or of a model of another node. Pure.
+
+Who fails again and again is asked last for a while, and then tried once.
 
 A broken backend answers at once and so looks idle: by load alone it would get most of the requests. After
 :data:`OPEN_AFTER` failures in a row the breaker is *open* for 5 seconds, and twice as long after each failed probe, up
@@ -23,7 +25,7 @@ BUSY_WAIT_S = 1.0
 
 @dataclass(slots=True)
 class CircuitBreaker:
-    """The breaker of one backend. Times are seconds of one monotonic clock."""
+    """The breaker of one backend, or of one executor for one model. Times are seconds of one monotonic clock."""
 
     failures: int = 0
     """In a row, since the last whole answer."""

@@ -14,6 +14,7 @@ from serving.offload.executor_scores import (
     ExecutorScores,
     Rank,
 )
+from serving.scheduling.circuit_breaker import FIRST_OPEN_S, OPEN_AFTER
 from tests.support.keys import make_peer
 
 ONE, TWO, THREE, NEW = (make_peer(number) for number in range(1, 5))
@@ -62,8 +63,34 @@ def test_a_good_record_outweighs_single_faults_but_not_a_series() -> None:
     ranks = []
     for _ in range(6):
         scores.note_failed(ONE, MODEL, 0.0)
-        ranks.append(rank(scores, ONE, 0.0))
+        ranks.append(rank(scores, ONE, FIRST_OPEN_S))  # once its breaker lets one through
     assert ranks[:3] == [Rank.GOOD] * 3 and ranks[4:] == [Rank.FAULTY] * 2
+
+
+def test_two_failures_in_a_row_open_its_breaker_whatever_its_record_and_one_request_tries_it_again() -> None:
+    scores, now = ExecutorScores(), 0.0
+    for _ in range(100):
+        scores.note_delivered(ONE, MODEL, now)
+    scores.note_failed(ONE, MODEL, now)
+    assert rank(scores, ONE, now) is Rank.GOOD
+    scores.note_failed(ONE, MODEL, now)
+    assert rank(scores, ONE, now + 0.9 * FIRST_OPEN_S) is Rank.FAULTY
+    assert rank(scores, ONE, now, "another model") is rank(scores, TWO, now) is Rank.GOOD
+    now += FIRST_OPEN_S
+    assert rank(scores, ONE, now) is Rank.GOOD
+    scores.note_asked(ONE, MODEL, now)
+    assert rank(scores, ONE, now) is Rank.FAULTY, "one tries it, and no other"
+    scores.note_delivered(ONE, MODEL, now + 1.0)
+    assert rank(scores, ONE, now + 1.0) is Rank.GOOD
+
+
+def test_after_a_time_that_makes_all_equal_one_that_failed_is_tried_by_one_request_alone() -> None:
+    scores, now = ExecutorScores(), 5 * HALF_LIFE_S
+    for _ in range(OPEN_AFTER):
+        scores.note_failed(ONE, MODEL, 0.0)
+    assert rank(scores, ONE, now) is Rank.GOOD
+    scores.note_asked(ONE, MODEL, now)
+    assert rank(scores, ONE, now) is Rank.FAULTY
 
 
 def test_one_that_failed_a_thousand_times_is_back_after_a_few_half_lives_or_answers() -> None:
