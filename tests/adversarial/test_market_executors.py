@@ -422,6 +422,38 @@ def test_who_declines_after_the_payment_is_not_even_paid_for_the_prompt() -> Non
     simulate(play, Options(parameters=FAST, originator=SHORT))
 
 
+def test_one_that_answers_some_requests_and_says_of_others_that_they_are_queued_holds_none_for_ever() -> None:
+    """It is seen to work, so it is waited for longer than one that only shows life. It is paid for what it answers."""
+
+    async def play(world: World) -> None:
+        liar = world.members[1]
+
+        async def pick(deal: Deal) -> None:
+            if len(deals) % 4 == 1:
+                await queues_for_ever(deal)
+            await deal.send_answer()
+            await deal.send(deal.make_completed(deal.make_delivery()))
+
+        deals, held = plant(world, liar, pick), list[float]()
+
+        async def use() -> None:
+            begun = trio.current_time()
+            assert (await ask(world.gateway)).status == 200
+            held.append(trio.current_time() - begun)
+
+        async with trio.open_nursery() as users:
+            for _ in range(40):
+                users.start_soon(use)
+                await trio.sleep(10)
+        settings = OriginatorSettings()
+        longest = max(held)
+        assert settings.queue_timeout_s < longest < settings.max_queue_timeout_s + 10
+        give_back(liar, deals)
+        await world.settle(90)
+
+    simulate(play, Options(parameters=FAST))
+
+
 # Greed without a lie on the wire.
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.offload.patience import PAYMENT_STEP_S, Patience
+from serving.offload.patience import PAYMENT_STEP_S, SEEN_S, Patience
 from serving.offload.settings import OriginatorSettings
 
 SETTINGS = OriginatorSettings()
@@ -40,6 +40,21 @@ def test_a_queue_may_take_twice_as_long_as_was_predicted(predicted_s: float, lim
     for now in range(0, 330, 5):
         patience.note_queued(float(now))
     assert patience.deadline == limit_s
+
+
+def test_a_queue_may_take_longer_while_its_executor_is_seen_to_work_and_not_for_ever() -> None:
+    patience = make_patience()
+    for now in range(0, 1_000, 5):
+        patience.note_queued(float(now), seen_at=float(now))
+        assert patience.deadline == min(now + SETTINGS.first_chunk_timeout_s, SETTINGS.max_queue_timeout_s)
+    patience = make_patience()
+    for now in range(0, 1_000, 5):
+        patience.note_queued(float(now), seen_at=min(now, 100.0))
+    assert patience.deadline == 100.0 + SEEN_S, "what was seen does not count for long"
+    patience = make_patience()
+    for now in range(0, 1_000, 5):
+        patience.note_queued(float(now), seen_at=10.0)
+    assert patience.deadline == SETTINGS.queue_timeout_s
 
 
 def test_where_another_could_take_over_it_ends_when_content_is_expected() -> None:
