@@ -24,6 +24,8 @@ from serving.scheduling.policy import DEFAULT_POLICY, Policy, PolicyParameters, 
 
 BLOCK_SPACING_S = 1.0
 """Of the simulated ledger."""
+CAPACITY = 32
+"""Requests that a node gives its backend at a time, if its cache does not hold more: the default of a node."""
 TOKENS_PER_SLOT = 3000
 """Tokens of cache that a node counts for one running request: a prompt and half of a typical answer."""
 
@@ -65,9 +67,9 @@ class Market(Simulation):
         return load_policy(self.kind.policy, PolicyParameters(max_tokens=MAX_TOKENS))
 
     def get_capacity(self, number: int, capacity: int) -> int:
-        """As many requests as the cache holds."""
+        """As many requests as the cache holds, and at least as many as an owner gets who sets no number."""
         curve = self.setting.sites[number].curve
-        return max(1, min(curve.max_running, curve.kv_capacity // TOKENS_PER_SLOT))
+        return min(curve.max_running, max(CAPACITY, curve.kv_capacity // TOKENS_PER_SLOT))
 
     def make_backend(self, number: int, runtime: SimulatedRuntime, capacity: int) -> Backend:
         """The GPU of a node."""
