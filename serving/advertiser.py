@@ -48,7 +48,9 @@ class Advertiser:
         names = [model for model in models if is_model_name(model)][:MAX_ANNOUNCED_MODELS]
         return PeerLoad(
             tuple(
-                make_model_load(model, replace(each.get_speed(model), number_formats=pool.get_number_formats(model)))
+                make_model_load(
+                    model, replace(each.get_expected_speed(model), number_formats=pool.get_number_formats(model))
+                )
                 for model in names
                 if (each := pool.find(model))
             )

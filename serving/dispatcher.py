@@ -50,7 +50,7 @@ from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 from serving.scheduling.policy import Decision, LoadSnapshot, Policy
-from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens, predict_wait
+from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens, predict_service, predict_wait
 from serving.scheduling.predictor import Prediction, is_able
 
 log = structlog.get_logger(__name__)
@@ -378,7 +378,7 @@ class Dispatcher:
         That is decided when it arrives: one that waits in the queue here stays here.
         """
         predictor = self.originator.predictor
-        speed = backend.get_speed(request.model)
+        speed = backend.get_expected_speed(request.model)
         expected = predictor.expect(request)
         here_s = self._predict_here(backend, request)
         found = self.originator.preview(request, expected)
@@ -402,7 +402,7 @@ class Dispatcher:
     def _predict_here(self, backend: ScheduledBackend, request: Request) -> float:
         """The score of this node for a request that came now; infinite if its backend cannot take it."""
         predictor, now = self.originator.predictor, trio.current_time()
-        speed, expected = backend.get_speed(request.model), predictor.expect(request)
+        speed, expected = backend.get_expected_speed(request.model), predictor.expect(request)
         if not is_able(speed, expected.largest, request.features):
             return math.inf
         return predictor.predict(predictor.me, request, expected, speed, now).score
@@ -444,7 +444,7 @@ class Dispatcher:
             BackendsFailed: no backend delivers.
         """
         predictor, now = self.originator.predictor, trio.current_time()
-        speed, expected = backends[0].get_speed(request.model), predictor.expect(request)
+        speed, expected = backends[0].get_expected_speed(request.model), predictor.expect(request)
         record.prediction = predictor.predict(predictor.me, request, expected, speed, now)
         record.predicted_at = slot_at = now
 
@@ -452,7 +452,8 @@ class Dispatcher:
             nonlocal slot_at
             slot_at = trio.current_time()
 
-        demand = self._make_demand(request, record, record.prediction.service_s)
+        full_speed, cached_tokens = backends[0].get_speed(request.model), record.prediction.cached_tokens
+        demand = self._make_demand(request, record, predict_service(full_speed, expected.size, cached_tokens))
         patience_s = compute_patience(request, record.prediction, expected.largest.output)
         withhold = not request.wants_usage
         tries = Tries(request, request.body, demand, patience_s, is_last=is_last, withhold_usage=withhold)

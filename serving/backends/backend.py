@@ -28,12 +28,14 @@ class Load:
 
     ``running`` and ``waiting`` are requests; ``utilization`` is a fraction of capacity, 0 idle to 1 full (more when
     requests wait). ``known`` is False when only the node's own count of requests in flight stands behind the numbers.
+    ``cache_tokens``: how many tokens of context all running requests can have together (0: unknown).
     """
 
     running: int
     waiting: int
     utilization: float
     known: bool
+    cache_tokens: int = 0
 
 
 CONTINUATION = "continuation"

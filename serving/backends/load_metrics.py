@@ -10,14 +10,18 @@ two resources, slots for running requests and memory of the key-value cache; req
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from serving.backends.backend import Load
+
+_CACHE_CONFIGURATION = "vllm:cache_config_info{"
+_LABEL = re.compile(r'\b(kv_cache_size_tokens|block_size|num_gpu_blocks)="(\d{1,12})"')
 
 LoadReader = Literal["auto", "vllm", "sglang", "llamacpp", "none"]
 
@@ -27,24 +31,39 @@ RANKS_OF_ONE_ENGINE = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 
 @dataclass(frozen=True, slots=True)
 class MetricsPage:
-    """What a page says: requests running and waiting, and the used fraction of the key-value cache if it says so."""
+    """What a page says: requests running and waiting, and the used fraction of the key-value cache if it says so.
+
+    ``cache_tokens``: how many tokens that cache holds (0: not said).
+    """
 
     running: int
     waiting: int
     cache_usage: float | None
+    cache_tokens: int = 0
 
 
 def parse_vllm(page: str) -> MetricsPage | None:
     """vLLM; engines of one server (data parallelism) are added up. None if the page is not vLLM's.
 
-    Older versions call the cache gauge ``vllm:gpu_cache_usage_perc``. Despite the name it is a fraction.
+    Older versions call the cache gauge ``vllm:gpu_cache_usage_perc``. Despite the name it is a fraction. They give the
+    size of the cache in blocks only.
     """
-    return _read(
+    found = _read(
         page,
         "vllm:num_requests_running",
         "vllm:num_requests_waiting",
         ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
     )
+    configurations = (dict(_LABEL.findall(line)) for line in page.splitlines() if line.startswith(_CACHE_CONFIGURATION))
+    return found and replace(found, cache_tokens=sum(map(_get_cache_tokens, configurations)))
+
+
+def _get_cache_tokens(labels: Mapping[str, str]) -> int:
+    """What the cache of one engine holds; 0: not said."""
+    tokens, size, blocks = (labels.get(name, "") for name in ("kv_cache_size_tokens", "block_size", "num_gpu_blocks"))
+    if tokens:
+        return int(tokens)
+    return int(size) * int(blocks) if size and blocks else 0
 
 
 def parse_sglang(page: str) -> MetricsPage | None:
@@ -79,12 +98,14 @@ def compute_load(page: MetricsPage | None, own_at_page: int, own_now: int, capac
     others = 0 if page is None else max(0, page.running + page.waiting - own_at_page)
     total = others + own_now
     waiting = max(0, total - capacity)
-    cache_usage = 0.0
+    cache_usage, cache_tokens = 0.0, 0
     if page is not None:
+        cache_tokens = page.cache_tokens
         waiting = min(total, max(waiting, page.waiting))
         cache_usage = page.cache_usage or 0.0
     running = total - waiting
-    return Load(running, waiting, compute_utilization(running, waiting, cache_usage, capacity), known=page is not None)
+    utilization = compute_utilization(running, waiting, cache_usage, capacity)
+    return Load(running, waiting, utilization, page is not None, cache_tokens)
 
 
 def compute_utilization(running: int, waiting: int, cache_usage: float, capacity: int) -> float:

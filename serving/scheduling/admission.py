@@ -6,6 +6,9 @@ wait for longer than it can is told so at once.
 Requests of other nodes that are not paid yet get a fraction of both slots and queue: those that find a slot of it free
 begin at once, and the others wait to be paid before they queue.
 
+A backend may have room for fewer requests than it has slots: once its cache is full, it puts some into a queue of its
+own, where all are equal. While requests wait there, no further one is given to it.
+
 Work that no request waits for, as that for a duel, is *lent* a free slot. The first request that finds none takes it
 back.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -101,13 +104,20 @@ class Admission:
     """Gives out the ``capacity`` slots of a backend, in one order for all or the owner's queue first.
 
     ``prioritize_own`` puts the owner's queue first. At most ``max_queue`` requests wait in each queue. ``quotas`` are
-    those of the models: a request over the limit of its model waits while others pass it.
+    those of the models: a request over the limit of its model waits while others pass it. ``find_room``: how many
+    requests the backend is seen to have room for at present.
     """
 
     def __init__(
-        self, capacity: int, max_queue: int, prioritize_own: bool, quotas: Mapping[str, ModelQuota] | None = None
+        self,
+        capacity: int,
+        max_queue: int,
+        prioritize_own: bool,
+        quotas: Mapping[str, ModelQuota] | None = None,
+        find_room: Callable[[], int] | None = None,
     ) -> None:
         self.capacity = capacity
+        self._find_room = find_room or (lambda: capacity)
         self.max_queue = max_queue
         self.prioritize_own = prioritize_own
         self.running = 0
@@ -132,9 +142,24 @@ class Admission:
         """Follow other parameters from now on. What waits or runs already stays, whatever the new bounds."""
         self.max_queue, self.prioritize_own = parameters.max_queue, parameters.prioritize_own
         self._quotas = parameters.models
-        while self.running < self.capacity and (ticket := self._find_next()) is not None:
-            self.running += 1
-            self._hand_over(ticket)
+        while self.refill():
+            pass
+
+    def refill(self) -> bool:
+        """Hand a slot that has become free to the next request. Returns whether there are both."""
+        if self.running >= self.slots:
+            return False
+        if (ticket := self._find_next()) is None:
+            self._freed.unpark_all()
+            return False
+        self.running += 1
+        self._hand_over(ticket)
+        return True
+
+    @property
+    def slots(self) -> int:
+        """Requests that may run at present."""
+        return max(1, min(self.capacity, self._find_room()))
 
     def waiting(self, origin: Origin) -> int:
         """Requests in one queue, and those that will come into it when they are paid."""
@@ -152,7 +177,7 @@ class Admission:
         Raises:
             QueueFull: too many of them wait.
         """
-        if self._taken < self.capacity and self.unpaid_running < max(1, self.capacity // UNPAID_SHARE):
+        if self._is_free and self.unpaid_running < max(1, self.slots // UNPAID_SHARE):
             self.unpaid_running += 1
             try:
                 yield True
@@ -173,7 +198,7 @@ class Admission:
         That is the dynamic threshold of Choudhury and Hahne (1998). A payer that is alone gets half of the queue, two
         get a third each, and none keeps the others out.
         """
-        if self._taken < self.capacity and self._is_within_limit(self._make_ticket(demand)):
+        if self._is_free and self._is_within_limit(self._make_ticket(demand)):
             return True
         taken = sum(ticket.demand.payer == demand.payer for ticket in self._queues[demand.origin])
         return taken < self.max_queue - self.waiting(demand.origin)
@@ -188,6 +213,11 @@ class Admission:
         """Slots that requests have."""
         return self.running - len(self._lent)
 
+    @property
+    def _is_free(self) -> bool:
+        """Whether a request that came now would find a slot."""
+        return self._taken < self.slots and self._find_next() is None
+
     # Prediction
 
     def predict_wait(self, demand: Demand) -> float:
@@ -196,7 +226,7 @@ class Admission:
         Looks at each request ahead of it, so it is asked once for a request.
         """
         newcomer = self._make_ticket(demand)
-        if self._taken < self.capacity and self._is_within_limit(newcomer):
+        if self._is_free and self._is_within_limit(newcomer):
             return 0.0
         own, delegated = (self._queues[origin] for origin in Origin)
         if not self.prioritize_own:
@@ -205,7 +235,7 @@ class Admission:
             ahead = own.get_ahead(newcomer.key)
         else:
             ahead = [*own, *delegated.get_ahead(newcomer.key)]
-        wait = self._predict(self.capacity, list(self._working), ahead)
+        wait = self._predict(self.slots, list(self._working), ahead)
         limit = self._get_limit(demand)
         if limit is not None:
             working = sorted(
@@ -220,12 +250,13 @@ class Admission:
     def predict_drained(self) -> float:
         """Seconds until a slot is free and no request waits, if none comes; at least :data:`MIN_RETRY_AFTER_S`."""
         waiting = [ticket for queue in self._queues.values() for ticket in queue]
-        return max(MIN_RETRY_AFTER_S, self._predict(self.capacity, list(self._working), waiting))
+        return max(MIN_RETRY_AFTER_S, self._predict(self.slots, list(self._working), waiting))
 
     def _predict(self, slots: int, working: list[_Ticket], ahead: list[_Ticket]) -> float:
         now = trio.current_time()
         rests = [ticket.started_at + ticket.expected_s - now for ticket in working]
-        return predict_wait(slots, rests, [ticket.expected_s for ticket in ahead])
+        # Service times count from when the backend got a request, whether it has put some into its queue or not.
+        return predict_wait(max(slots, len(rests)), rests, [ticket.expected_s for ticket in ahead])
 
     # Slots
 
@@ -236,7 +267,7 @@ class Admission:
         Raises:
             SlotLost: one did; the block was cancelled.
         """
-        while self.running >= self.capacity:
+        while self.running >= self.slots:
             await self._freed.park()
         self.running += 1
         scope = trio.CancelScope()
@@ -295,7 +326,7 @@ class Admission:
     async def _acquire(self, ticket: _Ticket) -> None:
         demand, queue = ticket.demand, self._queues[ticket.demand.origin]
         is_within = self._is_within_limit(ticket)
-        if self.running < self.capacity and is_within:
+        if self.running < self.slots and is_within and self._find_next() is None:
             self.running += 1
             self._begin(ticket)
             return
@@ -363,9 +394,5 @@ class Admission:
 
     def _pass_on(self) -> None:
         """Hand a slot to the next request, or free it."""
-        ticket = self._find_next()
-        if ticket is not None:
-            self._hand_over(ticket)
-        else:
-            self.running -= 1
-            self._freed.unpark_all()
+        self.running -= 1
+        self.refill()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import trio
 
-from serving.backends.backend import Backend, WeightedBackend
+from serving.backends.backend import Backend, Load, WeightedBackend
 from serving.openai.answers import Answer
 from serving.openai.number_formats import classify
 from serving.scheduling.admission import Admission, Demand, Origin
@@ -16,6 +17,9 @@ from serving.scheduling.circuit_breaker import CircuitBreaker
 from serving.scheduling.policy import LoadSnapshot, Policy, PolicyParameters
 from serving.scheduling.prediction import ServiceSpeed
 from serving.scheduling.speed import SpeedMeter
+
+REFILL_INTERVAL_S = 1.0
+"""Seconds between two looks at what a backend has room for: about the age of what it shows of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,13 @@ class ScheduledBackend:
 
     def get_speed(self, model: str) -> ServiceSpeed:
         """How busy it is, counting other users of the backend where it shows them, and how fast it was of late."""
-        load, slots = self.backend.get_load(), self.admission.capacity
-        own = round(self.admission.utilization * slots)  # those with a slot and those that wait
+        load, slots = self.backend.get_load(), self.admission.slots
+        own = round(self.admission.utilization * self.admission.capacity)  # those with a slot and those that wait
         known, limits = self.meter.get(model), self.backend.get_limits(model)
+        running, waiting = max(min(own, slots), load.running), max(own - slots, load.waiting, 0)
         return ServiceSpeed(
-            running=max(min(own, slots), load.running),
-            waiting=max(own - slots, load.waiting, 0),
+            running=running,
+            waiting=waiting,
             slots=slots,
             prefill_rate=known.prefill_rate,
             decode_rate=known.decode_rate,
@@ -42,6 +47,12 @@ class ScheduledBackend:
             features=limits.features,
             number_formats=self.get_number_formats(model),
         )
+
+    def get_expected_speed(self, model: str) -> ServiceSpeed:
+        """The same with the decode rate that a further request can expect until its end: what nodes are compared by."""
+        speed, tokens = self.get_speed(model), self.meter.get(model).request_tokens
+        share = compute_cache_share(self.backend.get_load().cache_tokens, tokens, speed.running + speed.waiting + 1)
+        return replace(speed, decode_rate=share * speed.decode_rate)
 
     def get_number_formats(self, model: str) -> frozenset[str]:
         """Which classes of number formats its weights may be of; none: unknown."""
@@ -86,6 +97,33 @@ class ScheduledBackend:
                 yield answer
 
 
+def compute_cache_share(cache_tokens: int, request_tokens: float, requests: int) -> float:
+    """The part of the time in which each of some requests is worked on, once all have their full length.
+
+    A cache that has room for few of them while they are short makes some wait again in the middle of their answers, and
+    the next ones at their beginning. 1 if either number of tokens is not known (0).
+    """
+    if not cache_tokens or not request_tokens:
+        return 1.0
+    return min(1.0, cache_tokens / (request_tokens * requests))
+
+
+def find_room(load: Load, capacity: int) -> int:
+    """Requests for which a backend is seen to have room: as many as it runs, while it has put some into its queue."""
+    return min(capacity, load.running) if load.known and load.waiting else capacity
+
+
+def _find_room(backend: Backend, capacity: int) -> int:
+    return find_room(backend.get_load(), capacity)
+
+
+async def _refill(admission: Admission) -> None:
+    """Begin requests, one at a time, for which a backend is seen to have room again."""
+    while True:
+        await trio.sleep(REFILL_INTERVAL_S)
+        admission.refill()
+
+
 class BackendPool:
     """The backends of a node, by model."""
 
@@ -94,7 +132,16 @@ class BackendPool:
         self._policy = policy
         given = policy.parameters
         self._scheduled = [
-            ScheduledBackend(backend, Admission(capacity, given.max_queue, given.prioritize_own, given.models))
+            ScheduledBackend(
+                backend,
+                Admission(
+                    capacity,
+                    given.max_queue,
+                    given.prioritize_own,
+                    given.models,
+                    partial(_find_room, backend, capacity),
+                ),
+            )
             for backend, capacity in backends
         ]
 
@@ -109,6 +156,7 @@ class BackendPool:
         async with trio.open_nursery() as nursery:
             for scheduled in self._scheduled:
                 nursery.start_soon(scheduled.backend.run)
+                nursery.start_soon(_refill, scheduled.admission)
 
     async def wait_alive(self, patience: float) -> None:
         """Wait until every backend is alive, at most ``patience`` seconds."""

@@ -22,7 +22,6 @@ from serving.scheduling.prediction import (
     RequestSize,
     ServiceSpeed,
     estimate_tokens,
-    predict_service,
     predict_time,
 )
 
@@ -68,11 +67,6 @@ class Prediction:
     """Of that, in seconds: less is better."""
     is_new: bool = False
     """Whether its speed is unknown, and no request of ours is under way there."""
-
-    @property
-    def service_s(self) -> float:
-        """Seconds for which the request will have a slot."""
-        return predict_service(self.speed, self.size, self.cached_tokens)
 
     def compute_begun(self) -> float:
         """Seconds from when it has its slot to the first token, without correction."""

@@ -56,6 +56,8 @@ class ModelSpeed:
         """Raw bytes by seconds of one stream."""
         self._streamed_at = 0.0
         self._bytes_per_token = DecayedRatio()
+        self._request_tokens = DecayedRatio()
+        """Tokens of a prompt and its answer, of requests answered."""
         self._whole = DecayedRatio()
         """Tokens by seconds, of answers that are not streamed."""
 
@@ -72,6 +74,15 @@ class ModelSpeed:
         """Output tokens per second of one stream; 0: unknown."""
         per_token = self._bytes_per_token.value
         return self._streamed.value / per_token if per_token and self._streamed.numerator else self._whole.value
+
+    @property
+    def request_tokens(self) -> float:
+        """Tokens of a prompt with its whole answer, on average; 0: unknown."""
+        return self._request_tokens.value
+
+    def note_request(self, tokens: float) -> None:
+        """A prompt and its whole answer had so many tokens."""
+        self._request_tokens.add(tokens, 1.0)
 
     def note_prefill(self, prompt: int, seconds: float) -> None:
         """A prompt of so many tokens was read in ``seconds``."""
@@ -150,6 +161,7 @@ class AnswerTimer:
         """The whole answer has come, with so many tokens."""
         if tokens <= 0 or self._last_at is None:
             return
+        self._speed.note_request(self._prompt + tokens)
         if not self._is_stream:
             self._speed.note_whole(self._prompt, tokens, self._last_at - self._started_at)
             return

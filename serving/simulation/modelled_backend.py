@@ -108,8 +108,9 @@ class ModelledBackend:
 
     def make_metrics_page(self) -> str:
         """What a server of this kind would show at ``/metrics``."""
-        batch = self._batch
-        return make_metrics_page(self._models[0], batch.running, batch.waiting, batch.cache_usage, batch.preemptions)
+        batch, tokens = self._batch, self._curve.kv_capacity
+        busy = batch.running, batch.waiting, batch.cache_usage, batch.preemptions
+        return make_metrics_page(self._models[0], *busy, tokens)
 
     def get_load(self) -> Load:
         """See :meth:`serving.backends.backend.Backend.get_load`."""

@@ -90,7 +90,9 @@ def make_usage(call: Call, tokens: int, cached: int) -> dict[str, Any]:
     }
 
 
-def make_metrics_page(model: str, running: int, waiting: int, cache_usage: float, preemptions: int) -> str:
+def make_metrics_page(
+    model: str, running: int, waiting: int, cache_usage: float, preemptions: int, cache_tokens: int
+) -> str:
     """The lines of vLLM's metrics page (Prometheus text) that say how busy it is."""
     label = f'{{engine="0",model_name="{model}"}}'
     return (
@@ -102,4 +104,6 @@ def make_metrics_page(model: str, running: int, waiting: int, cache_usage: float
         f"vllm:kv_cache_usage_perc{label} {cache_usage!r}\n"
         "# TYPE vllm:num_preemptions_total counter\n"
         f"vllm:num_preemptions_total{label} {preemptions:.1f}\n"
+        "# TYPE vllm:cache_config_info gauge\n"
+        f'vllm:cache_config_info{{engine="0",kv_cache_size_tokens="{cache_tokens}"}} 1.0\n'
     )

@@ -17,9 +17,13 @@ PAGES = Path(__file__).parents[1] / "pages"
 @pytest.mark.parametrize(
     ("name", "reader", "expected"),
     [
-        ("vllm_idle", "vllm", MetricsPage(0, 0, 0.0)),
-        ("vllm", "vllm", MetricsPage(2, 4, 0.0055096418732781816)),  # six requests, two places
-        ("vllm_two_engines", "vllm", MetricsPage(4, 6, 0.0055096418732781816)),  # ten requests over two such engines
+        ("vllm_idle", "vllm", MetricsPage(0, 0, 0.0, 46_592)),
+        ("vllm", "vllm", MetricsPage(2, 4, 0.0055096418732781816, 46_592)),  # six requests, two places
+        (
+            "vllm_two_engines",
+            "vllm",
+            MetricsPage(4, 6, 0.0055096418732781816, 93_184),
+        ),  # ten over two of them
         ("llamacpp_idle", "llamacpp", MetricsPage(0, 0, None)),
         ("llamacpp", "llamacpp", MetricsPage(2, 3, None)),  # five requests, two places
     ],
@@ -47,6 +51,10 @@ def test_a_composed_page_of_an_older_vllm() -> None:
     check_page(page + f"vllm:gpu_cache_usage_perc{engine} 0.25\n", "vllm", MetricsPage(5, 1, 0.25))
     both = f"vllm:gpu_cache_usage_perc{engine} 0.25\nvllm:kv_cache_usage_perc{engine} 0.25\n"
     check_page(page + both, "vllm", MetricsPage(5, 1, 0.25))
+    blocks = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="100"} 1.0\n'
+    check_page(page + both + blocks, "vllm", MetricsPage(5, 1, 0.25, 1_600))
+    unknown = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="None"} 1.0\n'
+    check_page(page + both + unknown, "vllm", MetricsPage(5, 1, 0.25))
 
 
 def check_page(page: str, reader: str, expected: MetricsPage) -> None:

@@ -147,7 +147,7 @@ def test_load_joins_the_page_with_own_requests() -> None:
 
     async def main() -> None:
         async with connected(FakeOptions(metrics=page, token_delay=0.05), capacity=64) as (backend, _):
-            assert backend.get_load() == Load(2, 4, 2 / 64 + 4 / 64, True)
+            assert backend.get_load() == Load(2, 4, 2 / 64 + 4 / 64, True, 46_592)
             async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000), stream=True):
                 load = backend.get_load()
                 assert load.running + load.waiting in (6, 7)  # 6 once a page was read while it ran

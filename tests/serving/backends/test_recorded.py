@@ -62,7 +62,7 @@ async def read(backend: OpenAICompatibleBackend, stream: bool) -> tuple[int, byt
 
 @pytest.mark.parametrize(
     ("server", "load", "quantization"),
-    [("vllm", Load(2, 4, 1.0 + 4 / 2, True), ""), ("llamacpp", Load(2, 3, 1.0 + 3 / 2, True), "Q4_1")],
+    [("vllm", Load(2, 4, 1.0 + 4 / 2, True, 46_592), ""), ("llamacpp", Load(2, 3, 1.0 + 3 / 2, True), "Q4_1")],
 )
 def test_models_load_and_answers(server: str, load: Load, quantization: str) -> None:
     async def main() -> None:

@@ -143,7 +143,7 @@ def test_refusals_are_answers_in_openai_shape(body: bytes, status: int) -> None:
 
 def test_load_counts_requests_and_leaving_early_frees_them() -> None:
     async def main(backend: ModelledBackend) -> None:
-        assert backend.get_load() == Load(0, 0, 0.0, True)
+        assert backend.get_load() == Load(0, 0, 0.0, True, QWEN3_8B.kv_capacity)
         async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000), stream=True) as response:
             await response.body.__anext__()
             load = backend.get_load()
@@ -168,7 +168,7 @@ def test_the_load_is_read_from_a_page_of_the_server_and_the_own_count_since() ->
             assert (page.running, page.waiting) == (10, 0)
             assert 0.2 < page.cache_usage < 0.25
             nursery.cancel_scope.cancel()
-        assert parse_vllm(backend.make_metrics_page()) == MetricsPage(0, 0, 0.0)
+        assert parse_vllm(backend.make_metrics_page()) == MetricsPage(0, 0, 0.0, QWEN3_8B.kv_capacity)
 
     simulate(main)
 
