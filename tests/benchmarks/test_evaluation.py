@@ -46,6 +46,8 @@ HOT = Setting(
     0.0,
 )
 REQUESTS = draw_requests(HOT, 1)[:25]
+MAX_OVER_JSQ = 1.1
+"""Mean latency of a market over that of a centre that joins the shortest queue, on one seed."""
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
@@ -230,3 +232,16 @@ def test_a_node_that_served_nothing_is_in_no_order_of_latencies() -> None:
         9.0,
         None,
     )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_a_market_takes_hardly_longer_than_a_centre_that_knows_all_queues(setting: Setting) -> None:
+    """What is announced, paid and found out late costs little, and nobody is told to come again."""
+    requests = draw_requests(setting, 7)
+    market = run_market(setting, requests, 7, MarketKind()).results
+    centre = replay(setting, requests, 7, BASELINES["jsq"])
+    missed = [result.reason for result in market if not result.is_answered]
+    ratio = sum(result.latency for result in market) / sum(result.latency for result in centre)
+    print(f"setting {setting.name}: {ratio:.3f} of jsq, missed: {missed}")
+    assert ratio < MAX_OVER_JSQ and len(missed) <= len(requests) / 100
