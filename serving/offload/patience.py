@@ -2,8 +2,9 @@
 
 Signs of life are free to send, and so are bytes that carry no content. So they break a silence, but it is content that
 renews the patience: before the first content another executor can still take over, and after it a user sees the answer
-grow. Where the request is queued, before it begins or again in the middle, the patience is longer, and longer again
-while the executor is seen to work: its content comes in other streams of this node. No attempt outlives its hold.
+grow. Where the request is queued, the patience is longer, and longer again while the executor is seen to work: its
+content comes in other streams of this node. So it is for an answer that is queued again in the middle: what there is of
+it would be lost. No attempt outlives its hold.
 
 Where another executor could take over, the first content is waited for until it is *expected*
 (``serving.scheduling.first_token_bound``). That does not hold while the request is queued, nor while the hold is not
@@ -49,8 +50,6 @@ class Patience:
         self._settings = settings
         self._end = now + settings.hold_time_ms / 1000
         queue_s = min(max(settings.queue_timeout_s, QUEUE_FACTOR * predicted_s), settings.max_queue_timeout_s)
-        self._queue_s = queue_s
-        """How long a request may be queued at a time."""
         writing_s = 0.0 if stream else settings.token_timeout_s * max_tokens
         self._latest = min(now + queue_s + writing_s, self._end)
         """How far keep-alives may put off the deadline."""
@@ -111,8 +110,7 @@ class Patience:
         self.has_content, self.content_at = True, now
         if not self._is_closed:
             self.deadline = min(now + self._settings.pause_timeout_s, self._end)
-            self._latest = min(now + self._queue_s, self._end)
-            self._latest_seen = min(now + self._settings.max_queue_timeout_s, self._end)
+            self._latest = min(now + self._settings.max_queue_timeout_s, self._end)
 
     def note_closed(self, now: float) -> None:
         """The closing event of a stream has come: all that is left to send is the delivery."""

@@ -108,13 +108,13 @@ def test_a_hold_that_never_becomes_final_is_not_waited_for_longer_than_a_silence
     assert not make_patience().excuse_unpaid(SETTINGS.first_chunk_timeout_s, is_final=False), "it has had its time"
 
 
-def test_content_renews_it_and_a_queue_in_the_middle_puts_it_off_within_the_same_limit() -> None:
+def test_content_renews_it_and_a_queue_in_the_middle_puts_it_off_for_longer_than_one_at_the_beginning() -> None:
     patience = make_patience()
     patience.note_content(20.0)
     assert patience.has_content and patience.deadline == 20.0 + SETTINGS.pause_timeout_s
-    for now in range(20, 200, 5):
+    for now in range(20, 500, 5):
         patience.note_queued(float(now))
-    assert patience.deadline == 20.0 + SETTINGS.queue_timeout_s
+    assert patience.deadline == 20.0 + SETTINGS.max_queue_timeout_s
     patience.note_content(100.0)
     patience.note_queued(155.0)
     assert patience.deadline == 155.0 + SETTINGS.first_chunk_timeout_s
