@@ -6,7 +6,6 @@ final, in all lives of the process. The next life reads it first, and must not c
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -26,14 +25,14 @@ from consensus.voting.disk import FAULT_FILE, JOURNAL_FILE, DataDisk
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, Reaper, pay
 from tests.support.checkers import AgreementChecker, VoteChecker
+from tests.support.forked import FORKSERVER, preload
 from tests.support.keys import make_key
 
 ME = make_key(VICTIM).public_key
 LIFE = 60_000
 """How much later each life begins, in ms of the wall clock."""
 
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload([__name__])
+preload(__name__)
 
 
 @dataclass(frozen=True)

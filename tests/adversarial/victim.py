@@ -11,7 +11,6 @@ from __future__ import annotations
 import http.client
 import json
 import math
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -43,6 +42,7 @@ from p2p.rate_limit import Rate
 from p2p.streams.exchanges import Exchange
 from serving.config.schema import AdminConfig, ApiConfig, LimitsConfig, NodeConfig
 from serving.logs.console import configure_logs
+from tests.support.forked import FORKSERVER
 from tests.support.waiting import PATIENCE, wait_until
 
 ASK = "/test/ask/1"
@@ -62,9 +62,6 @@ SHORTENED = {
     p2p.peer_score: {"BAN_BACKOFF": SHORT_BAN},
     p2p.streams.exchanges: {"STREAM_IDLE_TIMEOUT_S": 5.0, "EXCHANGE_LINGER_TIMEOUT_S": 3.0, "REAP_INTERVAL_S": 1.0},
 }
-
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["node", "p2p.host.network", "serving.admin.server"])
 
 
 def make_chain() -> Genesis:

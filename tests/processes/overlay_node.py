@@ -17,10 +17,12 @@ from p2p.host.connection_gater import ConnectionLimits
 from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Streams
-from tests.support.forked import end_with_parent
+from tests.support.forked import end_with_parent, preload
 
 CHAIN = b"overlay-processes-of-a-test".ljust(32, b".")
 WRITE_INTERVAL = 0.2
+
+preload(__name__)
 
 
 def run_overlay_node(seed: bytes, port: int, bootstrap: list[tuple[bytes, str]], view_file: str) -> None:

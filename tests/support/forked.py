@@ -20,12 +20,21 @@ from node import chain_main, main
 from tests.support.waiting import PATIENCE
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(
-    [
-        "node", "chain.cli.audit_commands", "chain.cli.look", "chain.cli.prove",
-        "serving.cli.running.owner", "serving.cli.setup.start", "openai", "p2p.host.network", "serving.admin.server",
-        "serving.backends.openai_compatible", "serving.dashboard.pages",
-    ]
+PRELOADED: list[str] = []
+"""What the process imports that all others are forked from. There is one such process, and so one list."""
+
+
+def preload(*modules: str) -> None:
+    """Have modules imported before the first process is forked; what they are not, each process imports by itself."""
+    PRELOADED.extend(modules)
+    FORKSERVER.set_forkserver_preload(PRELOADED)
+
+
+preload(
+    "node", "chain.cli.audit_commands", "chain.cli.look", "chain.cli.prove", "openai", "p2p.dht.service",
+    "p2p.host.network", "serving.admin.local_sockets", "serving.admin.server", "serving.backends.openai_compatible",
+    "serving.cli.running.owner", "serving.cli.setup.own_server", "serving.cli.setup.start", "serving.dashboard.pages",
+    "serving.logs.console", "serving.logs.file", "tests.support.fake_backend", __name__,
 )  # fmt: skip
 PR_SET_PDEATHSIG = 1
 
