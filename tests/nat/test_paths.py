@@ -117,6 +117,8 @@ def test_private_nodes_meet_directly_where_their_nats_allow(network: Network) ->
     time.sleep(PUNCH_TIMEOUT_S)
     for one, other in combinations(network.private, 2):
         assert is_talking(one, other) == is_passable(one, other)
+        path = one.ask("/network/ping", "POST", {"peer": other.address})["path"]
+        assert path == ("direct" if is_passable(one, other) else "relayed")
     public = {network.relay.host.address, network.entry.host.address}
     homes = {address for node in network.private for address in node.home.box.addresses}
     for node in network.private:
