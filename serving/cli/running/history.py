@@ -51,7 +51,8 @@ def history(
 ) -> None:
     """What the operations on the ledger did to this account, the latest first.
 
-    Levies on income, and what an epoch's end gives or takes, are no operations and are not listed.
+    Levies on income, the cost of a new entry on the ledger (entry_fee), and what an epoch's end gives or takes are not
+    listed.
     """
     if as_csv and as_json:
         raise CommandError("choose one of --csv and --json", code=ExitCode.USAGE)
