@@ -365,6 +365,8 @@ class Dispatcher:
         if part is not None:
             record.reason, record.prediction = Reason.CONTINUED.value, None
             self.counters.continued += 1
+            self.counters.local -= record.executor is None  # a request counts once, where it was begun
+            self.counters.offloaded -= record.executor is not None
         return part
 
     def _blame(self, record: RequestRecord) -> None:

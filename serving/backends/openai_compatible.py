@@ -17,6 +17,7 @@ import trio
 
 from serving.backends.backend import CONTINUATION, BackendError, Load, ModelLimits
 from serving.backends.load_metrics import (
+    CONTINUING,
     PARSERS,
     LoadReader,
     MetricsPage,
@@ -45,9 +46,6 @@ PROBE_TIMEOUTS = HttpTimeouts(connect_s=2.0, first_byte_s=3.0, stall_s=3.0)
 """Patience of probes."""
 MAX_NAME_CHARS = 512
 """So much of the name of a model is looked at for its number formats."""
-CONTINUING: frozenset[LoadReader] = frozenset({"vllm", "llamacpp"})
-"""Servers, by their metrics page, that go on with an answer that is begun: vLLM by ``continue_final_message``, and
-llama.cpp whenever the last message is the assistant's."""
 MAX_CONTEXT_LENGTH = 2**31
 """A context length from here on is not believed."""
 

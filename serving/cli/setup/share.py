@@ -22,6 +22,7 @@ from chain.printable import escape_unprintable
 from chain.types.operations import MAX_MODELS
 from serving.backends.backend import FEATURES
 from serving.backends.detection import NAMES, Detection, DetectionFailed, FoundModel, FoundServer, Probe, Reply
+from serving.backends.load_metrics import CONTINUING
 from serving.config.data_directory import CONFIG_FILE, lock_data_dir
 from serving.config.edit import edit_config
 from serving.config.file import load_config
@@ -132,6 +133,8 @@ def describe_entry(
         entry["quantizations"] = labels
     if server.load != "auto":
         entry["load"] = server.load
+    if server.kind in CONTINUING and server.load not in (server.kind, "auto"):  # which no metrics page will tell
+        entry["continues"] = True
     return entry
 
 

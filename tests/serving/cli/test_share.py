@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from serving.backends.detection import FoundModel, FoundServer
+from serving.backends.load_metrics import LoadReader
 from serving.cli.app import build_wwwserve_app
 from serving.cli.errors import CommandError
-from serving.cli.setup.share import plan_changes
+from serving.cli.setup.share import describe_entry, plan_changes
 from serving.config.data_directory import lock_data_dir
 from serving.config.file import format_config, load_config, parse_config
 from serving.config.schema import NodeConfig, OpenAIModel
@@ -91,6 +93,14 @@ def test_a_server_becomes_the_backend_of_a_new_node_that_is_then_run(tmp_path: P
         assert ran == [] and load_config(tmp_path / "home" / "config.yaml").models == (
             entry.model_copy(update={"base_url": url}),
         )
+
+
+@pytest.mark.parametrize(("kind", "load", "says"), [("llamacpp", "none", True), ("vllm", "vllm", None)])
+def test_it_is_noted_where_no_metrics_page_tells_that_a_server_goes_on_with_answers(
+    kind: str, load: LoadReader, says: bool | None
+) -> None:
+    model = FoundModel("m")
+    assert describe_entry("http://h", FoundServer(kind, "", (model,), load), [model], None).get("continues") is says
 
 
 def test_servers_stand_beside_one_another_unless_only_one_is_wanted(tmp_path: Path) -> None:
