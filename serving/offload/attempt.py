@@ -308,19 +308,19 @@ class OffloadAttempt:
                     self.was_queued |= not patience.has_content
                 else:
                     patience.note_working(trio.current_time())
-                    if patience.has_content and trio.current_time() >= patience.content_at + PAUSE_S:
-                        self._note_overdue(trio.current_time() - PAUSE_S)
+                    if patience.has_content and trio.current_time() >= patience.quiet_since + PAUSE_S:
+                        self._note_overdue()
         except (NetworkError, CodecError) as error:
             raise BackendError(f"the executor broke off: {error}") from error
         except trio.TooSlowError:
             if self.terms.request.stream and not patience.is_queued and not self._is_given_up:
-                self._note_overdue(patience.content_at)
+                self._note_overdue()
             raise Stalled("the executor sent nothing for too long") from None
 
-    def _note_overdue(self, since: float) -> None:
-        """Content is due of which nothing came ``since`` then. Has the executor fallen silent?"""
+    def _note_overdue(self) -> None:
+        """Content is overdue. Has the executor fallen silent?"""
         executor, model, now = self.terms.executor, self.terms.request.model, trio.current_time()
-        self._silences.note_overdue(executor, model, since, now)
+        self._silences.note_overdue(executor, model, now)
         if self._silences.is_silent(executor, model, now):
             self._note_silent()
 

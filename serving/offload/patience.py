@@ -64,8 +64,8 @@ class Patience:
         """Whether content of a stream has come."""
         self.is_queued = is_queued
         """Whether the request is queued, by the executor's last word."""
-        self.content_at = now
-        """When content came last, or else when the request got its slot."""
+        self.quiet_since = now
+        """Since when nothing has come although the request was not queued."""
         self._within_s = expected_by - now if stream and expected_by is not None else None
         if not is_queued:
             self._begin(now)
@@ -76,7 +76,7 @@ class Patience:
 
         ``seen_at``: when content came from it last, in any stream.
         """
-        self.is_queued = True
+        self.is_queued, self.quiet_since = True, now
         if not self._is_closed:
             latest = max(self._latest, min(seen_at + SEEN_S, self._latest_seen))
             self.deadline = max(self.deadline, min(now + self._settings.first_chunk_timeout_s, latest))
@@ -89,7 +89,7 @@ class Patience:
 
     def _begin(self, now: float) -> None:
         """The request has its slot."""
-        self.content_at = now
+        self.quiet_since = now
         if self._within_s is not None:
             self._may_be_unpaid_until = min(now + self._settings.stall_timeout_s, self.deadline)
             self.deadline = min(now + max(0.0, self._within_s), self.deadline)
@@ -107,7 +107,7 @@ class Patience:
 
     def note_content(self, now: float) -> None:
         """The next content of a stream has come."""
-        self.has_content, self.content_at = True, now
+        self.has_content, self.quiet_since = True, now
         if not self._is_closed:
             self.deadline = min(now + self._settings.pause_timeout_s, self._end)
             self._latest = min(now + self._settings.max_queue_timeout_s, self._end)

@@ -3,7 +3,7 @@
 An executor that stalls may go on to say that it works, or that a request is queued: that costs nothing. Content does. A
 stream is *overdue* if its content does not come though the executor says that it is not queued: its first content by
 the time that it was expected, or the next for :data:`PAUSE_S`. An executor is *silent* once a stream is overdue and no
-content has come from it in any other stream of this node meanwhile. It is asked last for a while, and what is queued
+content has come from it for as long in any other stream of this node. It is asked last for a while, and what is queued
 there need not be waited for. What is queued at one that is seen to work is waited for longer.
 """
 
@@ -14,7 +14,7 @@ import math
 from chain.collections import BoundedDict
 
 PAUSE_S = 8.0
-"""Seconds in the middle of a stream after which it is overdue."""
+"""Seconds in the middle of a stream after which it is overdue, and in which another shows that its executor works."""
 SILENT_S = 15.0
 """Seconds for which an executor is silent. Then it is asked again, and one overdue stream makes it silent again."""
 MAX_EXECUTORS = 4096
@@ -37,9 +37,9 @@ class Silences:
         self._content_at[executor, model] = now
         self._silent_at.pop((executor, model), None)
 
-    def note_overdue(self, executor: bytes, model: str, since: float, now: float) -> None:
-        """A stream is overdue of which nothing came ``since`` then."""
-        if self.get_content_at(executor, model) <= since:
+    def note_overdue(self, executor: bytes, model: str, now: float) -> None:
+        """A stream is overdue."""
+        if self.get_content_at(executor, model) <= now - PAUSE_S:
             self._silent_at[executor, model] = now
 
     def get_content_at(self, executor: bytes, model: str) -> float:
