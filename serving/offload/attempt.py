@@ -302,6 +302,8 @@ class OffloadAttempt:
                     continue
                 if not isinstance(message, KeepAlive):
                     return message
+                if self._silences.is_silent(self.terms.executor, self.terms.request.model, trio.current_time()):
+                    self.give_up()
                 if message.queued:
                     seen_at = self._silences.get_content_at(self.terms.executor, self.terms.request.model)
                     patience.note_queued(trio.current_time(), seen_at)

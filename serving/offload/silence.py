@@ -26,21 +26,21 @@ class Silences:
 
     def __init__(self) -> None:
         self._content_at: BoundedDict[tuple[bytes, str], float] = BoundedDict(MAX_EXECUTORS)
-        self._silent_at: BoundedDict[tuple[bytes, str], float] = BoundedDict(MAX_EXECUTORS)
+        self._overdue_at: BoundedDict[tuple[bytes, str], float] = BoundedDict(MAX_EXECUTORS)
+        """When a stream was overdue last, where no content has come since."""
 
     def __len__(self) -> int:
         """Executors and models that are kept."""
-        return max(len(self._content_at), len(self._silent_at))
+        return max(len(self._content_at), len(self._overdue_at))
 
     def note_content(self, executor: bytes, model: str, now: float) -> None:
         """Content has come, in any stream or as a whole answer."""
         self._content_at[executor, model] = now
-        self._silent_at.pop((executor, model), None)
+        self._overdue_at.pop((executor, model), None)
 
     def note_overdue(self, executor: bytes, model: str, now: float) -> None:
         """A stream is overdue."""
-        if self.get_content_at(executor, model) <= now - PAUSE_S:
-            self._silent_at[executor, model] = now
+        self._overdue_at[executor, model] = now
 
     def get_content_at(self, executor: bytes, model: str) -> float:
         """When content came last; minus infinity if none has."""
@@ -48,4 +48,8 @@ class Silences:
 
     def is_silent(self, executor: bytes, model: str, now: float) -> bool:
         """Whether one has fallen silent."""
-        return now < self._silent_at.get((executor, model), -math.inf) + SILENT_S
+        overdue_at = self._overdue_at.get((executor, model))
+        if overdue_at is None:
+            return False
+        since = max(overdue_at, self.get_content_at(executor, model) + PAUSE_S)
+        return since <= now < since + SILENT_S

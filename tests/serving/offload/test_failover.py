@@ -394,7 +394,7 @@ def test_what_is_queued_at_an_executor_that_has_fallen_silent_is_not_waited_for(
                 nursery.start_soon(ask_into, world, result)
                 await trio.sleep(0.1)
         assert [result.executor for result in results] == [honest.public_key] * 8
-        assert trio.current_time() - started < 10, "not two minutes"
+        assert trio.current_time() - started < 20, "not two minutes"
         assert len(deals) > MIN_SAMPLES + 3
         assert (await ask(world.gateway)).executor == honest.public_key, "it is asked last"
         give_back(liar, deals)
