@@ -46,7 +46,7 @@ HOT = Setting(
     0.0,
 )
 REQUESTS = draw_requests(HOT, 1)[:25]
-MAX_OVER_JSQ = 1.1
+MAX_OVER_JSQ = 1.15
 """Mean latency of a market over that of a centre that joins the shortest queue, on one seed."""
 
 
