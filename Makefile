@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 # Tests and benchmarks start many processes: without bytecode on disk each would compile the whole project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install test test-long test-busy test-nat test-nat-long test-vllm test-clients test-web vendor vendor-check attacks lint reference man format demo sim bench evaluation figures overlay twins crash mutants clean
+.PHONY: help install test test-long test-busy test-nat test-nat-long test-vllm test-clients test-web test-wheel wheel vendor vendor-check attacks lint reference man format demo sim bench evaluation figures overlay twins crash mutants clean
 
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .tools
 	.tools/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
 	.tools/bin/uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	VIRTUAL_ENV=$(VENV) .tools/bin/uv pip install --quiet --compile-bytecode --editable . --group dev
+	VIRTUAL_ENV=$(VENV) .tools/bin/uv pip install --quiet --compile-bytecode --editable '.[embedded]' --group dev
 	@touch $@
 
 # The tests of a file stay together, for what they share.
@@ -58,6 +58,13 @@ $(VLLM)/.installed:
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "accelerate>=1.10,<2"
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec triton
 	@touch $@
+
+wheel: install  ## wheels in dist that pip installs without a compiler: the program, and the weights of the embedded model
+	.tools/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	.tools/bin/python -m serving.distribution.weights dist
+
+test-wheel: install  ## the wheel in empty environments, with each Python that is here: installed without a compiler, run, asked
+	$(BIN)/python -m pytest tests/wheel $(ARGS)
 
 VENDOR := serving/dashboard/vendor/build.sh
 STATIC := serving/dashboard/static
@@ -149,4 +156,4 @@ overlay: install  ## its benchmark with five networks of each size instead of on
 	$(BIN)/python -m benchmarks.network.overlay --networks 5 $(ARGS)
 
 clean:  ## remove all that make has made
-	rm -rf .venv .venv-vllm .tools .clients .web .mypy_cache .ruff_cache .hypothesis build *.egg-info results
+	rm -rf .venv .venv-vllm .tools .clients .web .mypy_cache .ruff_cache .hypothesis build dist *.egg-info results

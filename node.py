@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from p2p.dht.service import DhtDiscovery
     from serving.admin.policy_orders import Reload
     from serving.admin.server import Admin, Partition
+    from serving.admin.service_manager import ServiceManager
 
 log = structlog.get_logger(__name__)
 
@@ -317,6 +318,7 @@ async def run_node(
     from serving.admin.local_sockets import lend_ledger
     from serving.admin.observer import Observer
     from serving.admin.policy_orders import reload_policy
+    from serving.admin.service_manager import ServiceManager
 
     runtime = RealRuntime()
     judge = build_judge(config, data_dir)
@@ -378,8 +380,9 @@ async def run_node(
             await nursery.start(lend_ledger, data_dir, opened.store)
             if public is not None:
                 nursery.start_soon(public.run)
+            manager = ServiceManager(os.environ, os.getpid())
             announce = partial(_announce, config=config, as_json=as_json)
-            await _serve(node, network, front, admin, data_dir, reload, announce, config.drain_timeout_s)
+            await _serve(node, network, front, admin, data_dir, reload, announce, manager, config.drain_timeout_s)
             nursery.cancel_scope.cancel()
     log.info("stopped", after_s=round(time.monotonic() - _LOADED_AT))
 
@@ -498,6 +501,7 @@ async def _serve(
     data_dir: Path,
     reload: Reload,
     announce: Announce,
+    manager: ServiceManager,
     drain_timeout_s: float,
 ) -> None:
     """Run until a signal to stop comes, then end in order: finish what is under way, for ``drain_timeout_s`` at most.
@@ -511,13 +515,14 @@ async def _serve(
         signal.signal(number, signal.SIG_IGN)  # trio puts this handler back when the receiver is closed
     with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_start, node, network, front, admin, data_dir, announce, nursery)
+            nursery.start_soon(_start, node, network, front, admin, data_dir, announce, manager, nursery)
             async for received in signals:
                 if received in STOP_SIGNALS:
                     break
                 reload_on_signal(reload)
             for name in (ADMIN_ADDRESS_FILE, ADMIN_SOCKET_FILE):
                 (data_dir / name).unlink(missing_ok=True)
+            manager.notify("STOPPING=1")
             node.take_nothing_new()
             await node.discovery.leave()
             await _drain(node, signals, drain_timeout_s)
@@ -547,6 +552,7 @@ async def _start(
     admin: Admin,
     data_dir: Path,
     announce: Announce,
+    manager: ServiceManager,
     nursery: trio.Nursery,
 ) -> None:
     with name_setting("listen"):
@@ -556,6 +562,18 @@ async def _start(
     nursery.start_soon(admin.run)
     (data_dir / ADMIN_ADDRESS_FILE).write_text("{}:{}".format(*admin.address))
     announce(node, front, admin)
+    manager.notify("READY=1", f"STATUS={_describe_briefly(node)}")
+    nursery.start_soon(manager.run, partial(_describe_briefly, node))
+
+
+def _describe_briefly(node: Node) -> str:
+    """How the node is, in one line for the service manager."""
+    from serving.admin.health import find_node_troubles
+    from serving.admin.troubles import judge
+
+    troubles = find_node_troubles(node)
+    found = "; ".join(trouble.text for trouble in troubles)
+    return f"{judge(troubles).value}, height {node.engine.header.height:,}" + (f": {found}" if found else "")
 
 
 def _announce(node: Node, front: HttpServer, admin: Admin, *, config: NodeConfig, as_json: bool) -> None:

