@@ -68,7 +68,8 @@ def pytest_collection(session: pytest.Session) -> None:
         return
     number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
     paths = sorted(path for directory in session.config.args for path in Path(directory).resolve().rglob("test_*.py"))
-    for path in [path for path in paths if not path.is_relative_to(ROOT / "nat")][number::count]:
+    others = [ROOT.parent / folder for folder in session.config.getini("norecursedirs")]
+    for path in [path for path in paths if not any(map(path.is_relative_to, others))][number::count]:
         with contextlib.suppress(Exception):  # which is reported when the file is collected
             importlib.import_module(".".join(path.relative_to(ROOT.parent).with_suffix("").parts))
 
