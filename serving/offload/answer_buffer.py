@@ -33,6 +33,8 @@ class AnswerBuffer:
         self._error: BackendError | None = None
         self._is_first = True
         self._is_read = True
+        self._least = 1
+        """Bytes that the reader waits for: a token that comes before does not wake it."""
         self._changed = trio.lowlevel.ParkingLot()
 
     @property
@@ -61,7 +63,8 @@ class AnswerBuffer:
                 raise BufferFull
             await self._changed.park()
         self._data += piece
-        self._changed.unpark_all()
+        if len(self._data) >= self._least:
+            self._changed.unpark_all()
 
     def close(self, error: BackendError | None = None) -> None:
         """Nothing more comes; ``error`` is why, if the answer broke off or never began."""
@@ -101,5 +104,6 @@ class AnswerBuffer:
 
     async def _wait(self, size: int) -> None:
         """Wait for ``size`` bytes, or the end."""
-        while len(self._data) < min(size, self._limit) and not self._is_closed:
+        self._least = min(size, self._limit)
+        while len(self._data) < self._least and not self._is_closed:
             await self._changed.park()
