@@ -35,6 +35,15 @@ SETTINGS = {
 OPTIONS = ("--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "32", "--enforce-eager")
 
 
+SLOW_S = 300.0
+"""How long what takes a second on an idle machine may take on one that computes tokens."""
+
+
+def has_content(line: str) -> bool:
+    """Whether a line of a stream has some of the text."""
+    return '"content":"' in line and '"content":""' not in line
+
+
 def is_installed() -> bool:
     """Whether there is a vLLM to run."""
     return INSTALLED.exists()

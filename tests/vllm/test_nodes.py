@@ -13,10 +13,9 @@ from serving.backends.load_metrics import MetricsPage, parse_vllm
 from serving.cli.demo.node_process import HTTP
 from tests.support.cluster import ENTRY, Cluster, ClusterNode, chat, offload_at_entry, request, run_cluster
 from tests.support.fake_backend import MODEL
+from tests.support.vllm_server import SLOW_S, has_content
 from tests.support.waiting import wait_until
 
-SLOW_S = 300.0
-"""How long what takes a second on an idle machine may take on one that computes tokens."""
 LONG = 1500
 """Tokens of an answer that is left long before its end."""
 CAPACITY = 2
@@ -56,11 +55,6 @@ def count_generated(url: str) -> float:
     """Tokens that it has generated since its start."""
     lines = HTTP.get(f"{url}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:generation_tokens_total"))
-
-
-def has_content(line: str) -> bool:
-    """Whether a line of a stream has some of the text."""
-    return '"content":"' in line and '"content":""' not in line
 
 
 @contextmanager

@@ -17,9 +17,16 @@ from chain.parameters import CREDIT
 from serving.cli.demo.node_process import HTTP
 from tests.support.cluster import ENVIRONMENT, Cluster, ClusterNode, chat, request, run_cluster
 from tests.support.fake_backend import MODEL
-from tests.support.vllm_server import OPTIONS, SETTINGS, START_TIMEOUT_S, get_weights, is_installed, write_command
+from tests.support.vllm_server import (
+    OPTIONS,
+    SETTINGS,
+    START_TIMEOUT_S,
+    get_weights,
+    has_content,
+    is_installed,
+    write_command,
+)
 from tests.support.waiting import wait_until
-from tests.vllm.test_nodes import has_content
 
 STREAMS = 3
 """Requests under way when the server is killed."""

@@ -17,9 +17,9 @@ import pytest
 from chain.cli.contract import CommandError, ExitCode
 from serving.cli.app import build_wwwserve_app
 from serving.cli.running import ping, top
-from tests.serving.cli.test_owner import ANSWERS
 from tests.support.commands import Outcome, run_cli
 from tests.support.keys import make_key
+from tests.support.owner_answers import ANSWERS
 
 ONE, TWO = sorted(make_key(name).address for name in ("one", "two"))
 FOUND: dict[str, Any] = {
