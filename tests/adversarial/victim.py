@@ -177,9 +177,10 @@ def _run_victim(bootstrap: list[tuple[bytes, str]], limits: dict[str, Any], dire
         admin: Any,
         data_dir: Path,
         announce: program.Announce,
+        manager: program.ServiceManager,
         nursery: trio.Nursery,
     ) -> None:
-        await start(node, network, front, admin, data_dir, announce, nursery)
+        await start(node, network, front, admin, data_dir, announce, manager, nursery)
         node.streams.handle(ASK, _answer)
         network.handle(UNREAD, _sleep)
         network.subscribe(TOPIC)

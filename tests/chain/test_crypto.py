@@ -151,6 +151,12 @@ def test_no_module_but_one_verifies_signatures() -> None:
         "chain/keyfile.py": {"nacl.exceptions.CryptoError", "nacl.pwhash.argon2id", "nacl.secret.SecretBox"},
         # Nodes of one simulation share what chain.crypto has found of signatures.
         "p2p/simulation/runtime.py": {"nacl.bindings"},
+        # A backup of an owner who gave a passphrase.
+        "serving/config/backup_file.py": {
+            "nacl.exceptions.CryptoError",
+            "nacl.pwhash.argon2id",
+            "nacl.secret.SecretBox",
+        },
         # Texts of duels on the disk.
         "serving/quality/duels/table.py": {"nacl.exceptions.CryptoError", "nacl.secret.SecretBox"},
     }

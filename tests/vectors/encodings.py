@@ -23,11 +23,13 @@ from consensus.network import compact_blocks as compact
 from consensus.network import gossip as dissemination
 from consensus.simplex import messages
 from consensus.sync import messages as sync_records
+from p2p import ping
 from p2p.nat import dial_back as reachability
 from p2p.nat import hole_punching as punching
 from p2p.peers import announcement as announcements
 from p2p.peers import anti_entropy
 from p2p.peers import suspect_message as suspect_messages
+from serving.config import invitation
 from serving.offload import protocol as offers
 from serving.quality.duels import protocol as duel_texts
 from serving.quality.same_model import identity as identities
@@ -37,7 +39,7 @@ from tests.vectors.plain import Json, Sampler, list_records, to_plain
 MODULES = (
     genesis, light, proofs, restart_file, snapshot, compact, dissemination, messages, sync_records, announcements,
     suspect_messages, reachability, punching, anti_entropy, offers, duel_texts,
-    identities, transcripts,
+    identities, transcripts, ping, invitation,
 )  # fmt: skip
 """Importing these defines every record of the protocol."""
 
