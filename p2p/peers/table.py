@@ -152,7 +152,7 @@ class PeerTable:
 
     def __len__(self) -> int:
         """Number of other peers that are present."""
-        return self._present - (self.me in self.entries)
+        return self._present - (self.find(self.me) is not None)  # it is not present once it has said goodbye itself
 
     def find(self, peer: bytes) -> Announcement | None:
         """The announcement of a peer that is present."""

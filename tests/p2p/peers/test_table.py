@@ -365,6 +365,15 @@ def test_my_own_entry_is_part_of_the_view_but_no_peer() -> None:
     assert table.mark_crashed(make_peer(1), 0.0) is None
 
 
+def test_my_own_goodbye_leaves_the_number_of_others_as_it_is() -> None:
+    table = PeerTable(make_peer(1))
+    feed(table, [make(1), make(2)])
+    feed(table, [make(1, sequence=2, leaving=True)])
+    assert len(table) == len(table.present()) == 1
+    feed(table, [make(2, sequence=2, leaving=True)])
+    assert len(table) == len(table.present()) == 0
+
+
 def test_what_a_peer_says_of_its_load_stands_until_its_next_announcement() -> None:
     table = PeerTable(ME)
     table.apply(make(1), 0.0)
