@@ -73,6 +73,8 @@ LAST_VOTE_KEY = META_PREFIX + b"vote"
 """The own vote that was put last."""
 HOLD_NUMBER_KEY = PAYMENTS_PREFIX + b"seq"
 """The first number of an own hold that was never used."""
+SET_ASIDE_KEY = PAYMENTS_PREFIX + b"aside"
+"""Lower numbers that no own hold was signed under. Only there from when a node ends until it signs the next."""
 MAX_CAPTURE_PREFIX = PAYMENTS_PREFIX + b"max"
 """Id of an own hold → the most that may be captured from it without a receipt, and its deadline."""
 

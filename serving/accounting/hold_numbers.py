@@ -2,10 +2,13 @@
 
 The ledger takes a number that is at most ``REPLAY_WINDOW_SIZE`` above the highest final one, so that holds may become
 final in any order. A node uses half of that range. The other half lets a node that has just started skip the numbers
-of holds that may still be on their way.
+of holds that may still be on their way. A node that ended in order knows which numbers have no hold, and goes on with
+them: each that leaves the replay window without one costs its deposit. After a crash it skips them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from chain.collections import BoundedDict
 from chain.state.records import REPLAY_WINDOW_SIZE
@@ -30,8 +33,12 @@ class TooManyPayments(Exception):
 class HoldNumbers:
     """Gives out numbers. ``top`` is always one more than the highest number that is final on the ledger."""
 
-    def __init__(self, top: int, stored: int) -> None:
-        """``stored`` is what :meth:`reserve` returned last, 0 if never."""
+    def __init__(self, top: int, stored: int, set_aside: Iterable[int] = ()) -> None:
+        """``stored`` is what :meth:`reserve` returned last, 0 if never.
+
+        ``set_aside`` is what :meth:`find_unsigned` returned if the last life of the node ended in order. It must be off
+        the disk before a hold is signed: a life after this one would sign under the same numbers.
+        """
         self._reserved = max(top, stored)
         """No hold was ever signed under this number or a higher one."""
         self._next = self._signed = self._reserved
@@ -40,6 +47,9 @@ class HoldNumbers:
         """Numbers given out, under which no hold was signed yet."""
         self._returned: BoundedDict[int, None] = BoundedDict(REPLAY_WINDOW_SIZE)
         """Those that were given back, oldest first."""
+        for seq in set_aside:
+            if seq >= top - AHEAD:
+                self._returned[seq] = None
 
     def peek(self, top: int) -> int:
         """The number that :meth:`take` would give out.
@@ -90,3 +100,7 @@ class HoldNumbers:
         """No hold is signed any more: returns what may be on the disk from now on, so that no number is skipped."""
         self._reserved = self._signed
         return self._signed
+
+    def find_unsigned(self) -> list[int]:
+        """No hold is signed any more: returns the numbers below those that were, for the next life of the node."""
+        return sorted(seq for seq in {*self._returned, *self.taken} if seq < self._signed)

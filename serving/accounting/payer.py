@@ -15,7 +15,7 @@ from chain.amounts import format_credits
 from chain.crypto import KeyPair
 from chain.state.records import OpenHold
 from chain.store.kv import MemoryStore, Store
-from chain.store.layout import HOLD_NUMBER_KEY, encode_number
+from chain.store.layout import HOLD_NUMBER_KEY, SET_ASIDE_KEY, encode_number
 from chain.transition.deposits import compute_deposit_growth, compute_hold_deposit
 from chain.transition.fees import compute_fee
 from chain.types.operations import (
@@ -77,10 +77,17 @@ class Payer:
         self._runtime = runtime
         self._store = store if store is not None else MemoryStore()
         self._max_captures = MaxCaptures(self._store)
-        self._numbers = HoldNumbers(self._top, int.from_bytes(self._store.get(HOLD_NUMBER_KEY) or b"", "big"))
+        self._numbers = self._load_numbers()
         self._unconfirmed_holds: dict[bytes, tuple[int, Hold]] = {}
         """Amount with deposit and fee of each hold that is signed but not final."""
         self._records: dict[bytes, HoldRecord] = {}
+
+    def _load_numbers(self) -> HoldNumbers:
+        stored, aside = (self._store.get(key) or b"" for key in (HOLD_NUMBER_KEY, SET_ASIDE_KEY))
+        self._has_set_aside = bool(aside)
+        """Whether numbers are set aside on the disk. A start after a crash must find none that was signed since."""
+        set_aside = [int.from_bytes(aside[start : start + 8], "big") for start in range(0, len(aside), 8)]
+        return HoldNumbers(self._top, int.from_bytes(stored, "big"), set_aside)
 
     @property
     def _top(self) -> int:
@@ -155,8 +162,13 @@ class Payer:
             cost += genesis.parameters.entry_fee  # the first hold makes the window of all
         self._check_spendable(cost + self._compute_deposit_due(hold.seq) - self._compute_deposit_due())
         reserved = self._numbers.reserve(hold.seq)
+        changes: dict[bytes, bytes | None] = {}
         if reserved is not None:
-            self._store.write({HOLD_NUMBER_KEY: encode_number(reserved)})
+            changes[HOLD_NUMBER_KEY] = encode_number(reserved)
+        if self._has_set_aside:
+            self._has_set_aside, changes[SET_ASIDE_KEY] = False, None
+        if changes:
+            self._store.write(changes)
         self._unconfirmed_holds[signed.id] = (cost, hold)
         self._remember(signed.id, hold.payee, hold.amount, hold.deadline)
         return signed
@@ -173,9 +185,15 @@ class Payer:
             self._max_captures.put(hold_id, amount, record.deadline)
 
     def close(self) -> None:
-        """The node ends: nothing is signed any more, and the next start skips no hold number."""
+        """The node ends: nothing more is signed, and the next start leaves no hold number out."""
+        unsigned = b"".join(map(encode_number, self._numbers.find_unsigned()))
+        self._has_set_aside = bool(unsigned)
         self._store.write(
-            {HOLD_NUMBER_KEY: encode_number(self._numbers.release_reserve()), **self._max_captures.take_changes()}
+            {
+                HOLD_NUMBER_KEY: encode_number(self._numbers.release_reserve()),
+                SET_ASIDE_KEY: unsigned or None,
+                **self._max_captures.take_changes(),
+            }
         )
 
     async def save(self) -> None:

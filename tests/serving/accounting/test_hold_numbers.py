@@ -45,7 +45,7 @@ def test_no_number_is_signed_twice(steps: list[str], random: Random) -> None:
             top = max(top, random.choice(sorted(signed)) + 1)
         elif step in ("restart", "end"):
             stored = numbers.release_reserve() if step == "end" else stored
-            numbers, taken = HoldNumbers(top, stored), []
+            numbers, taken = HoldNumbers(top, stored, numbers.find_unsigned() if step == "end" else ()), []
 
 
 def test_half_the_window_may_be_in_use_and_what_was_given_back_is_used_again() -> None:
@@ -106,6 +106,24 @@ def test_a_node_that_ends_in_order_leaves_no_number_out() -> None:
     assert numbers.release_reserve() == 3
     assert HoldNumbers(0, 3).take(0) == 3
     assert HoldNumbers(0, RESERVE).release_reserve() == RESERVE, "what an earlier life may have signed stays reserved"
+
+
+def test_a_node_that_ends_in_order_goes_on_with_the_numbers_that_have_no_hold() -> None:
+    numbers = HoldNumbers(0, 0)
+    taken = [numbers.take(0) for _ in range(5)]
+    numbers.give_back(taken[0])
+    numbers.reserve(taken[1])
+    numbers.reserve(taken[3])
+    assert numbers.find_unsigned() == [0, 2], "one that was given back, and one of a request that was under way"
+    top = 4
+    numbers = HoldNumbers(top, numbers.release_reserve(), numbers.find_unsigned())
+    assert numbers.find_unsigned() == [0, 2], "and so does the next"
+    used = []
+    for _ in range(REUSE_DISTANCE + 5):
+        used.append(numbers.take(top))
+        numbers.reserve(used[-1])
+        top = max(used) + 1
+    assert sorted([1, 3, *used]) == list(range(top)), "none was left out"
 
 
 def test_a_write_reserves_several_numbers() -> None:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from chain.parameters import CREDIT
-from chain.store.layout import MAX_CAPTURE_PREFIX
+from chain.store.layout import MAX_CAPTURE_PREFIX, SET_ASIDE_KEY, encode_number
 from chain.transition.deposits import compute_deposit
 from chain.transition.fees import compute_fee
 from chain.types.operations import (
@@ -239,6 +239,34 @@ def test_hold_numbers_are_not_used_again_after_a_restart() -> None:
             await world.gateway.engine.submit(late)
             await world.gateway.engine.wait_final(late.id, 30)
             await world.wait_met()
+
+    simulate(play, Options(gateways=(0, 1)))
+
+
+def test_numbers_that_are_set_aside_for_the_next_start_are_forgotten_when_a_hold_is_signed() -> None:
+    """Or a start after a crash would sign under them again."""
+
+    async def play(world: World) -> None:
+        member = world.members[1]
+
+        def sign(seq: int) -> None:
+            member.node.payments.payer.sign_hold(make_hold(world, 1, b"x", bytes(16), seq=seq))
+
+        payer = member.node.payments.payer
+        first, second, third = (payer.take_seq() for _ in range(3))
+        payer.give_back(first)
+        sign(third)
+        await world.kill(1)
+        await world.start(1)
+        await world.wait_met()
+        payer = member.node.payments.payer
+        assert member.store.get(SET_ASIDE_KEY) == encode_number(first) + encode_number(second)
+        sign(payer.take_seq())
+        assert member.store.get(SET_ASIDE_KEY) is None
+        payer.close()
+        assert member.store.get(SET_ASIDE_KEY) == encode_number(first) + encode_number(second)
+        sign(first)  # by a request that is cancelled a moment later
+        assert member.store.get(SET_ASIDE_KEY) is None
 
     simulate(play, Options(gateways=(0, 1)))
 
