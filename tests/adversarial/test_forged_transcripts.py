@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -18,6 +19,7 @@ from serving.offload.context import AnswerTap
 from serving.openai.requests import Request
 from serving.quality.duels.protocol import DUEL_PROTOCOL, MAX_DUEL_MESSAGE_BYTES, TextHead, TextRequest
 from serving.quality.duels.texts import TextKind
+from serving.quality.same_model.scoring import POSITIONS
 from serving.quality.same_model.statistics import TOP_TOKENS
 from serving.quality.same_model.transcript import TopToken, Transcript, TranscriptToken, decode_transcript, to_surprisal
 from tests.support.check_world import (
@@ -32,6 +34,8 @@ from tests.support.market_world import Member, World, ask, make_request
 from tests.support.scripted_model import ScriptedModel, render, tokenize
 
 CHEAT = 1
+UNLIKELY_ANSWERS = (1, 2)
+"""Seeds with which the cheap model writes what the declared one would hardly write; one check finds two in five."""
 FORGED: list[bytes] = []
 """Transcripts that were handed in earlier."""
 
@@ -98,9 +102,9 @@ def corrupt(member: Member, forge: Forge) -> None:
     executor._context = replace(executor._context, make_tap=make_forging_tap)
 
 
-async def check_one(world: World, witness: CheckWitness, number: int) -> CheckSettled:
+async def check_one(world: World, witness: CheckWitness, number: int, **fields: Any) -> CheckSettled:
     before = len(witness.settled)
-    assert (await ask(world.gateway, make_request(temperature=1.0, seed=number))).status == 200
+    assert (await ask(world.gateway, make_request(temperature=1.0, seed=number, **fields))).status == 200
     return (await witness.wait_settled(before + 1))[-1]
 
 
@@ -119,14 +123,16 @@ def test_a_transcript_that_is_not_of_the_answer_fails_every_check(forge: Forge) 
 
 
 def test_a_cheap_model_that_writes_beside_the_declared_one_is_seen_by_what_it_chooses() -> None:
+    """The answers are so short that every token is scored: what is found does not rest on the positions drawn."""
+
     async def play(world: World, witness: CheckWitness) -> None:
         corrupt(world.members[CHEAT], supply)
-        events = [await check_one(world, witness, number) for number in range(4)]
-        found = [event for event in events if event.check.executor == world.members[CHEAT].public_key]
-        assert found and any(event.finding.shortfall_failed for event in found)
-        assert not any(event.finding.distance_failed for event in found)
+        for number in UNLIKELY_ANSWERS:
+            event = await check_one(world, witness, number, max_tokens=POSITIONS)
+            assert event.check.executor == world.members[CHEAT].public_key
+            assert event.finding.shortfall_failed and not event.finding.distance_failed
 
-    options = CheckOptions(bonded={CHEAT: 50_000_000_000}, substituted=(CHEAT,), noise=3.0)
+    options = CheckOptions(bonded={CHEAT: 50_000_000_000}, substituted=(CHEAT,), noise=6.0)
     simulate_checks(play, options)
 
 
