@@ -13,6 +13,10 @@ import trio
 from benchmarks.report import get_percentile
 
 LOCAL = b"x-wwwserve-executor: local"
+EVENT = b"data: {"
+"""How an event of a stream begins."""
+LAST_CHUNK = b"0\r\n\r\n"
+"""How the body of a response in chunks ends (RFC 9112, section 7.1)."""
 RECONNECT_S = 0.05
 """Seconds before a connection that was lost is made again."""
 
@@ -47,6 +51,18 @@ class LoadResult:
         return 1000 * get_percentile(self.latencies, percent)
 
 
+@dataclass(slots=True)
+class StreamResult(LoadResult):
+    """The same of streams: a latency is the time to the first event, and ``events`` are all that came."""
+
+    events: int = 0
+
+    @property
+    def event_rate(self) -> float:
+        """Events per second."""
+        return self.events / self.seconds
+
+
 async def run_load(
     url: str,
     body: dict[str, object],
@@ -56,6 +72,35 @@ async def run_load(
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> LoadResult:
     """POST ``body`` to ``url`` over ``connections`` connections for ``seconds``, each waiting for its answer."""
+    result, request = LoadResult(seconds), _write_request(url, body, headers)
+    deadline = trio.current_time() + seconds
+    async with trio.open_nursery() as nursery:
+        for _ in range(connections):
+            nursery.start_soon(_connection, _get_address(url), request, deadline, result, offloaded)
+    return result
+
+
+async def run_streams(
+    url: str, body: dict[str, object], connections: int, seconds: float, offloaded: bool = False
+) -> StreamResult:
+    """Read one stream after another over each of ``connections`` connections, for ``seconds``.
+
+    The last of each is cut: what counts is what came in the time.
+    """
+    result, request = StreamResult(seconds), _write_request(url, {**body, "stream": True}, {})
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            for _ in range(connections):
+                nursery.start_soon(_read_streams, _get_address(url), request, result, offloaded)
+    return result
+
+
+def _get_address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or 80
+
+
+def _write_request(url: str, body: dict[str, object], headers: Mapping[str, str]) -> bytes:
     parts = urlsplit(url)
     payload = json.dumps(body).encode()
     lines = (
@@ -65,14 +110,7 @@ async def run_load(
         f"Content-Length: {len(payload)}",
         *(f"{name}: {value}" for name, value in headers.items()),
     )
-    head = "\r\n".join((*lines, "", ""))
-    result = LoadResult(seconds)
-    deadline = trio.current_time() + seconds
-    async with trio.open_nursery() as nursery:
-        for _ in range(connections):
-            address = parts.hostname or "127.0.0.1", parts.port or 80
-            nursery.start_soon(_connection, address, head.encode() + payload, deadline, result, offloaded)
-    return result
+    return "\r\n".join((*lines, "", "")).encode() + payload
 
 
 async def _connection(
@@ -114,3 +152,51 @@ async def _read_response(stream: trio.SocketStream) -> bytes:
             raise ConnectionError("the server closed the connection")
         missing -= len(chunk)
     return head
+
+
+async def _read_streams(address: tuple[str, int], request: bytes, result: StreamResult, offloaded: bool) -> None:
+    while True:
+        try:
+            async with await trio.open_tcp_stream(*address) as stream:
+                while await _read_stream(stream, request, result, offloaded):
+                    pass
+        except (OSError, trio.BrokenResourceError):
+            result.failures += 1
+            await trio.sleep(RECONNECT_S)
+
+
+async def _read_stream(stream: trio.SocketStream, request: bytes, result: StreamResult, offloaded: bool) -> bool:
+    """Read one answer in chunks to its end; returns whether the connection is of further use.
+
+    An event is counted by the mark at its beginning. A mark in two pieces is found in the second, by the end of the
+    first.
+    """
+    started = trio.current_time()
+    await stream.send_all(request)
+    seen, is_first, tail = b"", True, b""
+    while not seen.endswith(LAST_CHUNK):
+        piece = await stream.receive_some(65536)
+        if not piece:
+            raise ConnectionError("the server closed the connection")
+        seen = tail + piece
+        if is_first:
+            if b"\r\n\r\n" not in seen:
+                tail = seen
+                continue
+            head = seen.partition(b"\r\n\r\n")[0].lower()
+            if b" 200 " not in head[:20]:
+                result.failures += 1
+                return False
+            if offloaded and LOCAL in head:
+                result.local += 1
+                return False
+        count = seen.count(EVENT)
+        if count and is_first:
+            result.latencies.append(trio.current_time() - started)
+            is_first = False
+        elif is_first:
+            tail = seen
+            continue
+        result.events += count
+        tail = seen[1 - len(EVENT) :]  # too short for a whole mark, which would be counted twice
+    return True
