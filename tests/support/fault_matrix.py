@@ -169,12 +169,21 @@ async def play_row(world: World, place: Place, fault: Fault, stream: bool) -> Ro
     return Row(fault.name, verdict, seconds)
 
 
-def check_paid_at_most_once(world: World) -> None:
+def check_paid_at_most_once(world: World, crossed: int = 0) -> None:
+    """No request is paid twice, but for so many whose answer was on its way when its executor was given up.
+
+    Of such an answer the payer has seen nothing: it signs no receipt, and disputes the capture, by which both lose. Its
+    executor cannot know.
+    """
     payer = world.members[0].public_key
     seqs = {compute_hold_id(payer, hold): hold.seq for hold in world.operations(Hold)}
-    paid = Counter(seqs[item.delivery.hold] for item in world.captured if item.delivery.amount)
-    assert all(count == 1 for count in paid.values()), paid
-    assert world.operations(Dispute) == [], "an honest payer and an honest executor would both lose"
+    items = [item for item in world.captured if item.delivery.amount]
+    paid = Counter(seqs[item.delivery.hold] for item in items)
+    receipted = Counter(seqs[item.delivery.hold] for item in items if item.receipt is not None)
+    twice = {seq: count for seq, count in paid.items() if count > 1}
+    assert all(count == 1 for count in receipted.values()), receipted
+    assert sum(twice.values()) - len(twice) <= crossed, twice
+    assert len(world.operations(Dispute)) <= crossed, "an honest payer and an honest executor both lose"
 
 
 async def play_column(world: World, place: Place, stream: bool) -> list[Row]:
