@@ -70,6 +70,8 @@ OFFERS_PER_S = 30.0
 """Offers of each peer: somewhat fewer than a stranger is blamed for."""
 NICENESS = 19
 """Of what runs on other machines in reality, and shall not slow down the nodes here."""
+CONNECT_TRIES = 6
+"""Of the executor that lies, to each node: at the start all processes want the processor."""
 SALT = bytes(16)
 LIAR_KEY = KeyPair(bytes([0xA8]) * 32)
 
@@ -215,6 +217,15 @@ async def _receive(exchange: Exchange) -> Message:
     return decode_message(frame)
 
 
+async def _connect(network: Libp2pNetwork, target: Target) -> None:
+    """Connect to a node, which may be slow to answer while all processes of the benchmark start."""
+    for _ in range(CONNECT_TRIES - 1):
+        with suppress(NetworkError):
+            await network.connect(target.public_key, [target.address])
+            return
+    await network.connect(target.public_key, [target.address])
+
+
 def run_attackers(
     orders: Connection,
     genesis: Genesis,
@@ -260,7 +271,7 @@ def run_attackers(
         async with trio.open_nursery() as nursery:
             await nursery.start(network.run)
             for target in targets:
-                await network.connect(target.public_key, [target.address])
+                await _connect(network, target)
             await nursery.start(node.run)
             await obey(node)
 
