@@ -508,7 +508,6 @@ async def _serve(
 
     A second signal ends that at once. What follows it, which takes a moment, no signal interrupts.
     """
-    from serving.admin.local_sockets import ADMIN_SOCKET_FILE
     from serving.admin.policy_orders import reload_on_signal
 
     for number in STOP_SIGNALS:
@@ -520,13 +519,21 @@ async def _serve(
                 if received in STOP_SIGNALS:
                     break
                 reload_on_signal(reload)
-            for name in (ADMIN_ADDRESS_FILE, ADMIN_SOCKET_FILE):
-                (data_dir / name).unlink(missing_ok=True)
+            _withdraw_addresses(data_dir)
             manager.notify("STOPPING=1")
             node.take_nothing_new()
             await node.discovery.leave()
             await _drain(node, signals, drain_timeout_s)
             nursery.cancel_scope.cancel()
+    _withdraw_addresses(data_dir)  # again, for a node that was still starting when it was told to stop
+
+
+def _withdraw_addresses(data_dir: Path) -> None:
+    """Say no more where the owner's listener is."""
+    from serving.admin.local_sockets import ADMIN_SOCKET_FILE
+
+    for name in (ADMIN_ADDRESS_FILE, ADMIN_SOCKET_FILE):
+        (data_dir / name).unlink(missing_ok=True)
 
 
 async def _drain(node: Node, signals: AsyncIterator[int], timeout_s: float) -> None:
