@@ -51,7 +51,7 @@ from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 from serving.scheduling.policy import Decision, LoadSnapshot, Policy
 from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens, predict_service, predict_wait
-from serving.scheduling.predictor import Prediction, is_able
+from serving.scheduling.predictor import Expected, Prediction, is_able
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +95,11 @@ class RequestRecord:
     backend: ScheduledBackend | None = None
     """The one of this node that serves it."""
 
+    @property
+    def served_by(self) -> str:
+        """The address of the executor, or ``local``."""
+        return "local" if self.executor is None else format_address(self.executor)
+
     def compare(self) -> tuple[float | None, float | None]:
         """Measured by predicted time of the first token (of a stream) and of the whole answer; None: not known."""
         if self.outcome != "completed" or self.prediction is None or self.first_byte is None or self.finished is None:
@@ -106,9 +111,8 @@ class RequestRecord:
 
 def describe_request(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     """The headers by which an answer names its request and who served it."""
-    executor = "local" if record.executor is None else format_address(record.executor)
     name = record.id.encode()  # as OpenAI's clients read it, and as Anthropic's do
-    headers = [(b"x-request-id", name), (b"request-id", name), (b"x-wwwserve-executor", executor.encode())]
+    headers = [(b"x-request-id", name), (b"request-id", name), (b"x-wwwserve-executor", record.served_by.encode())]
     if record.number_formats:
         headers.append((b"x-wwwserve-quantization", ", ".join(sorted(record.number_formats)).encode()))
     return headers
@@ -291,7 +295,9 @@ class Dispatcher:
         works = bool(backends) and self.backend_pool.works(request.model)
         if can_offload and (not works or self._wants_offload(backends[0], request, record)):
             try:
-                return await self._offload(stack, request, record, backends[0] if backends else None)
+                part = await self._offload(stack, request, record, backends[0] if backends else None)
+                self.counters.offloaded += 1
+                return part
             except CannotAfford as error:
                 refusal = insufficient_quota(f"This node's account cannot pay: {error}.")
             except TooManyPayments as error:
@@ -312,8 +318,11 @@ class Dispatcher:
             if can_offload:
                 log.info("offloaded after all", request=record.id, reason=str(error))
                 with suppress(CannotAfford, TooManyPayments, NoExecutor):
-                    return await self._offload(stack, request, record, None)
+                    part = await self._offload(stack, request, record, None)
+                    self.counters.offloaded += 1
+                    return part
             return _describe_failure(error)
+        self.counters.local += 1
         if doubted is not None:
             self.originator.note_own_answer(doubted, answer.status)
         return answer, inspector
@@ -330,7 +339,7 @@ class Dispatcher:
         self,
         whole: Request,
         record: RequestRecord,
-        cut: list[ScheduledBackend | bytes],
+        cut: list[ScheduledBackend | bytes | None],
         stack: AsyncExitStack,
         request: Request,
         written: int,
@@ -340,8 +349,8 @@ class Dispatcher:
         A backend of this node is asked, or else another node, but none that was ``cut`` before. None: nobody gives it.
         """
         is_here = record.executor is None
-        cut.append(record.backend if record.executor is None and record.backend is not None else record.executor or b"")
-        ignored = request.rules.ignore.union(each for each in cut if isinstance(each, bytes) and each)
+        cut.append(record.backend if is_here else record.executor)
+        ignored = request.rules.ignore.union(each for each in cut if isinstance(each, bytes))
         request = replace(request, rules=replace(request.rules, ignore=ignored))
         model, rules = request.model, request.rules
         spent = 0 if is_here else self.originator.compute_price(whole, written)
@@ -365,8 +374,6 @@ class Dispatcher:
         if part is not None:
             record.reason, record.prediction = Reason.CONTINUED.value, None
             self.counters.continued += 1
-            self.counters.local -= record.executor is None  # a request counts once, where it was begun
-            self.counters.offloaded -= record.executor is not None
         return part
 
     def _blame(self, record: RequestRecord) -> None:
@@ -382,7 +389,7 @@ class Dispatcher:
         predictor = self.originator.predictor
         speed = backend.get_expected_speed(request.model)
         expected = predictor.expect(request)
-        here_s = self._predict_here(backend, request)
+        here_s = self._predict_here(backend, request, expected)
         found = self.originator.preview(request, expected)
         stays: Decision | None = None
         if expected.kept_by == predictor.me and (found is None or is_kept(here_s, found[0].score)):
@@ -401,10 +408,10 @@ class Dispatcher:
         record.reason = (Reason.CONVERSATION if stays is Decision.SERVE else Reason.POLICY).value
         return self.policy.decide_request(load, self.runtime.random) is Decision.OFFLOAD
 
-    def _predict_here(self, backend: ScheduledBackend, request: Request) -> float:
+    def _predict_here(self, backend: ScheduledBackend, request: Request, expected: Expected) -> float:
         """The score of this node for a request that came now; infinite if its backend cannot take it."""
         predictor, now = self.originator.predictor, trio.current_time()
-        speed, expected = backend.get_expected_speed(request.model), predictor.expect(request)
+        speed = backend.get_expected_speed(request.model)
         if not is_able(speed, expected.largest, request.features):
             return math.inf
         return predictor.predict(predictor.me, request, expected, speed, now).score
@@ -419,11 +426,12 @@ class Dispatcher:
         """
 
         def predict_here() -> float:
-            return math.inf if backend is None else self._predict_here(backend, request)
+            if backend is None:
+                return math.inf
+            return self._predict_here(backend, request, self.originator.predictor.expect(request))
 
         offload = self.originator.complete(request, has_backend=backend is not None, predict_here=predict_here)
         attempt = await stack.enter_async_context(offload)
-        self.counters.offloaded += 1
         terms = attempt.terms
         record.executor, record.attempt, record.hold_id = terms.executor, terms.number, attempt.hold_id
         record.reason, record.prediction, record.predicted_at = terms.reason.value, terms.prediction, attempt.begun_at
@@ -460,7 +468,6 @@ class Dispatcher:
         withhold = not request.wants_usage
         tries = Tries(request, request.body, demand, patience_s, is_last=is_last, withhold_usage=withhold)
         begun = await stack.enter_async_context(ask_backends(backends, tries, note_slot))
-        self.counters.local += 1
         backend, answer = begun.backend, begun.answer
         record.number_formats = backend.get_number_formats(request.model)
         record.backend = backend

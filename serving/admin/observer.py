@@ -131,7 +131,7 @@ def _log_request(record: RequestRecord) -> None:
         "request ended",
         request=record.id,
         model=record.model,
-        served_by="local" if record.executor is None else format_address(record.executor),
+        served_by=record.served_by,
         reason=record.reason,
         first_byte_ms=None if first_byte is None else round(1000 * first_byte, 1),
         duration_ms=round(1000 * (record.finished - record.started), 1),

@@ -31,8 +31,7 @@ What is opened for it ends with the stack."""
 class ContinuedAnswer:
     """One answer to ``request``: begun by ``part``, whose resources are in ``stack``, and gone on with by others.
 
-    ``ask`` asks them for the rest. ``blame`` is called if one begins the answer again, or
-    repeats what there was of it.
+    ``ask`` asks them for the rest. ``blame`` is called if one begins the answer again, or repeats what there was of it.
     """
 
     def __init__(
