@@ -39,7 +39,7 @@ from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.quality.judging.ballot import ReplyForm
 from serving.quality.judging.prompt import JudgePrompt, load_default_prompt
 from serving.simulation.gpu_curves import QWEN3_8B
-from serving.simulation.modelled_backend import ModelledBackend
+from serving.simulation.modelled_backend import ModelledBackend, WholeBody
 from serving.simulation.modelled_requests import TOKEN
 from tests.support.judging_texts import read_texts
 from tests.support.ledger_market import MARKET_PARAMETERS, LedgerMarket
@@ -99,22 +99,6 @@ class _Renamed:
         return (await anext(self._body)).replace(TOKEN.encode(), self._word)
 
 
-class _Once:
-    """A body of one piece."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    def __aiter__(self) -> _Once:
-        return self
-
-    async def __anext__(self) -> bytes:
-        body, self._body = self._body, b""
-        if not body:
-            raise StopAsyncIteration
-        return body
-
-
 class JudgingGpu(ModelledBackend):
     """A modelled GPU whose answers have a text of their own, and that gives ballots, in the time of their prompts.
 
@@ -132,7 +116,7 @@ class JudgingGpu(ModelledBackend):
         texts = read_texts(json.loads(body)["messages"])
         async with super().complete(path, body, stream=stream) as answer:
             if texts:
-                yield Answer(200, "application/json", _Once(make_whole(self.models[0], choose(texts), 1, "stop")))
+                yield Answer(200, "application/json", WholeBody(make_whole(self.models[0], choose(texts), 1, "stop")))
             else:
                 yield Answer(answer.status, answer.content_type, _Renamed(aiter(answer.body), self._word))
         self.finished["ballots" if texts else "answers"] += 1

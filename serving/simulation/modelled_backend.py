@@ -179,7 +179,7 @@ class ModelledBackend:
         try:
             call = self._parse(path, body)
         except ApiError as error:
-            yield Answer(error.status, "application/json", _Whole(error.body()))
+            yield Answer(error.status, "application/json", WholeBody(error.body()))
             return
         answer = _Answer(self._count, self._runtime.now() // 1000, call)
         self._count += 1
@@ -193,7 +193,7 @@ class ModelledBackend:
             else:
                 while not answer.finished:
                     await answer.progress(answer.tokens)
-                yield Answer(200, "application/json", _Whole(_completion(answer)))
+                yield Answer(200, "application/json", WholeBody(_completion(answer)))
         finally:
             del self._answers[answer.id]
             if not answer.finished and not answer.broken:
@@ -239,13 +239,13 @@ def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
 
 
-class _Whole:
+class WholeBody:
     """A body of one piece."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
 
-    def __aiter__(self) -> _Whole:
+    def __aiter__(self) -> WholeBody:
         return self
 
     async def __anext__(self) -> bytes:

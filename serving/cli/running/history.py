@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from chain.amounts import CREDIT, format_credits
+from chain.amounts import format_credits, format_decimal
 from chain.cli.contract import CommandError, ExitCode, print_result
 from chain.cli.options import AsJson, DataDir
-from chain.cli.text import print_table, shorten_address
+from chain.cli.text import format_count, print_table, shorten_address
 from serving.cli.running.admin_client import ask_node
 
 PAGE = 200
@@ -157,7 +157,7 @@ def _read(operation: Mapping[str, Any], own: str, own_holds: frozenset[str]) -> 
         case "capture":
             items = [item for item in operation["items"] if is_signer or item["delivery"]["hold"] in own_holds]
             total = sum(item["delivery"]["amount"] for item in items)
-            note = f"{len(items)} answer{'' if len(items) == 1 else 's'}"
+            note = format_count(len(items), "answer")
             unreceipted = sum(item["receipt"] is None for item in items)
             note += f", {unreceipted} without a receipt: paid later, unless disputed" if unreceipted else ""
             return (total, "", note) if is_signer else (-total, signer, note)
@@ -189,13 +189,10 @@ def write_csv(rows: Iterable[Row]) -> str:
     for row in rows:
         at = datetime.fromtimestamp(row.timestamp / 1000, UTC).isoformat(timespec="milliseconds")
         texts = (_defuse(each) for each in (row.other, row.note, row.failure, row.id))
-        writer.writerow((at, row.height, row.index, row.kind, _to_decimal(row.amount), _to_decimal(row.fee), *texts))
+        writer.writerow(
+            (at, row.height, row.index, row.kind, format_decimal(row.amount), format_decimal(row.fee), *texts)
+        )
     return text.getvalue()
-
-
-def _to_decimal(amount: int) -> str:
-    whole, rest = divmod(abs(amount), CREDIT)
-    return f"{'-' if amount < 0 else ''}{whole}.{rest:06}"
 
 
 def _defuse(text: str) -> str:

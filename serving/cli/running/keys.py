@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chain.amounts import format_credits
+from chain.amounts import format_credits, format_decimal
 from chain.cli.contract import CommandError, print_result
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import format_time, print_line
@@ -128,7 +128,7 @@ def usage(
 ) -> None:
     """What each key used on each day (UTC); 'spent' is the price of its answers, in credits."""
     answer = _order(data_dir, "GET", "/keys/usage")
-    usage = [{**entry, "spent": format_credits(entry["spent"]).replace(",", "")} for entry in answer["usage"]]
+    usage = [{**entry, "spent": format_decimal(entry["spent"])} for entry in answer["usage"]]
     rows = [[entry[column] for column in USAGE_COLUMNS] for entry in usage]
     if as_json:
         print_line(json.dumps(answer))

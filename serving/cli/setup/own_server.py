@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 from p2p.peers.announcement import is_model_name
+from serving.cli.setup.ports import find_any_port
 from serving.config.schema import EmbeddedModel, NodeConfig, OpenAIModel
 from serving.openai.number_formats import is_label
 
 
 def add_vllm(config: NodeConfig, model: str, arguments: Sequence[str]) -> NodeConfig:
     """``config`` with ``vllm serve`` for a model in place of the embedded one; ``arguments`` are more of its own."""
-    port = find_free_port()
+    port = find_any_port()
     command = ("vllm", "serve", model, "--host", "127.0.0.1", "--port", str(port), *arguments)
     name = _find_argument(arguments, "--served-model-name") or model
     label = _find_argument(arguments, "--quantization", "-q")
@@ -25,7 +25,7 @@ def add_vllm(config: NodeConfig, model: str, arguments: Sequence[str]) -> NodeCo
 
 def add_llama_cpp(config: NodeConfig, model: str, arguments: Sequence[str]) -> NodeConfig:
     """The same with ``llama-server``, for a GGUF file or a repository with one."""
-    port, capacity = find_free_port(), EmbeddedModel().capacity
+    port, capacity = find_any_port(), EmbeddedModel().capacity
     source = ("--model", model) if Path(model).is_file() else ("--hf-repo", model)
     listen = ("--host", "127.0.0.1", "--port", str(port), "--metrics", "--jinja", "--parallel", str(capacity))
     entry = OpenAIModel(
@@ -57,11 +57,3 @@ def _add(config: NodeConfig, entry: OpenAIModel) -> NodeConfig:
 
 def _make_url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
-
-
-def find_free_port() -> int:
-    """A loopback port that nothing listens on at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port

@@ -35,3 +35,11 @@ def find_free_port(port: int, taken: set[int]) -> int:
         taken.add(number)
         return number
     raise CommandError(f"no port from {port} on is free")
+
+
+def find_any_port() -> int:
+    """A loopback port that nothing listens on at this moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port

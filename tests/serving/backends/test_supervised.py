@@ -14,7 +14,8 @@ import trio
 from p2p.runtime import RealRuntime
 from serving.backends import process_guard
 from serving.backends.supervised import SupervisedBackend
-from serving.cli.setup.own_server import add_llama_cpp, add_vllm, find_free_port
+from serving.cli.setup.own_server import add_llama_cpp, add_vllm
+from serving.cli.setup.ports import find_any_port
 from serving.config.build import build_backend
 from serving.config.schema import ConfigError, NodeConfig, OpenAIModel
 from tests.support.waiting import PATIENCE, eventually, wait_until
@@ -38,7 +39,7 @@ def read_starts(notes: Path) -> list[list[int]]:
 def test_a_server_is_started_again_and_ends_with_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(ROOT)
-    notes, port = tmp_path / "notes", find_free_port()
+    notes, port = tmp_path / "notes", find_any_port()
     command = [*VLLM, "serve", "tiny", "--host", "127.0.0.1", "--port", str(port), "--notes", str(notes)]
 
     async def main() -> None:
