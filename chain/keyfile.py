@@ -6,9 +6,9 @@ The file is text, one ``name: value`` per line after a title line, binary values
     address: 12D3KooW…
     seed: <32 bytes>
 
-With a passphrase, three lines replace ``seed``: ``salt`` and ``limits`` (operations and bytes of memory) of Argon2id,
-which turns the passphrase into a key, and ``sealed``, the seed under that key (XSalsa20-Poly1305, libsodium's
-secretbox). The address tells whose key it is without opening it, and is checked against the seed when it is opened.
+With a passphrase, three lines replace ``seed``: ``salt`` and ``limits`` (operations and bytes of memory), and
+``sealed``, the seed under the passphrase (:mod:`chain.sealing`). The address tells whose key it is without opening it,
+and is checked against the seed when it is opened.
 """
 
 from __future__ import annotations
@@ -18,26 +18,15 @@ import secrets
 import stat
 from pathlib import Path
 
-from nacl.exceptions import CryptoError
-from nacl.pwhash import argon2id
-from nacl.secret import SecretBox
-
 from chain.crypto import KeyPair, parse_address
 from chain.exceptions import LedgerError
 from chain.files import SECRET_MODE, write_atomically
+from chain.sealing import OVERHEAD_BYTES, WrongPassphrase, seal, unseal
 
 TITLE = "wwwserve key 1"
 """First words of a key file, with its version."""
 MAX_KEY_FILE_BYTES = 4096
 """Largest key file that is read, in bytes."""
-KDF_PASSES = argon2id.OPSLIMIT_MODERATE
-"""Passes over the memory to open a protected file, or to guess its passphrase once: 3, under a second."""
-KDF_MEMORY_BYTES = argon2id.MEMLIMIT_MODERATE
-"""Memory of each pass: 256 MiB."""
-MAX_KDF_PASSES = argon2id.OPSLIMIT_SENSITIVE
-"""Most passes that a file may ask for: 4."""
-MAX_KDF_MEMORY_BYTES = argon2id.MEMLIMIT_SENSITIVE
-"""Most memory that a file may ask for: 1 GiB."""
 
 
 class IdentityError(LedgerError):
@@ -62,10 +51,8 @@ def create_identity(path: Path, passphrase: str | None = None, seed: bytes | Non
     if passphrase is None:
         lines.append(f"seed: {key.seed.hex()}")
     else:
-        salt = secrets.token_bytes(argon2id.SALTBYTES)
-        box = make_box(passphrase, salt, KDF_PASSES, KDF_MEMORY_BYTES)
-        sealed = bytes(box.encrypt(key.seed))
-        lines += [f"salt: {salt.hex()}", f"limits: {KDF_PASSES} {KDF_MEMORY_BYTES}", f"sealed: {sealed.hex()}"]
+        how, sealed = seal(key.seed, passphrase)
+        lines += [*how, f"sealed: {sealed.hex()}"]
     try:
         write_atomically(path, "\n".join([*lines, ""]).encode(), mode=SECRET_MODE, replace=False)
     except FileExistsError:
@@ -114,34 +101,21 @@ def open_key(content: bytes, path: str, passphrase: str | None = None) -> KeyPai
         else:
             if passphrase is None:
                 raise PassphraseNeeded(f"{path} is protected: its passphrase is needed")
-            operations, memory = (int(limit) for limit in fields["limits"].split())
-            box = make_box(passphrase, bytes.fromhex(fields["salt"]), operations, memory)
             sealed = bytes.fromhex(fields["sealed"])
-            if len(sealed) != SecretBox.NONCE_SIZE + SecretBox.MACBYTES + 32:
+            if len(sealed) != OVERHEAD_BYTES + 32:
                 raise ValueError("the sealed seed has a wrong length")
             try:
-                seed = box.decrypt(sealed)
-            except CryptoError:
+                seed = unseal(sealed, passphrase, fields)
+            except WrongPassphrase:
                 raise IdentityError(f"{path} does not open: the passphrase is wrong, or the file is damaged") from None
         key = KeyPair(seed)
         if key.address != fields["address"]:
             raise ValueError("the address is not that of the seed")
     except IdentityError:
         raise
-    except (KeyError, ValueError, TypeError, CryptoError, LedgerError) as error:
+    except (KeyError, ValueError, TypeError, LedgerError) as error:
         raise IdentityError(f"{path} is damaged ({_reason(error)}); restore it from a copy") from error
     return key
-
-
-def make_box(passphrase: str, salt: bytes, operations: int, memory: int) -> SecretBox:
-    """What seals under a passphrase; ``operations`` and ``memory`` (bytes) are the limits of Argon2id.
-
-    Raises:
-        ValueError, CryptoError: the limits are out of bounds.
-    """
-    if operations > MAX_KDF_PASSES or memory > MAX_KDF_MEMORY_BYTES or memory % 1024:
-        raise ValueError("the limits are out of bounds")
-    return SecretBox(argon2id.kdf(SecretBox.KEY_SIZE, passphrase.encode(), salt, opslimit=operations, memlimit=memory))
 
 
 def _read_private(path: Path) -> bytes:

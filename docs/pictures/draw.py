@@ -54,6 +54,7 @@ DESCRIPTIONS = {
     "chain/state": "accounts, beacon, lottery",
     "chain/types": "operations, blocks, votes, validators",
     "chain/keyfile": "the identity on disk",
+    "chain/sealing": "files under a passphrase",
     "chain/merkle": "the trees behind every root",
     "chain/json_form": "records as JSON",
     "chain/codec": "the one encoding",

@@ -13,7 +13,7 @@ The file is text, one ``name: value`` per line after a title line::
     content: <compressed JSON, in base64>
     digest: <BLAKE2b-256 of all lines above>
 
-With a passphrase, ``salt`` and ``limits`` (as in a key file, :mod:`chain.keyfile`) stand before ``content``, which is
+With a passphrase, ``salt`` and ``limits`` (:mod:`chain.sealing`) stand before ``content``, which is
 then sealed under it. The digest finds damage; it is no signature.
 """
 
@@ -22,20 +22,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import secrets
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from nacl.exceptions import CryptoError
-from nacl.pwhash import argon2id
-from nacl.secret import SecretBox
-
 from chain.exceptions import LedgerError
 from chain.genesis import Genesis, parse_genesis
-from chain.keyfile import KDF_MEMORY_BYTES, KDF_PASSES, IdentityError, make_box, read_address
+from chain.keyfile import IdentityError, read_address
+from chain.sealing import WrongPassphrase, seal, unseal
 from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE, KEY_FILE
 from serving.config.file import parse_config
 from serving.config.schema import NodeConfig
@@ -96,9 +92,8 @@ class Backup:
         content = zlib.compress(raw, 9)
         lines = [TITLE, f"address: {address}", f"chain_id: {genesis.chain_id.hex()}", f"made: {made}"]
         if passphrase is not None:
-            salt = secrets.token_bytes(argon2id.SALTBYTES)
-            content = bytes(make_box(passphrase, salt, KDF_PASSES, KDF_MEMORY_BYTES).encrypt(content))
-            lines += [f"salt: {salt.hex()}", f"limits: {KDF_PASSES} {KDF_MEMORY_BYTES}"]
+            how, content = seal(content, passphrase)
+            lines += how
         text = "\n".join([*lines, f"content: {base64.b64encode(content).decode()}", ""])
         encoded = f"{text}digest: {_digest(text)}\n".encode()
         if max(len(raw), len(encoded)) > MAX_BACKUP_BYTES:
@@ -128,8 +123,7 @@ def decode_backup(raw: bytes, source: str, passphrase: str | None) -> Backup:
         if "salt" in fields:
             if passphrase is None:
                 raise BackupSealed(f"{source} is protected: its passphrase is needed")
-            operations, memory = (int(limit) for limit in fields["limits"].split())
-            content = _unseal(make_box(passphrase, bytes.fromhex(fields["salt"]), operations, memory), content, source)
+            content = unseal(content, passphrase, fields)
         unpacker = zlib.decompressobj()
         plain = json.loads(unpacker.decompress(content, MAX_BACKUP_BYTES))
         files = {str(name): base64.b64decode(value, validate=True) for name, value in plain["files"].items()}
@@ -138,7 +132,9 @@ def decode_backup(raw: bytes, source: str, passphrase: str | None) -> Backup:
             raise BackupError(f"{source} is damaged: its address is not that of its key")
     except (BackupError, IdentityError):
         raise
-    except (KeyError, ValueError, TypeError, AttributeError, zlib.error, RecursionError, CryptoError) as error:
+    except WrongPassphrase:
+        raise BackupError(f"{source} does not open: the passphrase is wrong") from None
+    except (KeyError, ValueError, TypeError, AttributeError, zlib.error, RecursionError) as error:
         raise BackupError(f"{source} is damaged ({error!r}); take another copy") from error
     return backup
 
@@ -153,13 +149,6 @@ def _is_within(name: str) -> bool:
     """Whether a name is that of a file in the data directory itself, and of none of the node's own."""
     path = PurePosixPath(name)
     return len(path.parts) == 1 and path.suffix in (".txt", ".pem", ".crt", ".key", ".md", ".json")
-
-
-def _unseal(box: SecretBox, content: bytes, source: str) -> bytes:
-    try:
-        return bytes(box.decrypt(content))
-    except CryptoError:
-        raise BackupError(f"{source} does not open: the passphrase is wrong") from None
 
 
 def _digest(text: str) -> str:

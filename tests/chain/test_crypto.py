@@ -147,16 +147,10 @@ def test_no_module_but_one_verifies_signatures() -> None:
                 assert known if owner is None else owner in VERIFIERS, name
     assert "nacl.bindings" in imported.pop("chain/crypto.py")
     assert imported == {
-        # The key file of an owner who gave a passphrase.
-        "chain/keyfile.py": {"nacl.exceptions.CryptoError", "nacl.pwhash.argon2id", "nacl.secret.SecretBox"},
+        # The key file and the backup of an owner who gave a passphrase.
+        "chain/sealing.py": {"nacl.exceptions.CryptoError", "nacl.pwhash.argon2id", "nacl.secret.SecretBox"},
         # Nodes of one simulation share what chain.crypto has found of signatures.
         "p2p/simulation/runtime.py": {"nacl.bindings"},
-        # A backup of an owner who gave a passphrase.
-        "serving/config/backup_file.py": {
-            "nacl.exceptions.CryptoError",
-            "nacl.pwhash.argon2id",
-            "nacl.secret.SecretBox",
-        },
         # Texts of duels on the disk.
         "serving/quality/duels/table.py": {"nacl.exceptions.CryptoError", "nacl.secret.SecretBox"},
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from nacl.pwhash import argon2id
 
-import chain.keyfile
+import chain.sealing
 from chain.exceptions import KeyFormatError, LedgerError
 from chain.keyfile import IdentityError, create_identity, load_identity
 
@@ -16,8 +16,8 @@ SEED = bytes(range(32))
 
 @pytest.fixture(autouse=True)
 def cheap_argon2(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain.keyfile, "KDF_PASSES", argon2id.OPSLIMIT_MIN)
-    monkeypatch.setattr(chain.keyfile, "KDF_MEMORY_BYTES", argon2id.MEMLIMIT_MIN)
+    monkeypatch.setattr(chain.sealing, "KDF_PASSES", argon2id.OPSLIMIT_MIN)
+    monkeypatch.setattr(chain.sealing, "KDF_MEMORY_BYTES", argon2id.MEMLIMIT_MIN)
 
 
 @pytest.fixture
