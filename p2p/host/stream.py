@@ -66,6 +66,7 @@ class Libp2pStream:
         except StreamEOF:
             if was_reset(self._stream):
                 raise NetworkError(f"{format_address(self._peer)} reset the stream, or is gone") from None
+            await trio.lowlevel.checkpoint()  # the end comes without a wait: who asks again and again would hold up all
             return b""
         except Exception as error:
             raise NetworkError(f"the stream to {format_address(self._peer)} broke: {root_cause(error)}") from error

@@ -16,6 +16,7 @@ from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID
 from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux
+from trio.testing import assert_checkpoints
 
 import p2p.host.stream
 import p2p.host.workarounds.yamux
@@ -228,6 +229,19 @@ async def test_a_reset_is_not_a_regular_end(on: bool, monkeypatch: pytest.Monkey
             assert on
         else:
             assert end == b"" and not on
+
+
+@pytest.mark.trio
+async def test_who_reads_past_the_end_holds_up_no_other_task() -> None:
+    async def close(stream: RawStream) -> None:
+        await stream.close()
+
+    async with pair() as (one, other):
+        one.handle("/test/close/1", close)
+        stream = await other.open_stream(one.me, "/test/close/1")
+        assert await stream.receive() == b""
+        with assert_checkpoints():
+            assert await stream.receive() == b""
 
 
 async def admit_all(muxed: GuardedYamux, header: bytes) -> None:
