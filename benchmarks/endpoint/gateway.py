@@ -14,7 +14,7 @@ import os
 import random
 import string
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -99,32 +99,30 @@ def measure(seed: int, seconds: float) -> tuple[list[Figure], list[Chart]]:
     """Run all loads one after the other, each for ``seconds``."""
     prompt = "".join(random.Random(seed).choices(string.ascii_lowercase + " ", k=PROMPT_CHARACTERS))
     body = {"model": MODEL, "max_tokens": MAX_TOKENS, "messages": [{"role": "user", "content": prompt}]}
-    whole: dict[int, dict[str, Measured]] = {}
-    with _run_nodes(FakeOptions()) as (cluster, urls):
-        introduce(urls["offloaded"], prompt)
-        for connections in CONNECTIONS:
-            whole[connections] = {}
-            for name, url in urls.items():
-                trio.run(run_load, url, body, connections, WARM_UP_S)
-                before = read_cpu(cluster)
-                load = trio.run(run_load, url, body, connections, seconds, name == "offloaded")
-                whole[connections][name] = Measured(load, read_cpu(cluster) - before)
-    streamed: dict[int, dict[str, Measured]] = {}
-    body["max_tokens"] = STREAM_TOKENS
-    with _run_nodes(FakeOptions(token_delay=EVENT_INTERVAL_S)) as (cluster, urls):
-        short = {**body, "max_tokens": 1}
-        introduce(urls["offloaded"], prompt)
-        for connections in CONNECTIONS:
-            streamed[connections] = {}
-            for name, url in urls.items():
-                trio.run(run_load, url, short, connections, WARM_UP_S)
-                before = read_cpu(cluster)
-                streams = partial(run_streams, offloaded=name == "offloaded")
-                load = trio.run(streams, url, body, connections, seconds)
-                streamed[connections][name] = Measured(load, read_cpu(cluster) - before)
+    whole = _measure_places(FakeOptions(), prompt, body, partial(run_load, body=body, seconds=seconds))
+    slow, short = FakeOptions(token_delay=EVENT_INTERVAL_S), {**body, "max_tokens": 1}
+    long = {**body, "max_tokens": STREAM_TOKENS}
+    streamed = _measure_places(slow, prompt, short, partial(run_streams, body=long, seconds=seconds))
     figures = [figure for connections, found in whole.items() for figure in _get_figures(found, connections)]
     figures += [figure for connections, found in streamed.items() for figure in _get_stream_figures(found, connections)]
     return figures, _make_charts(whole, streamed)
+
+
+def _measure_places(
+    backend: FakeOptions, prompt: str, warm: dict[str, object], load: Callable[..., Awaitable[LoadResult]]
+) -> dict[int, dict[str, Measured]]:
+    """Run ``load`` at each place with each number of connections, after requests of ``warm``."""
+    measured: dict[int, dict[str, Measured]] = {}
+    with _run_nodes(backend) as (cluster, urls):
+        introduce(urls["offloaded"], prompt)
+        for connections in CONNECTIONS:
+            measured[connections] = {}
+            for name, url in urls.items():
+                trio.run(run_load, url, warm, connections, WARM_UP_S)
+                before = read_cpu(cluster)
+                result = trio.run(partial(load, url, connections=connections, offloaded=name == "offloaded"))
+                measured[connections][name] = Measured(result, read_cpu(cluster) - before)
+    return measured
 
 
 def _get_figures(results: dict[str, Measured], connections: int) -> list[Figure]:
@@ -164,12 +162,10 @@ def _compare_times(result: LoadResult, direct: LoadResult, title: str, headline:
     figures = []
     for percent in (50, 99):
         reference, against = direct.get_percentile(percent), f"backend called directly, p{percent}"
-        figures.append(Figure(f"{title} p{percent}", result.get_percentile(percent), "ms", reference, against))
-    for percent in (50, 99):
-        reference, against = direct.get_percentile(percent), f"backend called directly, p{percent}"
-        added = result.get_percentile(percent) - reference
+        value = result.get_percentile(percent)
         shown = f"{headline}, p50" if headline and percent == 50 else ""
-        figures.append(Figure(f"{title} added p{percent}", added, "ms", reference, against, headline=shown))
+        figures.append(Figure(f"{title} p{percent}", value, "ms", reference, against))
+        figures.append(Figure(f"{title} added p{percent}", value - reference, "ms", reference, against, headline=shown))
     return figures
 
 
