@@ -32,8 +32,8 @@ from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, make_genesis, make_validator
 from chain.parameters import CREDIT, Parameters
-from p2p.simulation.network import Traffic
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
+from p2p.simulation.traffic import Traffic
 from serving.openai.requests import CHAT_COMPLETIONS, parse_request
 
 HARDWARE = (

@@ -6,7 +6,7 @@ as a host that lost power: dials to it time out, and its connections end by keep
 cannot be dialled, and is reached through relays.
 
 A change counts as known when 99 % of the nodes that live through it have it in their peer table. The bytes are all that
-a node sends, counted as :mod:`p2p.simulation.network` says, with the keepalives of its connections, which detect
+a node sends, counted as :mod:`p2p.simulation.traffic` says, with the keepalives of its connections, which detect
 crashes. Without these the bytes cannot grow like a logarithm: every node hears of every change, and a network of eight
 times the nodes has about four times as many changes.
 

@@ -4,6 +4,8 @@
    the :class:`p2p.runtime.Runtime` of its nodes.
 2. ``network``: ``SimulatedInternet`` carries gossip and streams between ``SimulatedNetwork`` objects, with latency,
    loss, partitions, NATs, relays and crashes; each is a :class:`p2p.network.Network`.
+3. ``events``, ``stream``, ``traffic``: what it consists of: the queue of what is due, both ends of a stream, and the
+   bytes that real links would carry.
 
 Only tests and benchmarks import it. It imports the interfaces in p2p and nothing of discovery, host or NAT traversal,
 so the code that is tested is the same as on real sockets.

@@ -1,28 +1,23 @@
 """A simulated network: gossip with delay and loss, streams with latency, partitions and crashes, all from one seed.
 
 :class:`SimulatedInternet` is what lies between the nodes, and :class:`SimulatedNetwork` is one node's end of it, with
-the same interface as the libp2p host. Whatever takes time is an entry of one queue ordered by (due time, serial
-number), which :meth:`SimulatedInternet.run` works off. So a run under a clock that jumps is a function of the seed,
-and costs one heap entry per message or chunk of a stream.
+the same interface as the libp2p host. All that takes time is an entry of one queue (:mod:`p2p.simulation.events`),
+which :meth:`SimulatedInternet.run` works off. So a run under a clock that jumps is a function of the seed, and costs
+one entry per message or chunk of a stream.
 
 The model differs from real links as follows. Both ends see a disconnect at once. Gossip reaches each peer of the
 connected component after one link's delay (two if not directly connected), or is lost with probability ``loss``.
 Streams lose nothing, and have latency and a send window but no limit of bandwidth. A peer that an isolated stream is
 opened to learns the key of the opener, and does not count it among its peers.
-
-:class:`Traffic` counts what real links would carry: the bytes of streams with their framing, connections at a flat
-price, and gossip as a mesh of :data:`MESH_DEGREE` forwards it, which is to every mesh neighbour but one.
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
-import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -40,33 +35,14 @@ from p2p.network import (
     StreamHandler,
     is_network_error,
 )
-from p2p.simulation.runtime import SimulatedClock
+from p2p.simulation.events import EventQueue
+from p2p.simulation.stream import SimulatedStream, connect_ends
+from p2p.simulation.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
-SEND_WINDOW_BYTES = 256 * 1024
-"""Bytes of a stream that may be on the way or unread, per direction."""
-TICK_S = 0.001
-"""Everything arrives on a multiple of this many seconds: one wake-up of the clock then serves many arrivals."""
 QUEUE_ITEMS = 256
 """Gossip messages or connection changes that a subscriber may fall behind."""
-
-CHUNK_OVERHEAD_BYTES = 30
-"""What each chunk of a stream carries beside its bytes: 12 of Yamux, 18 of Noise."""
-OPEN_BYTES = 60
-"""Bytes that each end of a new stream sends to agree on the protocol, beside its name."""
-CONNECT_BYTES = 1200
-"""Bytes that each end of a new connection sends, about: TCP, Noise, multistream, identify, gossip's greeting."""
-RESERVE_BYTES = 300
-"""Bytes that each end sends for a reservation, about, beside opening a stream."""
-GOSSIP_OVERHEAD_BYTES = 190
-"""What a gossip message carries beside its payload: sender, sequence number, topic, key, signature."""
-MESH_DEGREE = 6
-"""Neighbours that a node forwards gossip to; the others receive notices (IHAVE)."""
-NOTICES = 5
-"""Notices of one message to each of the other neighbours: one in each heartbeat of the window."""
-NOTICE_BYTES = 50
-"""Bytes of one notice."""
 RESERVATION_S = 1800.0
 """Seconds that a reservation is held for."""
 
@@ -77,21 +53,6 @@ Latency = Callable[[Random, bytes, bytes], float]
 def uniform(low: float, high: float) -> Latency:
     """The same uniform delay (seconds) on every link."""
     return lambda random, source, target: random.uniform(low, high)
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What one node has sent so far: bytes, and messages (chunks of streams, gossip forwarded)."""
-
-    messages: int = 0
-    stream_bytes: int = 0
-    connect_bytes: int = 0
-    gossip_bytes: int = 0
-
-    @property
-    def bytes(self) -> int:
-        """All bytes together."""
-        return self.stream_bytes + self.connect_bytes + self.gossip_bytes
 
 
 class SimulatedInternet:
@@ -110,10 +71,9 @@ class SimulatedInternet:
         self.loss = loss
         self.dial_timeout = dial_timeout
         self.errors: deque[Exception] = deque(maxlen=100)
-        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._serial = 0
-        self._sleep = trio.CancelScope()
-        self._sleeper = trio.lowlevel.ParkingLot()
+        self._events = EventQueue()
+        self.schedule = self._events.schedule
+        self.draw_serial = self._events.draw_serial
         self._nursery: trio.Nursery | None = None
         self._networks: dict[bytes, SimulatedNetwork] = {}
         self._addresses: dict[bytes, int] = {}
@@ -127,31 +87,11 @@ class SimulatedInternet:
             self._nursery = nursery
             task_status.started()
             try:
-                while True:
-                    while self._queue and self._queue[0][0] <= trio.current_time():
-                        _, _, action, arguments = heapq.heappop(self._queue)
-                        action(*arguments)
-                    await self._wait_until_due(self._queue[0][0] if self._queue else math.inf)
+                await self._events.run()
             finally:
                 self._nursery = None
                 for network in list(self._networks.values()):
                     self.kill(network.me)
-
-    async def _wait_until_due(self, due: float) -> None:
-        """Sleep until ``due``, or the earlier time that :meth:`_wake_at` sets meanwhile."""
-        if isinstance(trio.lowlevel.current_clock(), SimulatedClock):
-            self._wake_at(due)
-            await self._sleeper.park()
-        else:
-            with trio.CancelScope(deadline=due) as self._sleep:
-                await trio.sleep_forever()
-
-    def _wake_at(self, due: float) -> None:
-        clock = trio.lowlevel.current_clock()
-        if isinstance(clock, SimulatedClock):
-            clock.set_alarm(due, self._sleeper.unpark_all)
-        else:
-            self._sleep.deadline = due
 
     # What a test does to the world
 
@@ -206,14 +146,8 @@ class SimulatedInternet:
         self._components = None
         return self._addresses.setdefault(network.me, len(self._addresses))
 
-    def _schedule(self, due: float, action: Callable[..., None], *arguments: Any) -> None:
-        self._serial += 1
-        due = math.ceil(due / TICK_S) * TICK_S
-        heapq.heappush(self._queue, (due, self._serial, action, arguments))
-        if self._queue[0][1] == self._serial:
-            self._wake_at(due)
-
-    def _delay(self, source: bytes, target: bytes) -> float:
+    def delay(self, source: bytes, target: bytes) -> float:
+        """One way, drawn anew."""
         return self.latency(self.random, source, target)
 
     def _reachable(self, one: bytes, other: bytes) -> bool:
@@ -224,7 +158,7 @@ class SimulatedInternet:
         network = self._networks.get(peer)
         return network if network is not None and address in network.listen_addresses else None
 
-    def _links(self) -> list[_Link]:
+    def _links(self) -> list[Link]:
         """Every link once, in the order of the nodes' creation."""
         networks = self._networks.values()
         return [link for each in networks for link in (*each._links.values(), *each._isolated) if link.one is each]
@@ -238,10 +172,10 @@ class SimulatedInternet:
             old = None
         if old is not None and (old.relay is None or relay is not None):
             return
-        link = _Link(one, other, relay, address)
+        link = Link(one, other, relay, address)
         self._components = None
         for network in (one, other) if relay is None else (one, other, relay):
-            network.traffic.connect_bytes += CONNECT_BYTES
+            network.traffic.count_connection()
         if relay is not None:
             relay._circuits[link] = None
         if old is not None:
@@ -250,31 +184,31 @@ class SimulatedInternet:
         one._link_up(other.me, link)
         other._link_up(one.me, link)
 
-    def _replace(self, circuit: _Link, link: _Link) -> None:
+    def _replace(self, circuit: Link, link: Link) -> None:
         """A direct link takes over from a circuit, and neither end has been without the other."""
         link.streams = circuit.streams
         for stream in (stream for pair in link.streams.values() for stream in pair):
-            stream._link = link
+            stream.link = link
         if circuit.relay is not None:
             circuit.relay._circuits.pop(circuit, None)
         link.one._links[link.other.me] = link.other._links[link.one.me] = link
 
-    def _cut(self, links: Iterable[_Link], notice: float) -> None:
+    def _cut(self, links: Iterable[Link], notice: float) -> None:
         for link in list(links):
             link.severed = True
             self._components = None
             if notice > 0:
-                self._schedule(trio.current_time() + notice, self._drop, link)
+                self.schedule(trio.current_time() + notice, self._drop, link)
             else:
                 self._drop(link)
 
-    def _drop(self, link: _Link) -> None:
+    def _drop(self, link: Link) -> None:
         """Both ends learn that ``link`` is gone. Harmless if they know."""
         link.severed = True
         self._components = None
         for pair in list(link.streams.values()):
             for stream in pair:
-                stream._fail("the connection was lost")
+                stream.fail("the connection was lost")
         link.streams.clear()
         if link.relay is not None:
             link.relay._circuits.pop(link, None)
@@ -302,18 +236,18 @@ class SimulatedInternet:
 
     def _gossip(self, source: SimulatedNetwork, message: GossipMessage) -> None:
         now, graph = trio.current_time(), self._gossip_graph()
-        size = len(message.payload) + GOSSIP_OVERHEAD_BYTES
-        source._count_gossip(size, 0)
+        size = len(message.payload)
+        source.traffic.count_gossip(size, len(source._links), 0)
         for target in self._networks.values():
             if target is source or message.topic not in target._topics or graph[target.me] != graph[source.me]:
                 continue
             if self.loss and self.random.random() < self.loss:
                 continue
-            target._count_gossip(size, 1)
-            delay = self._delay(source.me, target.me)
+            target.traffic.count_gossip(size, len(target._links), 1)
+            delay = self.delay(source.me, target.me)
             if target.me not in source._links:
-                delay += self._delay(source.me, target.me)
-            self._schedule(now + delay, self._gossip_arrives, target, message)
+                delay += self.delay(source.me, target.me)
+            self.schedule(now + delay, self._gossip_arrives, target, message)
 
     def _gossip_arrives(self, target: SimulatedNetwork, message: GossipMessage) -> None:
         if target.alive and self._reachable(message.sender, target.me):
@@ -321,12 +255,12 @@ class SimulatedInternet:
                 message = replace(message, forwarder=next(iter(target._links), b""))
             target._topics[message.topic].publish(message)
 
-    def _start_handler(self, network: SimulatedNetwork, handler: StreamHandler, stream: SimulatedStream) -> None:
+    def _start(self, run: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         if self._nursery is not None:
-            self._nursery.start_soon(network._run_handler, handler, stream)
+            self._nursery.start_soon(run, *arguments)
 
 
-class _Link:
+class Link:
     """A connection between two networks."""
 
     __slots__ = ("address", "one", "other", "relay", "severed", "streams")
@@ -344,6 +278,12 @@ class _Link:
         self.severed = False
         """Nothing passes any more, whether or not the ends know."""
         self.streams: dict[int, tuple[SimulatedStream, SimulatedStream]] = {}
+
+    def count_chunk(self, receiver: bytes, size: int) -> None:
+        """A piece of a stream of this connection, sent to ``receiver``."""
+        sender = self.other if self.one.me == receiver else self.one
+        for network in (sender,) if self.relay is None else (sender, self.relay):
+            network.traffic.count_chunk(size)
 
 
 class SimulatedNetwork:
@@ -370,9 +310,9 @@ class SimulatedNetwork:
         number = hub._register(self)
         self._listen_addresses = (address or f"/memory/{number}",) if listen else ()
         self._reservations: dict[bytes, float] = {}  # of the others with this node, and when they end
-        self._circuits: dict[_Link, None] = {}  # through this node
-        self._isolated: dict[_Link, None] = {}  # of this node, and at it
-        self._links: dict[bytes, _Link] = {}
+        self._circuits: dict[Link, None] = {}  # through this node
+        self._isolated: dict[Link, None] = {}  # of this node, and at it
+        self._links: dict[bytes, Link] = {}
         self._peers: frozenset[bytes] = frozenset()
         self._topics: dict[str, Fanout[GossipMessage]] = {}
         self._changes: Fanout[tuple[bytes, bool]] = Fanout(QUEUE_ITEMS)
@@ -408,7 +348,7 @@ class SimulatedNetwork:
         if not self.hub._reachable(self._me, peer):
             await trio.sleep(self.hub.dial_timeout)
             raise NetworkError("the dial timed out")
-        await trio.sleep(self.hub._delay(self._me, peer) + self.hub._delay(peer, self._me))
+        await trio.sleep(self.hub.delay(self._me, peer) + self.hub.delay(peer, self._me))
         for address in addresses:
             if address.endswith(CIRCUIT):
                 is_there = peer in self._peers
@@ -434,7 +374,7 @@ class SimulatedNetwork:
             await self.connect(relay.me, relay.listen_addresses)
         except NetworkError:
             return False
-        await trio.sleep(2 * self.hub._delay(relay.me, peer))
+        await trio.sleep(2 * self.hub.delay(relay.me, peer))
         link = relay._links.get(peer)
         if link is None or link.severed or relay._reservations.get(peer, 0.0) < trio.current_time():
             return False
@@ -452,11 +392,10 @@ class SimulatedNetwork:
         link = self._links.get(relay)
         if link is None:
             raise NetworkError("not connected to this relay")
-        await trio.sleep(self.hub._delay(self._me, relay) + self.hub._delay(relay, self._me))
+        await trio.sleep(self.hub.delay(self._me, relay) + self.hub.delay(relay, self._me))
         host = link.other if link.one is self else link.one
         for network in (self, host):
-            network.traffic.messages += 2
-            network.traffic.stream_bytes += OPEN_BYTES + RESERVE_BYTES
+            network.traffic.count_reservation()
         if link.severed or self._links.get(relay) is not link:
             raise NetworkError("the relay did not answer")
         now = trio.current_time()
@@ -527,41 +466,44 @@ class SimulatedNetwork:
             if link in self._isolated:
                 self.hub._drop(link)
 
-    async def _dial_isolated(self, peer: bytes, addresses: Sequence[str]) -> _Link:
+    async def _dial_isolated(self, peer: bytes, addresses: Sequence[str]) -> Link:
         """A link outside of :meth:`peers`."""
         target = next(filter(None, (self.hub._listener(address, peer) for address in addresses)), None)
         if not self.hub._reachable(self._me, peer) or peer in self.hub._silent:
             await trio.sleep(self.hub.dial_timeout)
-        await trio.sleep(self.hub._delay(self._me, peer) + self.hub._delay(peer, self._me))
+        await trio.sleep(self.hub.delay(self._me, peer) + self.hub.delay(peer, self._me))
         if target is None or not target.alive or not self.hub._reachable(self._me, peer):
             raise NetworkError("no address answered as this peer")
         self._check_alive()
-        link = _Link(self, target, None, "")
+        link = Link(self, target, None, "")
         for network in (self, target):
             network._isolated[link] = None
-            network.traffic.connect_bytes += CONNECT_BYTES
+            network.traffic.count_connection()
         return link
 
-    async def _open(self, link: _Link, protocol: str) -> SimulatedStream:
+    async def _open(self, link: Link, protocol: str) -> SimulatedStream:
         target = link.other if link.one is self else link.one
-        self.hub._serial += 1
-        serial = self.hub._serial
-        here, there = (
-            SimulatedStream(self.hub, link, serial, target.me),
-            SimulatedStream(self.hub, link, serial, self._me),
-        )
-        here._other, there._other = there, here
-        link.streams[serial] = (here, there)
+        serial = self.hub.draw_serial()
+        here, _ = link.streams[serial] = connect_ends(self.hub, link, serial, self._me, target.me)
         for network in (self, target):
-            network.traffic.messages += 1
-            network.traffic.stream_bytes += OPEN_BYTES + len(protocol)
-        here._send_event(there._opened, target, protocol)
+            network.traffic.count_opening(protocol)
+        here.ask(target._accept, protocol)
         try:
-            await here._wait_open()
+            await here.wait_open()
         except trio.Cancelled:
             await here.reset()
             raise
         return here
+
+    def _accept(self, stream: SimulatedStream, protocol: str) -> None:
+        handler = self._handlers.get(protocol)
+        if stream.has_failed:
+            return
+        if handler is None:
+            stream.refuse(f"the peer does not speak {protocol}")
+            return
+        stream.accept()
+        self.hub._start(self._run_handler, handler, stream)
 
     def handle(self, protocol: str, handler: StreamHandler) -> None:
         self._handlers[protocol] = handler
@@ -584,23 +526,16 @@ class SimulatedNetwork:
     def peer_changes(self) -> trio.MemoryReceiveChannel[tuple[bytes, bool]]:
         return self._changes.subscribe()
 
-    def _count_gossip(self, size: int, received: int) -> None:
-        """A message of ``size`` bytes goes to the mesh, but not back to where it came from; others receive notices."""
-        mesh = min(len(self._links), MESH_DEGREE)
-        told = min(len(self._links) - mesh, MESH_DEGREE)
-        self.traffic.messages += max(mesh - received, 0)
-        self.traffic.gossip_bytes += max(mesh - received, 0) * size + told * NOTICES * NOTICE_BYTES
-
     def _check_alive(self) -> None:
         if not self.alive:
             raise NetworkError("this node is off the network")
 
-    def _link_up(self, peer: bytes, link: _Link) -> None:
+    def _link_up(self, peer: bytes, link: Link) -> None:
         self._links[peer] = link
         self._peers = frozenset(self._links)
         self._changes.publish((peer, True))
 
-    def _link_down(self, peer: bytes, link: _Link) -> None:
+    def _link_down(self, peer: bytes, link: Link) -> None:
         if self._links.get(peer) is link:
             del self._links[peer]
             self._peers = frozenset(self._links)
@@ -612,7 +547,7 @@ class SimulatedNetwork:
             for pair in list(link.streams.values()):
                 for stream in pair:
                     if stream.peer != self._me:
-                        stream._fail("this node is off the network")
+                        stream.fail("this node is off the network")
         self._links.clear()
         self._peers = frozenset()
         self.hub._cut([*self._circuits, *self._isolated], 0.0)
@@ -622,7 +557,7 @@ class SimulatedNetwork:
     async def _run_handler(self, handler: StreamHandler, stream: SimulatedStream) -> None:
         if not self.alive:
             return
-        scope = self._scopes[stream._serial] = trio.CancelScope()
+        scope = self._scopes[stream.serial] = trio.CancelScope()
         try:
             with scope:
                 await handler(stream)
@@ -633,148 +568,4 @@ class SimulatedNetwork:
                 logger.error("a stream handler failed", exc_info=error)
             await stream.reset()
         finally:
-            del self._scopes[stream._serial]
-
-
-class SimulatedStream:
-    """One end of a stream; see :class:`p2p.network.RawStream`."""
-
-    _other: SimulatedStream
-
-    def __init__(self, hub: SimulatedInternet, link: _Link, serial: int, peer: bytes) -> None:
-        self._hub = hub
-        self._link = link
-        self._serial = serial
-        self._peer = peer
-        self._inbox = bytearray()
-        self._unread = 0  # bytes sent from here that the other end has not read
-        self._last_due = 0.0
-        self._open = False
-        self._ended = False  # the other end has closed
-        self._closed = False  # this end has closed
-        self._failure = ""
-        self._readable = trio.lowlevel.ParkingLot()
-        self._writable = trio.lowlevel.ParkingLot()
-
-    @property
-    def peer(self) -> bytes:
-        return self._peer
-
-    @property
-    def is_superseded(self) -> bool:
-        """There is one link between two peers."""
-        return False
-
-    async def send(self, data: bytes) -> None:
-        await trio.lowlevel.checkpoint()
-        view = memoryview(data)
-        while True:
-            self._check()
-            if self._ended:
-                raise NetworkError("the peer has closed the stream")
-            room = SEND_WINDOW_BYTES - self._unread
-            if room > 0 and len(view):
-                chunk, view = bytes(view[:room]), view[room:]
-                self._unread += len(chunk)
-                self._count(len(chunk))
-                self._send_event(self._other._arrive, chunk)
-            if not len(view):
-                return
-            await self._writable.park()
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        if self._inbox or self._ended:  # waiting is a checkpoint by itself
-            await trio.lowlevel.checkpoint()
-        while True:
-            self._check()
-            if self._inbox:
-                data = bytes(self._inbox[:max_bytes])
-                del self._inbox[:max_bytes]
-                self._other._unread -= len(data)
-                self._other._writable.unpark_all()
-                return data
-            if self._ended:
-                return b""
-            await self._readable.park()
-
-    async def close(self) -> None:
-        if not self._closed and not self._failure:
-            self._closed = True
-            self._inbox.clear()
-            self._wake()
-            self._count(0)
-            self._send_event(self._other._end)
-
-    async def reset(self) -> None:
-        if not self._failure:
-            self._fail("the stream was reset")
-            self._count(0)
-            self._send_event(self._other._fail, "the peer reset the stream")
-
-    def _count(self, size: int) -> None:
-        one, other, relay = self._link.one, self._link.other, self._link.relay
-        sender = other if one.me == self._peer else one
-        for network in (sender,) if relay is None else (sender, relay):
-            network.traffic.messages += 1
-            network.traffic.stream_bytes += size + CHUNK_OVERHEAD_BYTES
-
-    def _check(self) -> None:
-        if self._failure or self._closed:
-            raise NetworkError(self._failure or "the stream is closed")
-
-    async def _wait_open(self) -> None:
-        while not self._open:
-            self._check()
-            await self._readable.park()
-
-    def _send_event(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Let ``action`` happen at the other end, after the link's delay and after everything sent before."""
-        due = trio.current_time() + self._hub._delay(self._other._peer, self._peer)
-        self._last_due = max(self._last_due, due)
-        self._hub._schedule(self._last_due, self._pass, action, arguments)
-
-    def _pass(self, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        if not self._link.severed:
-            action(*arguments)
-
-    def _opened(self, network: SimulatedNetwork, protocol: str) -> None:
-        """The other end asks for ``protocol``; ``self`` is the end of ``network``, the one that is asked."""
-        handler = network._handlers.get(protocol)
-        if self._failure:
-            return
-        if handler is None:
-            self._fail("refused")
-            self._send_event(self._other._fail, f"the peer does not speak {protocol}")
-            return
-        self._open = True
-        self._send_event(self._other._accepted)
-        self._hub._start_handler(network, handler, self)
-
-    def _accepted(self) -> None:
-        self._open = True
-        self._wake()
-
-    def _arrive(self, chunk: bytes) -> None:
-        if self._closed or self._failure:
-            self._other._unread -= len(chunk)
-        else:
-            self._inbox += chunk
-            self._readable.unpark_all()
-
-    def _end(self) -> None:
-        self._ended = True
-        self._wake()
-        if self._closed:
-            self._link.streams.pop(self._serial, None)
-
-    def _fail(self, reason: str) -> None:
-        if not self._failure:
-            self._failure = reason
-            self._inbox.clear()
-            self._wake()
-            if self._other._failure:
-                self._link.streams.pop(self._serial, None)
-
-    def _wake(self) -> None:
-        self._readable.unpark_all()
-        self._writable.unpark_all()
+            del self._scopes[stream.serial]

@@ -11,17 +11,11 @@ import pytest
 import trio
 
 from p2p.fanout import Fanout
-from p2p.network import NetworkError, RawStream
-from p2p.simulation.network import (
-    MAX_GOSSIP_BYTES,
-    QUEUE_ITEMS,
-    SEND_WINDOW_BYTES,
-    TICK_S,
-    SimulatedInternet,
-    SimulatedNetwork,
-    uniform,
-)
+from p2p.network import MAX_GOSSIP_BYTES, NetworkError, RawStream
+from p2p.simulation.events import TICK_S
+from p2p.simulation.network import QUEUE_ITEMS, SimulatedInternet, SimulatedNetwork, uniform
 from p2p.simulation.runtime import SimulatedClock
+from p2p.simulation.stream import SEND_WINDOW_BYTES
 from tests.support.keys import make_peer
 
 PROTOCOL = "/test/1"
