@@ -235,15 +235,43 @@ class Exchange:
         """Public key of the other end."""
         return self._stream.raw.peer
 
-    async def send(self, payload: bytes, end: bool = False) -> None:
-        """Send one frame of at most 1 MiB; waits for the send window. ``end`` also ends this side, in the same write.
+    @property
+    def can_send(self) -> bool:
+        """Whether a frame would go out now. It would not if the peer has yet to read what was sent before."""
+        state = self._state
+        return not state.ended and state.stopped is None and state.failure is None and state.send_window > 0
+
+    async def send(self, *payloads: bytes, end: bool = False) -> None:
+        """Send frames of at most 1 MiB each; waits for the send window. ``end`` also ends this side.
+
+        What the window admits goes out in one write, which costs both nodes about what a single frame does.
 
         Raises:
             NetworkError: the peer has aborted, reads no more, or is lost.
-            ValueError: the payload is too long.
+            ValueError: a payload is too long.
         """
-        if len(payload) > MAX_FRAME_BYTES:
-            raise ValueError(f"a frame of {len(payload)} bytes is longer than {MAX_FRAME_BYTES}")
+        for payload in payloads:
+            if len(payload) > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {len(payload)} bytes is longer than {MAX_FRAME_BYTES}")
+        sent = 0
+        while sent < len(payloads):
+            state = await self._wait_window()
+            data = b""
+            while sent < len(payloads) and state.send_window > 0:
+                data += state.data(payloads[sent]).encode()
+                if self._replay is not None:
+                    self._replay.append(payloads[sent])
+                sent += 1
+            if end and sent == len(payloads):
+                data += state.end().encode()
+            await self._write(state, data)
+
+    async def _wait_window(self) -> ExchangeState:
+        """The state, once its window admits a frame.
+
+        Raises:
+            NetworkError: the peer has aborted, reads no more, or is lost.
+        """
         while True:
             state = self._state
             if state.ended and state.failure is None:
@@ -252,15 +280,9 @@ class Exchange:
                 if not await self._retry(state):
                     raise NetworkError(state.failure or state.stopped)
             elif state.send_window > 0:
-                break
+                return state
             else:
                 await self._changed.park()
-        data = state.data(payload).encode()
-        if end:
-            data += state.end().encode()
-        if self._replay is not None:
-            self._replay.append(payload)
-        await self._write(state, data)
 
     async def receive(self) -> bytes | None:
         """The peer's next frame, or None once it has ended.

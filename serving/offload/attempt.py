@@ -235,9 +235,9 @@ class OffloadAttempt:
         )
         self.hold_id = compute_hold_id(context.key.public_key, self._hold)
         with trio.fail_after(self._settings.accept_timeout_s):
-            await self.exchange.send(encode_message(Offer(request.path, len(request.body), salt, self._hold)))
-            for start in range(0, len(request.body), CHUNK_BYTES):
-                await self.exchange.send(request.body[start : start + CHUNK_BYTES])
+            offer = encode_message(Offer(request.path, len(request.body), salt, self._hold))
+            body = (request.body[start : start + CHUNK_BYTES] for start in range(0, len(request.body), CHUNK_BYTES))
+            await self.exchange.send(offer, *body)
             reply = await receive_message(self.exchange, self._settings.accept_timeout_s)
         if isinstance(reply, Declined):
             raise AttemptFailed(f"declined: {reply.reason}", reply.retry_after / 1000)

@@ -148,6 +148,8 @@ class OffloadSession:
         """Whether it was stopped because its hold ends."""
         self._exchange = exchange
         """The one that carries the answer at present."""
+        self._head: ResponseHead | None = None
+        """The head of the answer, until it is sent with the first bytes."""
         self._position = 0
         """Bytes of the answer that the originator has, or that were sent in the present exchange."""
         self._resumptions = 0
@@ -358,8 +360,7 @@ class OffloadSession:
         while True:
             exchange = self._exchange
             try:
-                await self._send_rest()
-                await self._send(exchange, completed)
+                exchange = await self._send_rest(completed)
                 message = await receive_message(exchange, self._settings.receipt_timeout_s)
             except NetworkError:
                 if await self._is_back(exchange):
@@ -447,7 +448,7 @@ class OffloadSession:
             has_tools=request.has_tools,
             cut_long=True,
         )
-        await self._send(self._exchange, ResponseHead(head.status, head.content_type[:128], self._salt))
+        self._head = ResponseHead(head.status, head.content_type[:128], self._salt)
         while piece := await self._buffer.get():
             self._inspected += len(piece)
             await self._send_chunk(inspector.feed(piece))
@@ -461,16 +462,18 @@ class OffloadSession:
         rest = inspector.finish()
         if head.status == 200 and not head.is_stream and self._is_hold_used_up():
             raise BackendError("the answer is longer than the request allows")
-        await self._send_chunk(rest)
+        self._take(rest)  # it is sent with the delivery
         self._is_answered = True
         if head.status != 200:
             delivery = make_refund(job.hold_id, compute_digest(self._salt, bytes(self._answered)))
         elif not self._inspector.is_complete:
+            await self._send_rest()
             raise BackendError(self._inspector.error or "the backend broke off")
         else:
             if self._timer is not None:
                 self._timer.finish(inspector.completion_bytes / BYTES_PER_TOKEN)
-            await context.runtime.run_sync(self._make_transcript)
+            if job.tap is not None:
+                await context.runtime.run_sync(self._make_transcript)
             delivery = self._make_delivery(self._inspector.finish_reason or "stop")
         return Completed(delivery, sign_delivery(context.key, context.chain_id, delivery))
 
@@ -507,33 +510,49 @@ class OffloadSession:
 
     async def _send_chunk(self, chunk: bytes) -> None:
         """Pass on whole events of a stream (any bytes, else); an error event becomes a failure message instead."""
+        self._take(chunk)
+        if chunk:
+            await self._send_rest()
+
+    def _take(self, chunk: bytes) -> None:
+        """Take the next bytes of what the originator gets."""
         if self._inspector.error is not None:
             raise BackendError(self._inspector.error)
         if len(self._answered) + len(chunk) > MAX_ANSWER_BYTES:
             raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
         self._answered += chunk
-        if chunk:
-            await self._send_rest()
 
-    async def _send_rest(self) -> None:
-        """Send what the originator lacks of the answer.
+    async def _send_rest(self, last: Completed | None = None) -> Exchange:
+        """Send what the originator lacks of the answer, and the ``last`` message of this side. Returns the exchange.
+
+        What belongs together goes out together: the head with the first bytes, and the end with the last ones.
 
         Raises:
             NetworkError: it is gone for good.
         """
-        while self._position < len(self._answered):
-            exchange = self._exchange
-            chunk = bytes(self._answered[self._position : self._position + CHUNK_BYTES])
-            self._position += len(chunk)
+        exchange, is_sent = self._exchange, last is None
+        while not is_sent or self._position < len(self._answered):
+            exchange, messages = self._exchange, list[Message]()
+            if self._head is not None:
+                messages.append(self._head)
+                self._head = None
+            if chunk := bytes(self._answered[self._position : self._position + CHUNK_BYTES]):
+                messages.append(ResponseChunk(chunk))
+                self._position += len(chunk)
+            is_end = self._position == len(self._answered)
+            if last is not None and is_end:
+                messages.append(last)
             try:
-                await self._send(exchange, ResponseChunk(chunk))
+                await self._send(exchange, messages, end=last is not None and is_end)
+                is_sent = is_end
             except NetworkError:
                 if not await self._is_back(exchange):
                     raise
+        return exchange
 
-    async def _send(self, exchange: Exchange, message: Message) -> None:
+    async def _send(self, exchange: Exchange, messages: Sequence[Message], *, end: bool) -> None:
         with trio.move_on_after(self._settings.send_timeout_s):
-            await exchange.send(encode_message(message))
+            await exchange.send(*map(encode_message, messages), end=end)
             self._sent_at = trio.current_time()
             return
         raise NetworkError("the originator reads nothing any more")
@@ -561,7 +580,8 @@ class OffloadSession:
                 return
             queued = self._began_at is None or self._job.backend.is_backlogged
             try:
-                await self._exchange.send(encode_message(KeepAlive(queued)))
+                if self._exchange.can_send:  # else there is enough to read yet, and this side may end while it waits
+                    await self._exchange.send(encode_message(KeepAlive(queued)))
             except NetworkError:
                 if not self._position:  # else it may be back when there is more of the answer to send
                     raise

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
 
 from p2p.network import Misbehaviour, NetworkError, RawStream
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork, SimulatedStream
 from p2p.simulation.runtime import SimulatedClock
 from p2p.streams.exchanges import (
     ACCEPTED_IDLE_TIMEOUT_S,
@@ -90,6 +91,32 @@ async def test_request(pair: Pair, simulated_clock: SimulatedClock) -> None:
     pair.answerer.handle(PROTOCOL, answer)
     assert await pair.request(b"question") == b"question"
     assert await pair.request(bytes(MAX_FRAME_BYTES)) == bytes(MAX_FRAME_BYTES)
+
+
+async def test_frames_that_are_sent_together_take_one_write_as_far_as_the_window_admits(
+    pair: Pair, simulated_clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.answerer.handle(PROTOCOL, echo)
+    writes: list[int] = []
+    send = SimulatedStream.send
+
+    async def count(self: SimulatedStream, data: bytes) -> None:
+        if self.peer == pair.b.me:
+            writes.append(len(data))
+        await send(self, data)
+
+    monkeypatch.setattr(SimulatedStream, "send", count)
+    small, large = [b"one", b"", b"three"], [bytes(WINDOW_BYTES // 2)] * 5
+    async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
+        await exchange.send(*small)
+        assert len(writes) == 1
+        assert [await exchange.receive() for _ in small] == small
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(exchange.send, *large, end=True))
+            assert [await exchange.receive() for _ in large] == large
+            assert exchange.can_send is False, "this side has ended"
+            assert await exchange.receive() is None
+    assert max(writes) < 2 * WINDOW_BYTES, "never more than the window and a frame"
 
 
 async def test_frames_pass_both_ways_until_both_have_ended(pair: Pair, simulated_clock: SimulatedClock) -> None:
