@@ -81,7 +81,7 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-WAITING = ("adversarial/test_abuse", "docs/test_examples", "p2p/host/", "p2p/nat/", "processes/")
+WAITING = ("adversarial/test_abuse", "docs/test_pages", "p2p/host/", "p2p/nat/", "processes/")
 """Tests that wait for sockets and processes for more than half of their time."""
 
 
