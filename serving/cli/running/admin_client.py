@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -61,7 +61,8 @@ def open_answer(
     body = None if content is None else json.dumps(content)
     connection = _Connection(directory / ADMIN_SOCKET_FILE, timeout)
     try:
-        connection.request(method, path, body, {**kind, **headers})
+        with suppress(BrokenPipeError, ConnectionResetError):  # it may answer, and close, before it has read the body
+            connection.request(method, path, body, {**kind, **headers})
         yield connection.getresponse()
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise CommandError(
