@@ -41,7 +41,7 @@ from serving.openai.errors import (
     unsupported_media_type,
 )
 from serving.openai.nearest_names import find_nearest
-from serving.openai.provider_rules import ANYBODY, AUTO, has_rules, take_rules
+from serving.openai.provider_rules import ANYBODY, AUTO, ProviderRules, has_rules, take_rules
 from serving.openai.requests import LOCAL_ONLY, Request, encode_body, is_local_only, parse_body, parse_request
 from serving.openapi import make_document
 from serving.quality.model_reports import ModelReports
@@ -186,7 +186,7 @@ class Api:
         request = parse_request(path, body, cap, local_only, model_caps=model_caps, timeout_s=read_timeout(http))
         return replace(request, key=key, rules=rules)
 
-    def _choose_model(self, key: str) -> str:
+    def _choose_model(self, key: str, rules: ProviderRules) -> str:
         """The model of a request that leaves it open.
 
         Raises:
@@ -195,7 +195,7 @@ class Api:
         models = self._get_models(key)
         if not models:
             raise model_not_found(AUTO)
-        return self._dispatcher.choose_model(models)
+        return self._dispatcher.choose_model(models, rules)
 
     def _get_models(self, key: str) -> list[str]:
         """The models that an API key may use."""

@@ -44,7 +44,8 @@ from serving.openai.errors import (
     unavailable,
 )
 from serving.openai.nearest_names import find_nearest
-from serving.openai.provider_rules import ANYBODY
+from serving.openai.number_formats import NOT_KNOWN, NumberFormats
+from serving.openai.provider_rules import ANYBODY, FIELD, FORMATS, ProviderRules
 from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
 from serving.scheduling.availability import AvailabilityGate
@@ -59,6 +60,14 @@ ENDING_RETRY_AFTER_S = 5.0
 """When a user may come again to a node that ends: by then another may have its place."""
 MAX_LISTED_REQUESTS = 1024
 """Past requests that the admin listener lists."""
+FORMAT_HEADERS = {
+    b"x-wwwserve-quantization": "weights",
+    b"x-wwwserve-activation-quantization": "activations",
+    b"x-wwwserve-kv-cache-quantization": "cache",
+}
+"""By which an answer says in which number formats the model was served that gave it."""
+MAX_LISTED_FORMATS = 8
+"""Most combinations of number formats that an error lists."""
 
 
 @dataclass(slots=True)
@@ -88,8 +97,8 @@ class RequestRecord:
     """When the times of that count from."""
     unread_s: float = 0.0
     """Seconds in which the user did not take what was there."""
-    number_formats: frozenset[str] = frozenset()
-    """Of the weights that answered, by what their node says; none: unknown."""
+    number_formats: NumberFormats = NOT_KNOWN
+    """Of the model that answered, by what its node says."""
     outcome: str = "running"
     """Then completed, error (a status other than 200), refused, failed or cancelled."""
     backend: ScheduledBackend | None = None
@@ -113,8 +122,9 @@ def describe_request(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     """The headers by which an answer names its request and who served it."""
     name = record.id.encode()  # as OpenAI's clients read it, and as Anthropic's do
     headers = [(b"x-request-id", name), (b"request-id", name), (b"x-wwwserve-executor", record.served_by.encode())]
-    if record.number_formats:
-        headers.append((b"x-wwwserve-quantization", ", ".join(sorted(record.number_formats)).encode()))
+    for header, part in FORMAT_HEADERS.items():
+        if classes := getattr(record.number_formats, part):
+            headers.append((header, ", ".join(sorted(classes)).encode()))
     return headers
 
 
@@ -160,15 +170,22 @@ class Dispatcher:
         """Every model that this node serves or can offload to others, sorted."""
         return sorted({*self.backend_pool.get_models(), *self.originator.get_models()})
 
-    def choose_model(self, models: Sequence[str]) -> str:
+    def choose_model(self, models: Sequence[str], rules: ProviderRules = ANYBODY) -> str:
         """The one of some models to use for a request that leaves it open: the least busy of those served here.
 
         If none is, the cheapest; of several the first.
+
+        Raises:
+            ApiError: 404, nobody whom the rules allow serves one of them.
         """
-        here = [model for model in models if self.backend_pool.works(model)]
+        backends = {model: self._find_backends(model, rules) for model in models}
+        here = [model for model in models if _is_working(backends[model])]
         if here:
-            return min(here, key=lambda model: self.backend_pool.order(model)[0].admission.utilization)
-        return min(models, key=self.originator.get_token_price)
+            return min(here, key=lambda model: backends[model][0].admission.utilization)
+        there = [model for model in models if backends[model] or self.originator.has_executors(model, rules)]
+        if not there:
+            raise self._refuse_rules(models, rules)
+        return min(there, key=self.originator.get_token_price)
 
     def _check_price(self, request: Request) -> None:
         """Refuse a request whose answer could cost more than its rules say.
@@ -282,17 +299,17 @@ class Dispatcher:
     async def _begin(
         self, stack: AsyncExitStack, request: Request, record: RequestRecord
     ) -> tuple[Answer, AnswerInspector]:
-        rules, backends = request.rules, self._find_backends(request)
+        rules, backends = request.rules, self._find_backends(request.model, request.rules)
         can_offload = not request.local_only and self.originator.has_executors(request.model, rules)
         if not backends and not can_offload:
             if rules is not ANYBODY and request.model in self.get_models():
-                raise no_provider(request.model)
+                raise self._refuse_rules([request.model], rules)
             if self.backend_pool.is_configured(request.model):
                 raise unavailable(f"The backend of '{request.model}' does not answer.")
             raise model_not_found(request.model, find_nearest(request.model, self.get_models()))
         refusal: ApiError | None = None
         doubted: AttemptTerms | None = None
-        works = bool(backends) and self.backend_pool.works(request.model)
+        works = _is_working(backends)
         if can_offload and (not works or self._wants_offload(backends[0], request, record)):
             try:
                 part = await self._offload(stack, request, record, backends[0] if backends else None)
@@ -327,13 +344,28 @@ class Dispatcher:
             self.originator.note_own_answer(doubted, answer.status)
         return answer, inspector
 
-    def _find_backends(self, request: Request) -> list[ScheduledBackend]:
-        """The living backends of this node that may answer a request, in the order in which to ask them."""
-        rules = request.rules
-        backends = self.backend_pool.order(request.model) if rules.allows_here else []
-        if rules.quantizations:
-            backends = [each for each in backends if rules.allows_formats(each.get_number_formats(request.model))]
-        return backends
+    def _find_backends(self, model: str, rules: ProviderRules) -> list[ScheduledBackend]:
+        """The living backends of this node that may answer for a model, in the order in which to ask them."""
+        backends = self.backend_pool.order(model) if rules.allows_here else []
+        if not rules.has_formats:
+            return backends
+        return [each for each in backends if rules.allows_formats(each.get_number_formats(model))]
+
+    def _refuse_rules(self, models: Sequence[str], rules: ProviderRules) -> ApiError:
+        """The error of a request for one of some models, which are served, but not by whom the rules allow.
+
+        It names the number formats in which they are, and the key that none of these suits, if that is one.
+        """
+        here = [each.get_number_formats(model) for model in models for each in self.backend_pool.order(model)]
+        speeds = self.originator.find_speeds()
+        found = dict.fromkeys([*here, *(speed.number_formats for model in models for speed in speeds.get(model, ()))])
+        unmet = (
+            f"{FIELD}.{key}"
+            for key, part in FORMATS.items()
+            if found and not any(rules.allows_part(part, getattr(formats, part)) for formats in found)
+        )
+        served = [formats.describe() for formats in found][:MAX_LISTED_FORMATS] if rules.has_formats else ()
+        return no_provider(models[0] if len(models) == 1 else None, served, next(unmet, FIELD))
 
     async def _ask_for_rest(
         self,
@@ -359,7 +391,7 @@ class Dispatcher:
         can_offload = can_offload and (rules.max_price is None or most <= rules.max_price)
         backends = [
             each
-            for each in self._find_backends(request)
+            for each in self._find_backends(model, rules)
             if CONTINUATION not in request.features or CONTINUATION in each.backend.get_limits(model).features
             if all(each is not other for other in cut)
         ]
@@ -486,6 +518,11 @@ class Dispatcher:
             rest -= predicted_s
         max_wait_s = max(0.0, min(self.policy.parameters.max_wait_s, rest))
         return Demand(Origin.OWN, request.model, predicted_s, max_wait_s, request.key.encode())
+
+
+def _is_working(backends: Sequence[ScheduledBackend]) -> bool:
+    """Whether one of some backends, in the order in which they are asked, is not known to be broken."""
+    return bool(backends) and not backends[0].breaker.is_open(trio.current_time())
 
 
 def _describe_failure(error: NotAdmitted | BackendsFailed) -> tuple[Answer, AnswerInspector]:

@@ -12,6 +12,7 @@ from serving.dispatcher import Dispatcher
 from serving.openai.endpoints import ENDPOINTS
 from serving.openai.errors import model_not_found
 from serving.openai.nearest_names import find_nearest
+from serving.openai.provider_rules import FORMATS
 from serving.quality.model_reports import ModelReports
 from serving.scheduling.prediction import BYTES_PER_TOKEN, ServiceSpeed
 
@@ -61,7 +62,7 @@ class ModelList:
         cap, model_caps = dispatcher.get_token_caps()
         speeds = self._find_speeds(model)
         features = frozenset[str]().union(*(speed.features for speed in speeds))
-        formats = sorted(frozenset[str]().union(*(speed.number_formats for speed in speeds)))
+        formats = {key: _list_formats(speeds, part) for key, part in FORMATS.items()}
         context_length = max((speed.context_length for speed in speeds), default=0) or None
         inputs = ["text", "image"] if "vision" in features else ["text"]
         described: dict[str, Any] = {
@@ -76,8 +77,8 @@ class ModelList:
                 "input_modalities": inputs,
                 "output_modalities": ["text"],
             },
-            "quantization": self._find_quantization(model, formats),
-            "quantizations": formats,
+            "quantization": self._find_quantization(model, formats["quantizations"]),
+            **formats,
             "pricing": describe_price(dispatcher.originator.get_price(model)),
             "top_provider": {
                 "context_length": context_length,
@@ -106,6 +107,11 @@ class ModelList:
             self._found_at, self._found = now, self._dispatcher.originator.find_speeds()
         own = self._dispatcher.backend_pool.find(model)
         return ([] if own is None else [own.get_speed(model)]) + self._found.get(model, [])
+
+
+def _list_formats(speeds: Iterable[ServiceSpeed], part: str) -> list[str]:
+    """The classes of which a part of a model may be, wherever it is served."""
+    return sorted(frozenset[str]().union(*(getattr(speed.number_formats, part) for speed in speeds)))
 
 
 def list_parameters(features: Iterable[str]) -> list[str]:

@@ -79,7 +79,8 @@ class ModelLoad(Record):
 
     ``running`` and ``waiting`` are requests, and ``slots`` how many run at a time. ``prefill_rate`` and ``decode_rate``
     (of one stream) are in thousandths of a token per second, ``context_length`` in tokens; 0 is unknown. ``features``
-    and ``number_formats`` are bits; their meaning is that of ``serving.scheduling.prediction``.
+    and the number formats (of the weights, of the activations, of the key-value cache) are bits; their meaning is that
+    of ``serving.scheduling.announced_load``.
     """
 
     model: ModelName
@@ -90,7 +91,9 @@ class ModelLoad(Record):
     decode_rate: Rate = 0
     context_length: Annotated[int, Bounds(0, 2**31)] = 0
     features: Annotated[int, Bounds(0, 255)] = 0
-    number_formats: Annotated[int, Bounds(0, 255)] = 0
+    weight_formats: Annotated[int, Bounds(0, 255)] = 0
+    activation_formats: Annotated[int, Bounds(0, 255)] = 0
+    cache_formats: Annotated[int, Bounds(0, 255)] = 0
 
     @property
     def utilization(self) -> int:

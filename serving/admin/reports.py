@@ -156,7 +156,9 @@ def report_peers(node: NodeView) -> dict[str, Any]:
 
 def _report_load(load: ModelLoad) -> dict[str, Any]:
     speed = read_model_load(load)
-    return {**asdict(speed), "features": sorted(speed.features), "number_formats": sorted(speed.number_formats)}
+    report = asdict(speed)
+    formats = {part: sorted(names) for part, names in report["number_formats"].items()}
+    return {**report, "features": sorted(speed.features), "number_formats": formats}
 
 
 def _report_scores(node: NodeView, peer: Announcement) -> dict[str, Any]:

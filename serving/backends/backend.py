@@ -50,7 +50,8 @@ ASSUMED_FEATURES = frozenset(FEATURES) - {CONTINUATION}
 class ModelLimits:
     """What a model can take: tokens of prompt and output together (0: unknown), and which of :data:`FEATURES`.
 
-    ``quantization`` is the label of its number formats (:mod:`serving.openai.number_formats`), empty if unknown.
+    ``quantization`` is the label of the number formats of weights, activations and key-value cache
+    (:mod:`serving.openai.number_formats`), empty if unknown.
     """
 
     context_length: int = 0

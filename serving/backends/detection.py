@@ -8,7 +8,7 @@ of models. All of them list their models at ``/v1/models``; what else they tell 
 server        known by                              tells
 ============  ====================================  ==========================================================
 vLLM          ``/version``, ``owned_by``            repository or path, context, number format of the KV cache
-SGLang        ``/get_server_info``                  the same, with revision and quantization
+SGLang        ``/get_server_info``                  the same, with revision, quantization and type of the activations
 llama.cpp     ``/props``, ``owned_by``              slots, context, quantization, whether it sees images
 Ollama        ``/api/version``                      digest, quantization, context, tools, vision
 LM Studio     ``/api/v0/models``                    publisher, quantization, context, what is loaded
@@ -26,7 +26,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from serving.backends.load_metrics import LoadReader, detect_reader
-from serving.openai.number_formats import find_label
+from serving.openai.number_formats import complete_label, find_label
 
 MAX_DESCRIBED_MODELS = 32
 """Models of which Ollama is asked one by one."""
@@ -57,6 +57,9 @@ NAMES = {
     "openai": "a server of OpenAI's API",
 }
 """How people call each kind of server."""
+
+WEIGHT_ONLY = ("", "awq", "awq_marlin", "gptq", "gptq_marlin")
+"""Methods of quantization, as SGLang calls them, that leave the activations in the type that it computes in."""
 
 _KV_FORMAT = re.compile(r'vllm:cache_config_info\{[^}]*cache_dtype="([^"]{1,32})"')
 
@@ -91,20 +94,26 @@ class FoundModel:
     """What a server says of one model; empty or 0 where it does not say.
 
     ``repository`` is where the weights are from, or their file, and ``revision`` which of them: a commit, or a digest.
-    ``quantization`` and ``kv_format`` are number formats. ``context_length`` is in tokens. ``features`` are what
-    requests may ask for beyond text; None if it does not say.
+    ``quantization``, ``activation_format`` and ``kv_format`` are number formats. ``context_length`` is in tokens.
+    ``features`` are what requests may ask for beyond text; None if it does not say.
     """
 
     name: str
     repository: str = ""
     revision: str = ""
     quantization: str = ""
+    activation_format: str = ""
     kv_format: str = ""
     context_length: int = 0
     features: frozenset[str] | None = None
     is_loaded: bool = True
     is_generator: bool = True
     """False for models that make no text: of embeddings, for example."""
+
+    @property
+    def label(self) -> str:
+        """All that is said of number formats, as one label; empty if nothing is."""
+        return complete_label(self.quantization, self.activation_format, self.kv_format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +247,13 @@ class Detection:
 
     def _describe_sglang(self, model: FoundModel) -> FoundModel:
         entry, info = self._find_entry(LIST, "id", model.name), self._read(SERVER_INFO)
+        method, computed = _get_text(info, "quantization"), _get_text(info, "dtype").removesuffix("auto")
         return replace(
             model,
             repository=_get_text(info, "model_path") or _get_text(entry, "root"),
             revision=_get_text(info, "revision"),
-            quantization=_get_text(info, "quantization") or _get_text(info, "dtype").removesuffix("auto"),
+            quantization=method or computed,
+            activation_format=computed if method in WEIGHT_ONLY else "",
             kv_format=_get_text(info, "kv_cache_dtype"),
             context_length=_get_number(entry, "max_model_len") or _get_number(info, "context_length"),
             is_generator=_get(info, "is_embedding") is not True,

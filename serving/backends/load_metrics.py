@@ -21,7 +21,7 @@ from prometheus_client.samples import Sample
 from serving.backends.backend import Load
 
 _CACHE_CONFIGURATION = "vllm:cache_config_info{"
-_LABEL = re.compile(r'\b(kv_cache_size_tokens|block_size|num_gpu_blocks)="(\d{1,12})"')
+_LABEL = re.compile(r'\b(kv_cache_size_tokens|block_size|num_gpu_blocks|cache_dtype)="(\w{1,32})"')
 
 LoadReader = Literal["auto", "vllm", "sglang", "llamacpp", "none"]
 
@@ -36,13 +36,15 @@ RANKS_OF_ONE_ENGINE = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 class MetricsPage:
     """What a page says: requests running and waiting, and the used fraction of the key-value cache if it says so.
 
-    ``cache_tokens``: how many tokens that cache holds (0: not said).
+    ``cache_tokens``: how many tokens that cache holds (0: not said), and ``cache_format`` its number format (empty: not
+    said, or not the same of all engines).
     """
 
     running: int
     waiting: int
     cache_usage: float | None
     cache_tokens: int = 0
+    cache_format: str = ""
 
 
 def parse_vllm(page: str) -> MetricsPage | None:
@@ -57,16 +59,21 @@ def parse_vllm(page: str) -> MetricsPage | None:
         "vllm:num_requests_waiting",
         ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
     )
-    configurations = (dict(_LABEL.findall(line)) for line in page.splitlines() if line.startswith(_CACHE_CONFIGURATION))
-    return found and replace(found, cache_tokens=sum(map(_get_cache_tokens, configurations)))
+    engines = [dict(_LABEL.findall(line)) for line in page.splitlines() if line.startswith(_CACHE_CONFIGURATION)]
+    formats = {engine.get("cache_dtype", "") for engine in engines}
+    return found and replace(
+        found,
+        cache_tokens=sum(map(_get_cache_tokens, engines)),
+        cache_format=formats.pop() if len(formats) == 1 else "",
+    )
 
 
 def _get_cache_tokens(labels: Mapping[str, str]) -> int:
     """What the cache of one engine holds; 0: not said."""
     tokens, size, blocks = (labels.get(name, "") for name in ("kv_cache_size_tokens", "block_size", "num_gpu_blocks"))
-    if tokens:
+    if tokens.isdigit():
         return int(tokens)
-    return int(size) * int(blocks) if size and blocks else 0
+    return int(size) * int(blocks) if size.isdigit() and blocks.isdigit() else 0
 
 
 def parse_sglang(page: str) -> MetricsPage | None:

@@ -29,7 +29,7 @@ from serving.http.client import HttpClientError, HttpPool, HttpResponse, HttpTim
 from serving.http.messages import read_retry_after
 from serving.openai.answers import Answer
 from serving.openai.bodies import parse_json
-from serving.openai.number_formats import find_label, is_label
+from serving.openai.number_formats import complete_label, find_label, is_label
 from serving.openai.requests import encode_body
 
 log = structlog.get_logger(__name__)
@@ -81,7 +81,8 @@ class OpenAICompatibleBackend:
         """``models`` empty: asked for at ``/v1/models``. ``capacity``: requests it runs at a time before they queue.
         ``limits`` are those of each model; a context length of 0 is asked for there as well. ``aliases`` are names of
         models here, with what the server calls each of them. ``quantizations`` are labels of number formats by model;
-        of the others it is believed what the list says or their names do. ``weight``: see :attr:`weight`.
+        of the others it is believed what the list says or their names do, and of the cache what the metrics page says
+        where a label does not. ``weight``: see :attr:`weight`.
         ``continues``: whether it goes on with an answer that is begun; None: if its metrics page is of a
         server that does.
 
@@ -113,6 +114,8 @@ class OpenAICompatibleBackend:
         self._capacity = capacity
         self._reader: LoadReader = load_reader
         self._page: MetricsPage | None = None
+        self._cache_format = ""
+        """That of its key-value cache, as the last metrics page said."""
         self._page_reachable = False
         self._own_at_page = 0
         self._in_flight = 0
@@ -167,7 +170,8 @@ class OpenAICompatibleBackend:
         """See :meth:`serving.backends.backend.Backend.get_limits`."""
         listed = self._listed.get(model, ModelLimits())
         length = self._limits.context_length or listed.context_length
-        quantization = self._quantizations.get(model) or listed.quantization or find_label(model)
+        label = self._quantizations.get(model) or listed.quantization or find_label(model)
+        quantization = complete_label(label, cache=self._cache_format)
         continues = self._reader in CONTINUING if self._continues is None else self._continues
         features = self._limits.features - {CONTINUATION}
         return ModelLimits(length, features | {CONTINUATION} if continues else features, quantization)
@@ -250,6 +254,8 @@ class OpenAICompatibleBackend:
             self._reader = reader
         parse = PARSERS.get(self._reader)
         self._page = parse(text) if parse else None
+        if self._page is not None:
+            self._cache_format = self._page.cache_format
         self._own_at_page = max(before, self._in_flight)
         return self._page is not None
 

@@ -469,7 +469,8 @@ class OpenAIModel(Section):
         default={},
         max_length=MAX_MODELS,
         description="Number formats of weights, activations and key-value cache of models, by their names here: "
-        "{Qwen/Qwen3-8B: w4a16-kv16} or {llama-8b: Q4_K_M}. Of others it is believed what the server or the name says.",
+        "{Qwen/Qwen3-8B: w4a16-kv16}, {qwen: fp8-a16-kvfp8} or {llama-8b: Q4_K_M}, which leaves two open. Of what is "
+        "left open, and of other models, it is believed what the server or the name says.",
     )
     context_length: int | None = Field(
         default=None,

@@ -18,7 +18,10 @@ from functools import lru_cache
 from serving.http.messages import Headers, RequestHead, find_header
 from serving.openai.errors import forbidden
 
-EXPOSED_HEADERS = b"retry-after, x-request-id, x-wwwserve-executor, x-wwwserve-quantization"
+EXPOSED_HEADERS = (
+    b"retry-after, x-request-id, x-wwwserve-executor, x-wwwserve-quantization, x-wwwserve-activation-quantization, "
+    b"x-wwwserve-kv-cache-quantization"
+)
 """Headers of a response that a page may read, beside those that any page may read."""
 PREFLIGHT_AGE_S = 600
 """How long a browser may remember what a preflight allowed, in seconds."""

@@ -111,7 +111,7 @@ class Originator:
         """Whether a node may answer, with the number formats that it announces."""
         if not rules.allows(executor):
             return False
-        return not rules.quantizations or rules.allows_formats(self._read_load(executor, model)[1].number_formats)
+        return not rules.has_formats or rules.allows_formats(self._read_load(executor, model)[1].number_formats)
 
     def get_models(self) -> set[str]:
         """Every model that a node stands behind in this serving period."""

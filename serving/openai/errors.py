@@ -123,10 +123,13 @@ def model_not_found(model: str, nearest: Sequence[str] = ()) -> ApiError:
     return ApiError(404, message, INVALID_REQUEST, "model_not_found", "model")
 
 
-def no_provider(model: str) -> ApiError:
-    """404: nodes serve the model, but none that the request allows."""
-    message = f"No node that 'provider' allows serves the model '{model}'."
-    return ApiError(404, message, INVALID_REQUEST, "model_not_found", "provider")
+def no_provider(model: str | None, served: Sequence[str] = (), param: str = "provider") -> ApiError:
+    """404: nodes serve the model (None: several), but none that ``param`` allows; ``served``: in which formats."""
+    what = "any model" if model is None else f"the model '{model}'"
+    message = f"No node that '{param}' allows serves {what}."
+    if served:
+        message += f" In reach it is served with {'; or with '.join(served)}."
+    return ApiError(404, message, INVALID_REQUEST, "model_not_found", param)
 
 
 def method_not_allowed(method: str, allow: str) -> ApiError:

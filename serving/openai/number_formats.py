@@ -1,42 +1,78 @@
-"""In which number format the weights of a model are served: what a name says of it, and OpenRouter's classes. Pure.
+"""In which number formats a model is served: weights, activations and key-value cache, by OpenRouter's classes. Pure.
 
-A *label* is what an owner declares or a server tells: ``w4a16-kv16``, ``Q4_K_M``, ``fp8``. Users ask for a class of
-labels (``provider.quantizations``), and announcements say one. A label of none of these classes, such as ``Q6_K``, is
-unknown to both, for nobody should be told that it is as good as another.
+A *label* is what an owner declares or a server tells, in parts that a hyphen separates: the weights (``Q4_K_M``,
+``fp8``), or both they and the activations (``w4a16``); the activations alone (``a16``, ``afp8``); the cache (``kv16``,
+``kvfp8``, ``kvq8_0``). So ``w4a16-kv16``, ``fp8-a16-kvfp8`` or ``Q4_K_M``, which leaves the other two open.
+
+Users ask for classes of labels (:mod:`serving.openai.provider_rules`), and announcements say which may be. What is of
+none of these classes, such as ``Q6_K``, is unknown to both, for nobody should be told that it is as good as another.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 from chain.codec import is_printable_ascii
 
 NUMBER_FORMATS = ("int4", "int8", "fp4", "fp6", "fp8", "fp16", "bf16", "fp32")
 """The classes, in the order of their bits in an announcement."""
+QUANTIZED = frozenset({"int4", "int8", "fp4", "fp6", "fp8"})
+"""Those to which a model is quantized: it computes in another one."""
 UNKNOWN = "unknown"
 """What users call a format that is not told."""
 MAX_LABEL_CHARS = 64
 """Longest label."""
+AS_MODEL = "auto"
+"""How vLLM and SGLang call a cache of the format that the model computes in."""
 
 _LABEL = re.compile(
     r"(?<![a-z0-9])"
-    r"(i?q[1-8](?:_[0-9a-z]+)*|fp8|fp4|nvfp4|mxfp4|int[48]|awq|gptq|bf16|f16|w\d+a\d+|[48]bit)"
+    r"(i?q[1-8](?:_[0-9a-z]+)*|fp8|fp4|nvfp4|mxfp4|int[48]|awq|gptq|bf16|f16|w\d+a(?:fp|int)?\d+|[48]bit)"
     r"(?![a-z0-9])"
 )
 _CLASSES = (
     (r"(nv|mx)?fp4", {"fp4"}),
     (r"fp6", {"fp6"}),
-    (r"fp8|float8", {"fp8"}),
+    (r"fp8|float8|w8a8_fp8", {"fp8"}),
     (r"bf16|bfloat16", {"bf16"}),
     (r"fp16|f16|float16|half", {"fp16"}),
     (r"fp32|f32|float32", {"fp32"}),
-    (r"w16a\d+", {"fp16", "bf16"}),
-    (r"int4|w4a\d+|i?q4|nf4|4bit|awq", {"int4"}),
-    (r"int8|w8a\d+|i?q8|8bit", {"int8"}),
+    (r"w16a(?:fp|int)?\d+", {"fp16", "bf16"}),
+    (r"int4|w4a(?:fp|int)?\d+|i?q4|nf4|4bit|awq", {"int4"}),
+    (r"int8|w8a(?:fp|int)?\d+|i?q8|8bit", {"int8"}),
 )
 """Beginnings of labels in small letters. ``w16`` does not say which of two formats of 16 bits it is."""
 _CLASSIFIED = tuple((re.compile(rf"(?:{pattern})(?![a-z0-9])"), frozenset(names)) for pattern, names in _CLASSES)
+_OF_BITS = {
+    "4": frozenset({"int4", "fp4"}),
+    "8": frozenset({"int8", "fp8"}),
+    "16": frozenset({"fp16", "bf16"}),
+    "32": frozenset({"fp32"}),
+}
+"""What activations and caches may be of which only the bits are said."""
+_ACTIVATIONS = re.compile(r"(?:^w\d+|(?:^|-))a((?:bf|fp|int)?\d+)(?![a-z0-9])")
+_CACHE = re.compile(r"(?:^|-)kv([a-z0-9_]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class NumberFormats:
+    """Classes of which weights, activations and key-value cache may be; none of one of them: it is not known."""
+
+    weights: frozenset[str] = frozenset()
+    activations: frozenset[str] = frozenset()
+    cache: frozenset[str] = frozenset()
+
+    def describe(self) -> str:
+        """The three in words."""
+        named = (self.weights, "weights"), (self.activations, "activations"), (self.cache, "KV cache")
+        return ", ".join(f"{what}: {'/'.join(sorted(each)) or UNKNOWN}" for each, what in named)
+
+
+NOT_KNOWN = NumberFormats()
+"""Those of which nothing is said."""
 
 
 @lru_cache(maxsize=1024)  # the same few names are asked for with every request
@@ -55,7 +91,57 @@ def is_label(text: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def classify(label: str) -> frozenset[str]:
-    """The classes that the weights of a label may be of; none if it is not known."""
+def classify(label: str) -> NumberFormats:
+    """What a label says."""
     text = label.lower()
+    activations, cache = _ACTIVATIONS.search(text), _CACHE.search(text)
+    return NumberFormats(
+        _find_class(text), _find_part(activations[1] if activations else ""), _find_part(cache[1] if cache else "")
+    )
+
+
+@lru_cache(maxsize=1024)
+def complete_label(label: str, activations: str = "", cache: str = "") -> str:
+    """A label with what a server tells of activations and cache, as far as it does not speak of them itself.
+
+    What is not of a known class is left out. A cache :data:`AS_MODEL` is of the format of the activations, or else of
+    weights that are not quantized; of a quantized model its format is not told.
+    """
+    known, parts = classify(label), [label] if label else []
+    if not known.activations and classify(f"a{_shorten(activations)}").activations:
+        parts.append(f"a{_shorten(activations)}")
+    if cache == AS_MODEL:
+        computed = classify("-".join(parts))
+        cache = _name_part(computed.activations) or _name_part(computed.weights - QUANTIZED)
+    if not _CACHE.search(label.lower()) and classify(f"kv{cache}").cache:
+        parts.append(f"kv{cache}")
+    completed = "-".join(parts)
+    return completed if is_label(completed) else label
+
+
+def join_formats(several: Iterable[NumberFormats]) -> NumberFormats:
+    """What may answer where any of several may; a part that one of them leaves open is not known."""
+    found = list(several)
+    parts = ([getattr(each, part.name) for each in found] for part in fields(NumberFormats))
+    return NumberFormats(*(frozenset[str]().union(*sets) if all(sets) else frozenset() for sets in parts))
+
+
+def _find_class(text: str) -> frozenset[str]:
     return next((names for pattern, names in _CLASSIFIED if pattern.match(text)), frozenset())
+
+
+def _find_part(text: str) -> frozenset[str]:
+    """The classes of activations or of a cache, by their bits or by their format."""
+    return _OF_BITS.get(text) or _find_class(text)
+
+
+def _name_part(names: frozenset[str]) -> str:
+    """What :func:`_find_part` reads as these classes; empty if nothing is."""
+    if len(names) == 1:
+        return next(iter(names))
+    return next((bits for bits, same in _OF_BITS.items() if same == names), "")
+
+
+def _shorten(name: str) -> str:
+    """The name of a format of PyTorch as labels have it: ``bfloat16`` is ``bf16``."""
+    return name.lower().removeprefix("torch.").replace("bfloat", "bf").replace("float", "fp")

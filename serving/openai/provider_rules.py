@@ -4,13 +4,15 @@ The field is OpenRouter's. Of its keys these mean something here:
 
 * ``only`` and ``ignore``: addresses of nodes, and ``local`` for the node that is asked;
 * ``max_price``: the most credits that the answer may cost, by the tokens that the request allows;
-* ``quantizations``: classes of number formats, one of which the weights must be of, as their node says;
+* ``quantizations``, ``activation_quantizations`` and ``kv_cache_quantizations``: classes of number formats, one of
+  which the weights, the activations and the key-value cache must be of, as their node says; with ``auto`` they may be
+  of any;
 * ``sort``: by ``latency`` the first token, by ``throughput`` the whole answer is to come soonest, and nothing else
   counts: neither who has answered the conversation, nor that others would be measured. All ask the same ``price``;
 * ``require_parameters``: nothing is to be done for it, for no node gets a request that it cannot take.
 
-Every other key is refused by its name, so that nobody believes in a rule that is not followed. The field goes no
-further than this node: neither a backend nor another node sees it.
+Every other key is refused by its name, so that nobody believes in a rule that is not followed, and so are rules that
+leave nobody. The field goes no further than this node: neither a backend nor another node sees it.
 """
 
 from __future__ import annotations
@@ -23,20 +25,28 @@ from typing import Any, Literal, get_args
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
 from chain.parameters import CREDIT
-from serving.openai.errors import bad_request
-from serving.openai.number_formats import NUMBER_FORMATS, UNKNOWN
+from serving.openai.errors import MAX_SHOWN_CHARS, bad_request
+from serving.openai.number_formats import NOT_KNOWN, NUMBER_FORMATS, UNKNOWN, NumberFormats
 
 FIELD = "provider"
 """The field of a request."""
 AUTO = "auto"
-"""The name of a model that leaves the choice open."""
+"""The name of a model, and of a number format, that leaves the choice open."""
 HERE = "local"
 """How the rules call the node that is asked."""
 Sort = Literal["price", "throughput", "latency"]
-SORTS = get_args(Sort)
+SORTS: tuple[Sort, ...] = get_args(Sort)
 """What providers can be sorted by."""
 FASTEST = ("throughput", "latency")
 """Those that leave nothing to weigh: the first is asked first."""
+FORMATS = {
+    "quantizations": "weights",
+    "activation_quantizations": "activations",
+    "kv_cache_quantizations": "cache",
+}
+"""The keys for number formats, with the part of the formats (:class:`NumberFormats`) that each is for."""
+FOLLOWED = ("only", "ignore", "max_price", *FORMATS, "sort", "require_parameters", "allow_fallbacks")
+"""All keys that are known."""
 MAX_NAMED = 64
 """Nodes that a list may name."""
 
@@ -48,24 +58,33 @@ _ME = b""
 class ProviderRules:
     """Who may answer: the public keys of ``only`` (none: all) but those of ``ignore``; the empty key is this node.
 
-    ``max_price`` is in micro-credits. ``quantizations`` are classes of number formats, or ``unknown``; none: any.
+    ``max_price`` is in micro-credits. ``formats`` are the classes of number formats, or ``unknown``, of which each part
+    may be; none: any.
     """
 
     only: frozenset[bytes] = frozenset()
     ignore: frozenset[bytes] = frozenset()
     max_price: int | None = None
-    quantizations: frozenset[str] = frozenset()
+    formats: NumberFormats = NOT_KNOWN
     sort: Sort | None = None
 
     def allows(self, public_key: bytes) -> bool:
         """Whether a node may answer."""
         return public_key not in self.ignore and (not self.only or public_key in self.only)
 
-    def allows_formats(self, formats: frozenset[str]) -> bool:
-        """Whether weights may answer that are of one of ``formats``; of none: it is not known of which."""
-        if not self.quantizations:
-            return True
-        return formats <= self.quantizations if formats else UNKNOWN in self.quantizations
+    @property
+    def has_formats(self) -> bool:
+        """Whether not every number format may answer."""
+        return self.formats != NOT_KNOWN
+
+    def allows_formats(self, formats: NumberFormats) -> bool:
+        """Whether a model may answer that is served in ``formats``."""
+        return all(self.allows_part(part, getattr(formats, part)) for part in FORMATS.values())
+
+    def allows_part(self, part: str, classes: frozenset[str]) -> bool:
+        """Whether one part of a model may be of any of some classes; of none: it is not known of which."""
+        wanted: frozenset[str] = getattr(self.formats, part)
+        return not wanted or (classes <= wanted if classes else UNKNOWN in wanted)
 
     @property
     def allows_here(self) -> bool:
@@ -82,40 +101,49 @@ def has_rules(body: bytes) -> bool:
     return b'"provider"' in body or b'"auto"' in body
 
 
-def take_rules(content: dict[str, Any], choose_model: Callable[[], str]) -> tuple[ProviderRules, dict[str, Any]]:
+def take_rules(
+    content: dict[str, Any], choose_model: Callable[[ProviderRules], str]
+) -> tuple[ProviderRules, dict[str, Any]]:
     """The rules of a request, and the request without them; ``choose_model`` finds the model if it is left open.
 
     Raises:
         ApiError: 400, naming the key at fault.
     """
     rest = {name: value for name, value in content.items() if name != FIELD}
+    found, rules = content.get(FIELD), ANYBODY
+    if found is not None:
+        if not isinstance(found, dict):
+            raise bad_request(f"'{FIELD}' must be an object.", param=FIELD)
+        rules = _read(found)
     if rest.get("model") == AUTO:
-        rest["model"] = choose_model()
-    rules = content.get(FIELD)
-    if rules is None:
-        return ANYBODY, rest
-    if not isinstance(rules, dict):
-        raise bad_request(f"'{FIELD}' must be an object.", param=FIELD)
-    return _read(rules), rest
+        rest["model"] = choose_model(rules)
+    return rules, rest
 
 
 def _read(rules: Mapping[str, Any]) -> ProviderRules:
-    for name, value in rules.items():
-        is_known = name in ("only", "ignore", "max_price", "quantizations") or (
-            name == "sort" and (value is None or value in SORTS)
-        )
-        is_idle = (name == "require_parameters" and isinstance(value, bool)) or (
-            name == "allow_fallbacks" and value is True
-        )
-        if not is_known and not is_idle:
-            raise bad_request(f"'{FIELD}.{name}' with this value cannot be followed here.", param=f"{FIELD}.{name}")
-    return ProviderRules(
-        _read_nodes(rules, "only"),
-        _read_nodes(rules, "ignore"),
-        _read_price(rules.get("max_price")),
-        _read_formats(rules.get("quantizations")),
-        rules.get("sort"),
-    )
+    for name in rules:
+        if name not in FOLLOWED:
+            param = f"{FIELD}.{name[:MAX_SHOWN_CHARS]}"
+            raise bad_request(f"'{param}' is not followed here. '{FIELD}' may have {', '.join(FOLLOWED)}.", param=param)
+    if not isinstance(rules.get("require_parameters"), bool | None):
+        param = f"{FIELD}.require_parameters"
+        raise bad_request(f"'{param}' must be true or false.", param=param)
+    if rules.get("allow_fallbacks") not in (None, True):
+        param = f"{FIELD}.allow_fallbacks"
+        raise bad_request(f"'{param}' can only be true: '{FIELD}.only' says who may answer.", param=param)
+    only, ignore = _read_nodes(rules, "only"), _read_nodes(rules, "ignore")
+    if only and only <= ignore:
+        message = f"'{FIELD}.only' names no node that '{FIELD}.ignore' does not name: nobody is left."
+        raise bad_request(message, param=f"{FIELD}.only")
+    formats = NumberFormats(**{part: _read_formats(rules, name) for name, part in FORMATS.items()})
+    return ProviderRules(only, ignore, _read_price(rules.get("max_price")), formats, _read_sort(rules.get("sort")))
+
+
+def _read_sort(sort: object) -> Sort | None:
+    found = next((name for name in SORTS if name == sort), None)
+    if found is None and sort is not None:
+        raise bad_request(f"'{FIELD}.sort' must be one of {', '.join(SORTS)}.", param=f"{FIELD}.sort")
+    return found
 
 
 def _read_nodes(rules: Mapping[str, Any], name: str) -> frozenset[bytes]:
@@ -134,13 +162,13 @@ def _read_nodes(rules: Mapping[str, Any], name: str) -> frozenset[bytes]:
     return frozenset(found)
 
 
-def _read_formats(named: object) -> frozenset[str]:
-    known, param = (*NUMBER_FORMATS, UNKNOWN), f"{FIELD}.quantizations"
-    if named is None:
+def _read_formats(rules: Mapping[str, Any], key: str) -> frozenset[str]:
+    named, param, known = rules.get(key), f"{FIELD}.{key}", (*NUMBER_FORMATS, UNKNOWN, AUTO)
+    if named is None or named == AUTO:
         return frozenset()
     if not isinstance(named, list) or not named or not all(isinstance(name, str) and name in known for name in named):
         raise bad_request(f"'{param}' must be a list of some of {', '.join(known)}.", param=param)
-    return frozenset(named)
+    return frozenset() if AUTO in named else frozenset(named)
 
 
 def _read_price(price: object) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from p2p.peers.announcement import MAX_RATE, RATE_SCALE, ModelLoad
 from serving.backends.backend import FEATURES
-from serving.openai.number_formats import NUMBER_FORMATS
+from serving.openai.number_formats import NUMBER_FORMATS, NumberFormats
 from serving.scheduling.prediction import ServiceSpeed
 
 RATE_DIGITS = 2
@@ -17,6 +17,7 @@ MAX_COUNT = 1_000_000
 
 def make_model_load(model: str, speed: ServiceSpeed) -> ModelLoad:
     """What a node announces of one of its models."""
+    formats = speed.number_formats
     return ModelLoad(
         model,
         min(speed.running, MAX_COUNT),
@@ -26,12 +27,15 @@ def make_model_load(model: str, speed: ServiceSpeed) -> ModelLoad:
         _encode_rate(speed.decode_rate),
         speed.context_length,
         _encode_set(FEATURES, speed.features),
-        _encode_set(NUMBER_FORMATS, speed.number_formats),
+        _encode_set(NUMBER_FORMATS, formats.weights),
+        _encode_set(NUMBER_FORMATS, formats.activations),
+        _encode_set(NUMBER_FORMATS, formats.cache),
     )
 
 
 def read_model_load(load: ModelLoad) -> ServiceSpeed:
     """What a node said of one of its models."""
+    formats = (load.weight_formats, load.activation_formats, load.cache_formats)
     return ServiceSpeed(
         load.running,
         load.waiting,
@@ -40,7 +44,7 @@ def read_model_load(load: ModelLoad) -> ServiceSpeed:
         load.decode_rate / RATE_SCALE,
         load.context_length,
         _decode_set(FEATURES, load.features),
-        _decode_set(NUMBER_FORMATS, load.number_formats),
+        NumberFormats(*(_decode_set(NUMBER_FORMATS, bits) for bits in formats)),
     )
 
 

@@ -11,7 +11,7 @@ import trio
 
 from serving.backends.backend import Backend, Load, WeightedBackend
 from serving.openai.answers import Answer
-from serving.openai.number_formats import classify
+from serving.openai.number_formats import NumberFormats, classify, join_formats
 from serving.scheduling.admission import Admission, Demand, Origin
 from serving.scheduling.circuit_breaker import CircuitBreaker
 from serving.scheduling.policy import LoadSnapshot, Policy, PolicyParameters
@@ -54,8 +54,8 @@ class ScheduledBackend:
         share = compute_cache_share(self.backend.get_load().cache_tokens, tokens, speed.running + speed.waiting + 1)
         return replace(speed, decode_rate=share * speed.decode_rate)
 
-    def get_number_formats(self, model: str) -> frozenset[str]:
-        """Which classes of number formats its weights may be of; none: unknown."""
+    def get_number_formats(self, model: str) -> NumberFormats:
+        """In which it serves a model."""
         return classify(self.backend.get_limits(model).quantization)
 
     @property
@@ -201,15 +201,9 @@ class BackendPool:
         now = trio.current_time()
         return sorted(self.find_all(model), key=lambda each: (each.breaker.is_open(now), each.relative_load))
 
-    def get_number_formats(self, model: str) -> frozenset[str]:
-        """Which classes of number formats may answer, whichever backend does; none: that of one is unknown."""
-        found = [each.get_number_formats(model) for each in self._scheduled if model in each.backend.models]
-        return frozenset[str]().union(*found) if all(found) else frozenset()
-
-    def works(self, model: str) -> bool:
-        """Whether a living backend of ``model`` is asked in its turn."""
-        now = trio.current_time()
-        return any(not each.breaker.is_open(now) for each in self.find_all(model))
+    def get_number_formats(self, model: str) -> NumberFormats:
+        """In which a model may be served, whichever backend answers."""
+        return join_formats(each.get_number_formats(model) for each in self._scheduled if model in each.backend.models)
 
     def find_all(self, model: str) -> list[ScheduledBackend]:
         """The living backends of ``model``."""

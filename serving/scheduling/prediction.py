@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from serving.openai.number_formats import NOT_KNOWN, NumberFormats
+
 BYTES_PER_TOKEN = 4
 """Bytes of text that count as one token where no tokenizer has counted."""
 PRIOR_PREFILL_RATE = 2000.0
@@ -47,8 +49,8 @@ class ServiceSpeed:
     """Most tokens of prompt and output together; 0: unknown."""
     features: frozenset[str] = frozenset()
     """Of "tools", "vision", "logprobs", "completions", "embeddings"."""
-    number_formats: frozenset[str] = frozenset()
-    """Classes of number formats that its weights may be of (:mod:`serving.openai.number_formats`); none: unknown."""
+    number_formats: NumberFormats = NOT_KNOWN
+    """Those that it may be served in."""
 
 
 UNKNOWN_SPEED = ServiceSpeed(

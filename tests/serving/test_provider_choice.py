@@ -60,6 +60,44 @@ def test_only_weights_of_a_format_that_is_wanted_answer_and_the_answer_names_it(
     simulate(play, Options(own_backend=True, make_backend=make_backend))
 
 
+def test_each_part_of_the_number_formats_can_be_asked_for_and_an_error_says_what_is_served() -> None:
+    labels = ["w4a16-kvfp8", "fp8-a16-kv16", "w4a16-kv16"]
+
+    def make_backend(number: int) -> ScriptedBackend:
+        return ScriptedBackend(f"m{number}-", limits=ModelLimits(quantization=labels[number]))
+
+    async def play(world: World) -> None:
+        wide = {"kv_cache_quantizations": ["fp16", "bf16"]}
+        for rules, number in (
+            ({"quantizations": ["int4"], "kv_cache_quantizations": ["fp8"]}, 0),
+            ({"quantizations": ["fp8", "bf16"], **wide}, 1),
+            ({"quantizations": ["int4"], "activation_quantizations": "auto", **wide}, 2),
+            ({"quantizations": ["auto"], "kv_cache_quantizations": ["fp8", "int8"]}, 0),
+        ):
+            for model in (MODEL, "auto"):
+                headers = (await ask(world, model=model, provider=rules)).headers
+                address = format_address(world.members[number].public_key) if number else "local"
+                assert headers[b"x-wwwserve-executor"].decode() == address
+            assert headers[b"x-wwwserve-activation-quantization"] == b"bf16, fp16"
+            assert headers[b"x-wwwserve-kv-cache-quantization"] == (b"bf16, fp16" if number else b"fp8")
+        for rules, param in (
+            ({"activation_quantizations": ["fp8"], **wide}, "provider.activation_quantizations"),
+            ({"quantizations": ["fp8"], "kv_cache_quantizations": ["fp8"]}, "provider"),
+        ):
+            for model in (MODEL, "auto"):
+                _, error = await call(Api(world.gateway.dispatcher), body=make_body(model=model, provider=rules))
+                assert error is not None and (error.status, error.param) == (404, param)
+                assert "weights: fp8, activations: bf16/fp16, KV cache: bf16/fp16" in error.message
+        responder, _ = await call(Api(world.gateway.dispatcher), "/v1/models", method="GET")
+        (entry,) = json.loads(responder.body)["data"]
+        assert entry["quantization"] == labels[0] and entry["quantizations"] == ["fp8", "int4"]
+        assert entry["activation_quantizations"] == ["bf16", "fp16"]
+        assert entry["kv_cache_quantizations"] == ["bf16", "fp16", "fp8"]
+        await world.settle()
+
+    simulate(play, Options(own_backend=True, make_backend=make_backend))
+
+
 def test_a_price_that_could_be_exceeded_is_refused_before_anything_is_paid() -> None:
     async def play(world: World) -> None:
         body = make_body(max_tokens=50)

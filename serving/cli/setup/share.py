@@ -112,7 +112,7 @@ def describe_entry(
         CommandError: there are several.
     """
     entry: dict[str, Any] = {"kind": "openai", "base_url": url, "names": [model.name for model in chosen]}
-    labels = {model.name: model.quantization for model in chosen if is_label(model.quantization)}
+    labels = {model.name: model.label for model in chosen if is_label(model.label)}
     if known_as is not None:
         if len(chosen) > 1:
             raise CommandError("--as names one model: choose it with --model")
@@ -192,7 +192,7 @@ def print_server(url: str, server: FoundServer, chosen: Iterable[FoundModel]) ->
             weights = f"{weights} {model.revision.removeprefix('sha256:')[:12]}".strip()
         context = f"{model.context_length:,}" if model.context_length else "-"
         beyond = "-" if model.features is None else ", ".join(sorted(model.features)) or "nothing"
-        cells = ("+" if model.name in shared else "", model.name, weights or "-", model.quantization or "-", context)
+        cells = ("+" if model.name in shared else "", model.name, weights or "-", model.label or "-", context)
         table.add_row(*(Text(escape_unprintable(cell)) for cell in (*cells, beyond)))
     Console(width=1000).print(table)
 

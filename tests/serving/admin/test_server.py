@@ -162,7 +162,7 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
         addresses=("/ip4/192.0.2.1/tcp/1",),
         relays=(),
         models=("a", "b"),
-        load=PeerLoad((ModelLoad("b", 3, 0, 10, 2_000_000, 30_000, 4_096, 3, 16),)),
+        load=PeerLoad((ModelLoad("b", 3, 0, 10, 2_000_000, 30_000, 4_096, 3, 16, 96),)),
         expires_after=60_000,
         signature=bytes(64),
     )
@@ -187,7 +187,7 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
                 "decode_rate": 30.0,
                 "context_length": 4096,
                 "features": ["tools", "vision"],
-                "number_formats": ["fp8"],
+                "number_formats": {"weights": ["fp8"], "activations": ["bf16", "fp16"], "cache": []},
             }
         },
         "bonded": 100 * CREDIT,

@@ -79,7 +79,7 @@ def test_sglang() -> None:
     found = detect(SGLANG)
     assert (found.kind, found.version, found.load, found.slots) == ("sglang", "0.5.23", "sglang", 64)
     (model,) = found.models
-    assert (model.repository, model.quantization, model.kv_format) == ("Qwen/Qwen3-8B-FP8", "fp8", "fp8_e5m2")
+    assert (model.repository, model.label) == ("Qwen/Qwen3-8B-FP8", "fp8-kvfp8_e5m2")
     assert model.revision.startswith("220b46e3") and model.context_length == 40960
 
 

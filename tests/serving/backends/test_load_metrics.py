@@ -17,12 +17,12 @@ PAGES = Path(__file__).parents[1] / "pages"
 @pytest.mark.parametrize(
     ("name", "reader", "expected"),
     [
-        ("vllm_idle", "vllm", MetricsPage(0, 0, 0.0, 46_592)),
-        ("vllm", "vllm", MetricsPage(2, 4, 0.0055096418732781816, 46_592)),  # six requests, two places
+        ("vllm_idle", "vllm", MetricsPage(0, 0, 0.0, 46_592, "auto")),
+        ("vllm", "vllm", MetricsPage(2, 4, 0.0055096418732781816, 46_592, "auto")),  # six requests, two places
         (
             "vllm_two_engines",
             "vllm",
-            MetricsPage(4, 6, 0.0055096418732781816, 93_184),
+            MetricsPage(4, 6, 0.0055096418732781816, 93_184, "auto"),
         ),  # ten over two of them
         ("llamacpp_idle", "llamacpp", MetricsPage(0, 0, None)),
         ("llamacpp", "llamacpp", MetricsPage(2, 3, None)),  # five requests, two places

@@ -166,6 +166,20 @@ def test_vllm_and_llamacpp_go_on_with_answers_and_others_where_their_owner_says_
     trio.run(main)
 
 
+def test_what_the_page_says_of_the_cache_is_believed_where_the_owner_says_nothing() -> None:
+    page = (
+        'vllm:num_requests_running 1\nvllm:num_requests_waiting 0\nvllm:cache_config_info{cache_dtype="fp8_e5m2"} 1.0\n'
+    )
+
+    async def main() -> None:
+        for declared, label in ((None, "kvfp8_e5m2"), ("w4a16", "w4a16-kvfp8_e5m2"), ("w4a16-kv16", "w4a16-kv16")):
+            labels = {} if declared is None else {"fake-model": declared}
+            async with connected(FakeOptions(metrics=page), quantizations=labels) as (backend, _):
+                assert backend.get_limits("fake-model").quantization == label
+
+    trio.run(main)
+
+
 def test_a_server_without_a_page_is_judged_by_own_requests() -> None:
     async def main() -> None:
         async with connected(FakeOptions(token_delay=0.05), capacity=4) as (backend, _):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 
 from chain.crypto import KeyPair
 from serving.openai.errors import ApiError
-from serving.openai.provider_rules import ANYBODY, ProviderRules, has_rules, take_rules
+from serving.openai.number_formats import classify
+from serving.openai.provider_rules import ANYBODY, FOLLOWED, ProviderRules, has_rules, take_rules
 
 ALICE, BOB = KeyPair(b"1" * 32), KeyPair(b"2" * 32)
 
 
 def read(rules: Any) -> ProviderRules:
-    found, rest = take_rules({"model": "m", "provider": rules}, lambda: "chosen")
+    found, rest = take_rules({"model": "m", "provider": rules}, lambda rules: "chosen")
     assert rest == {"model": "m"}
     return found
 
@@ -29,20 +31,39 @@ def test_who_may_answer() -> None:
     assert here.allows_here and not here.allows(ALICE.public_key)
     others = read({"ignore": ["local", BOB.address]})
     assert others.allows(ALICE.public_key) and not others.allows(BOB.public_key) and not others.allows_here
-    assert not read({"only": [BOB.address], "ignore": [BOB.address]}).allows(BOB.public_key)
+    both = read({"only": [ALICE.address, BOB.address], "ignore": [BOB.address]})
+    assert both.allows(ALICE.public_key) and not both.allows(BOB.public_key)
 
 
-def test_which_weights_may_answer() -> None:
-    assert ANYBODY.allows_formats(frozenset()) and ANYBODY.allows_formats(frozenset({"int4"}))
-    rules = read({"quantizations": ["bf16", "fp8"]})
-    assert rules.allows_formats(frozenset({"fp8"})) and not rules.allows_formats(frozenset({"int4"}))
-    assert not rules.allows_formats(frozenset()), "of weights of which nothing is said"
-    assert not rules.allows_formats(frozenset({"bf16", "fp16"})), "it may be either"
-    assert read({"quantizations": ["unknown"]}).allows_formats(frozenset())
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [("quantizations", "weights"), ("activation_quantizations", "activations"), ("kv_cache_quantizations", "cache")],
+)
+def test_which_number_formats_may_answer(key: str, part: str) -> None:
+    def allows(rules: ProviderRules, *classes: str) -> bool:
+        return rules.allows_formats(replace(classify("w4a8-kv4"), **{part: frozenset(classes)}))
+
+    assert allows(ANYBODY) and allows(ANYBODY, "int4") and not ANYBODY.has_formats
+    rules = read({key: ["bf16", "fp8"]})
+    assert allows(rules, "fp8") and not allows(rules, "int4") and rules.has_formats
+    assert not allows(rules), "nothing is said of it"
+    assert not allows(rules, "bf16", "fp16"), "it may be either"
+    assert allows(read({key: ["unknown"]}))
+    for anything in ("auto", ["auto"], ["fp8", "auto"]):
+        assert read({key: anything}) == ANYBODY
+
+
+def test_each_part_of_the_number_formats_has_a_rule_of_its_own() -> None:
+    rules = read(
+        {"quantizations": ["int4"], "kv_cache_quantizations": ["fp16", "bf16"], "activation_quantizations": "auto"}
+    )
+    assert rules.allows_formats(classify("w4a16-kv16")) and rules.allows_formats(classify("Q4_K_M-kvbf16"))
+    assert not rules.allows_formats(classify("w4a16-kv8")) and not rules.allows_formats(classify("w8a16-kv16"))
+    assert not rules.allows_formats(classify("w4a16"))
 
 
 def test_what_may_be_said_and_changes_nothing() -> None:
-    idle = {"require_parameters": True, "allow_fallbacks": True}
+    idle = {"require_parameters": True, "allow_fallbacks": True, "activation_quantizations": "auto"}
     assert read(idle) == read({"sort": None}) == read({"quantizations": None}) == ProviderRules()
     assert read({"sort": "latency"}).sort == "latency"
     assert read({"max_price": 0.5}).max_price == 500_000 and read({"max_price": 0}).max_price == 0
@@ -56,6 +77,10 @@ def test_what_may_be_said_and_changes_nothing() -> None:
         ({"quantizations": ["fp17"]}, "provider.quantizations"),
         ({"quantizations": []}, "provider.quantizations"),
         ({"quantizations": "fp8"}, "provider.quantizations"),
+        ({"quantizations": ["auto", "fp17"]}, "provider.quantizations"),
+        ({"activation_quantizations": ["a16"]}, "provider.activation_quantizations"),
+        ({"kv_cache_quantizations": ["kv8"]}, "provider.kv_cache_quantizations"),
+        ({"only": [ALICE.address], "ignore": [BOB.address, ALICE.address]}, "provider.only"),
         ({"quantizations": [["fp8"]]}, "provider.quantizations"),
         ({"sort": ["price"]}, "provider.sort"),
         ({"order": [ALICE.address]}, "provider.order"),
@@ -76,10 +101,21 @@ def test_what_cannot_be_followed_is_refused_by_its_name(rules: Any, param: str) 
     with pytest.raises(ApiError) as caught:
         read(rules)
     assert (caught.value.status, caught.value.param) == (400, param)
+    assert param in str(caught.value)
+
+
+def test_what_is_not_known_is_told_what_is() -> None:
+    for rules, known in (
+        ({"order": []}, "kv_cache_quantizations"),
+        ({"quantizations": ["q4"]}, "int4"),
+        ({"sort": "cheap"}, "throughput"),
+    ):
+        with pytest.raises(ApiError, match=known):
+            read(rules)
 
 
 def test_a_model_that_is_left_open_is_chosen() -> None:
-    assert take_rules({"model": "auto", "n": 1}, lambda: "chosen") == (ANYBODY, {"model": "chosen", "n": 1})
+    assert take_rules({"model": "auto", "n": 1}, lambda rules: "chosen") == (ANYBODY, {"model": "chosen", "n": 1})
 
 
 def test_bodies_without_either_are_not_read_for_it() -> None:
@@ -94,7 +130,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["only", "ignore", "max_price", "quantizations", "sort", "x"]), JSON))
+@given(st.dictionaries(st.sampled_from([*FOLLOWED, "x"]), JSON))
 def test_whatever_it_says_is_followed_or_refused(rules: dict[str, Any]) -> None:
     try:
         read(rules)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import trio
 
 from serving.backends.backend import ModelLimits
+from serving.openai.number_formats import NOT_KNOWN, NumberFormats
 from serving.scheduling.admission import Demand, Origin
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
@@ -57,10 +58,11 @@ def test_one_that_does_not_answer_gets_nothing_whatever_its_weight() -> None:
 
 
 def test_a_node_says_of_a_model_what_any_of_its_backends_may_answer_with() -> None:
-    def find(*labels: str) -> frozenset[str]:
+    def find(*labels: str) -> NumberFormats:
         backends = [ScriptedBackend(label, limits=ModelLimits(quantization=label)) for label in labels]
         return make_pool(*((backend, 1) for backend in backends)).get_number_formats(MODEL)
 
-    assert find("fp8") == find("fp8", "fp8_e4m3") == {"fp8"}
-    assert find("fp8", "Q4_K_M") == {"fp8", "int4"}
-    assert find("fp8", "") == find("") == find() == frozenset()
+    assert find("fp8") == find("fp8", "fp8_e4m3") == NumberFormats(frozenset({"fp8"}))
+    cache = frozenset({"fp16", "bf16"})
+    assert find("fp8-kv16", "Q4_K_M-kvbf16") == NumberFormats(frozenset({"fp8", "int4"}), cache=cache)
+    assert find("fp8", "") == find("") == find() == NOT_KNOWN

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from p2p.peers.announcement import MAX_RATE, ModelLoad
+from serving.openai.number_formats import classify
 from serving.openai.provider_rules import ProviderRules
 from serving.openai.requests import CHAT_COMPLETIONS, Request, parse_request, read_request
 from serving.scheduling.announced_load import make_model_load, read_model_load
@@ -132,11 +133,9 @@ def test_who_is_able() -> None:
 
 
 def test_a_load_survives_its_announcement_within_two_digits() -> None:
-    speed = ServiceSpeed(
-        3, 7, 32, 12_345.0, 33.33, 8192, frozenset({"vision", "logprobs"}), frozenset({"int8", "fp32"})
-    )
+    speed = ServiceSpeed(3, 7, 32, 12_345.0, 33.33, 8192, frozenset({"vision", "logprobs"}), classify("Q8_0-a32-kv16"))
     load = make_model_load("m", speed)
-    assert load == ModelLoad("m", 3, 7, 32, 12_000_000, 33_000, 8192, 6, 130)
+    assert load == ModelLoad("m", 3, 7, 32, 12_000_000, 33_000, 8192, 6, 2, 128, 96)
     assert read_model_load(load) == ServiceSpeed(3, 7, 32, 12_000.0, 33.0, 8192, speed.features, speed.number_formats)
     assert make_model_load("m", ServiceSpeed(0, 0, 1, 1e12, 0.0)).prefill_rate == MAX_RATE
     assert read_model_load(ModelLoad("m")) == ServiceSpeed(0, 0, 0, 0.0, 0.0)
