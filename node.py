@@ -23,7 +23,7 @@ from chain.cli.contract import print_result
 from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged
 from chain.genesis import Genesis
-from chain.store.kv import MemoryStore, Store
+from chain.store.kv import MemoryStore, Store, WriteTimer
 from chain.store.layout import PAYMENTS_PREFIX
 from chain.store.writer import ChainStore
 from consensus.engine import Engine, Settings
@@ -89,6 +89,7 @@ from serving.scheduling.policy import Policy
 
 if TYPE_CHECKING:
     from p2p.dht.service import DhtDiscovery
+    from serving.admin.machine import Machine
     from serving.admin.policy_orders import Reload
     from serving.admin.server import Admin, Partition
     from serving.admin.service_manager import ServiceManager
@@ -126,7 +127,8 @@ class Node:
     keeps what payments must know after a restart, and ``peers`` remembers where other peers were. ``peer_table`` is the
     one that ``network`` reads. ``dht_servers`` are servers of a DHT to ask first; with None the node takes no part in
     it. ``judge`` is how it judges duels, None if it does not, and ``duel_table`` what it remembers of them.
-    ``identities`` are those of its models. ``keys`` say who may use its API (default: everybody).
+    ``identities`` are those of its models. ``keys`` say who may use its API (default: everybody). ``machine`` is what
+    it is told of the machine that it runs on.
     """
 
     def __init__(
@@ -153,8 +155,10 @@ class Node:
         duel_table: DuelTable | None = None,
         identities: Sequence[ModelIdentity] = (),
         keys: Keyring | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self.key = key
+        self.machine = machine
         self.runtime = runtime
         self.network = network
         self.policy = policy
@@ -316,6 +320,7 @@ async def run_node(
         StoreError, NetworkError, ListenError, ConfigError, IdentityRefused: it cannot start, or its disk fails.
     """
     from serving.admin.local_sockets import lend_ledger
+    from serving.admin.machine import Machine
     from serving.admin.observer import Observer
     from serving.admin.policy_orders import reload_policy
     from serving.admin.service_manager import ServiceManager
@@ -325,7 +330,9 @@ async def run_node(
     identities = build_identities(config, data_dir)
     peer_table = make_peer_table(key, runtime, config.get_bootstrap())
     network = build_network(config, key, runtime, peer_table)
-    disk = DataDisk(data_dir, runtime.now)
+    timer = WriteTimer(trio.lowlevel.current_clock().current_time)
+    machine = Machine(data_dir, timer.times, runtime)
+    disk = DataDisk(data_dir, runtime.now, timer)
     opened = open_storage(
         disk,
         genesis,
@@ -363,6 +370,7 @@ async def run_node(
             duel_table=table,
             identities=identities,
             keys=keys,
+            machine=machine,
             settings=Settings(block_spacing_s=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.
@@ -372,6 +380,7 @@ async def run_node(
         public = await _open_public(node, config, admin)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, disk)
+            nursery.start_soon(machine.run)
             nursery.start_soon(Observer(node).run)
             if stop_with_stdin:
                 nursery.start_soon(_stop_with_stdin)

@@ -18,6 +18,7 @@ from chain import crypto
 from chain.crypto import verify_all
 from chain.exceptions import CodecError, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
+from chain.histogram import Histogram
 from chain.light.client import Checkpoint, LightClientUpdate
 from chain.state.state import State
 from chain.store.writer import ChainStore
@@ -64,6 +65,8 @@ FORWARD_BYTES = 64 * 1024
 """Bytes of operations that are forwarded to a leader at a time."""
 MAX_FETCHES = 16
 """Blocks that agreement needs, fetched at the same time."""
+INTERVAL_BOUNDS_S = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 12, 20, 40, 80)
+"""Bounds of the histogram of times between blocks."""
 DEFAULT_TIMEOUTS = Timeouts()
 """Timeouts of a view unless the configuration has others."""
 
@@ -133,6 +136,9 @@ class Engine:
         self.settings = settings or Settings()
         self.last_final_at = 0.0
         """Trio time at which a block last became final here (or the engine started)."""
+        self.block_intervals = Histogram(INTERVAL_BOUNDS_S)
+        """Seconds between the timestamps of each block that became final here and of the one before it."""
+        self._last_timestamp = store.header.timestamp
         self._started_at = 0.0
         self._network = network
         self._runtime = runtime
@@ -363,6 +369,9 @@ class Engine:
     def on_final(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         self.last_final_at = trio.current_time()
         for node in executed:
+            timestamp = node.block.header.timestamp
+            self.block_intervals.observe((timestamp - self._last_timestamp) / 1000)
+            self._last_timestamp = timestamp
             for operation in node.block.body.operations:
                 for event in self._waiting.get(operation.id, ()):
                     event.set()
@@ -416,6 +425,7 @@ class Engine:
         if not was_locked:
             self._ask_for_votes()
         self.last_final_at = trio.current_time()
+        self._last_timestamp = self.header.timestamp
 
     def _ask_for_votes(self) -> None:
         """Have the operation made that ends the wait of a validator, if it has to wait."""

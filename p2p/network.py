@@ -91,6 +91,14 @@ class RawStream(Protocol):
         """Abandon the stream at once. Never raises, safe to call twice."""
 
 
+@dataclass(slots=True)
+class ByteCount:
+    """Bytes of one protocol so far, without what connections and encryption add."""
+
+    received: int = 0
+    sent: int = 0
+
+
 StreamHandler = Callable[[RawStream], Awaitable[None]]
 
 
@@ -125,6 +133,9 @@ class Network(Protocol):
 
     def refusals(self) -> Mapping[str, int]:
         """Inbound connections refused so far, by reason; empty where all are accepted."""
+
+    def byte_counts(self) -> Mapping[str, ByteCount]:
+        """The bytes of each protocol that was spoken, gossip included; empty where they are not counted."""
 
     async def reserve(self, relay: bytes) -> float:
         """Ask a connected peer, a relay, for a reservation, so that others can dial this node through it.

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import plyvel
 
 from chain.exceptions import StoreDamaged, StoreError, StoreInUse
+from chain.histogram import Histogram
 
 TROUBLES = tuple(
     os.strerror(number)
@@ -29,6 +31,9 @@ TROUBLES = tuple(
 
 CHAIN_DIRECTORY = "chain"
 """Where the database is in a node's data directory."""
+
+WRITE_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+"""Bounds of the histogram of times that a batch takes until it is on the disk."""
 
 Changes = Mapping[bytes, bytes | None]
 """What a batch writes: a value for each key, or None to delete it."""
@@ -159,6 +164,24 @@ class LevelSnapshot(_LevelReader):
         self._store.fault = damage
 
 
+class WriteTimer:
+    """Times batches until they are on the disk, in any thread. ``clock`` tells seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.times = Histogram(WRITE_BOUNDS_S)
+        """Seconds that batches took, without those that failed."""
+        self._clock = clock
+        self._lock = Lock()
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Time one batch, within the context."""
+        started = self._clock()
+        yield
+        with self._lock:
+            self.times.observe(self._clock() - started)
+
+
 class LevelStore(_LevelReader):
     """A LevelDB database in the directory ``path``.
 
@@ -169,16 +192,19 @@ class LevelStore(_LevelReader):
     leaves a hole where they were. A batch is still there as a whole or not at all; that what is found belongs together
     is for the reader to check, as :class:`chain.store.writer.ChainStore` does for the state and the audit for the rest.
 
+    With a ``timer`` each write is timed.
+
     Raises:
         StoreInUse: another process has it open.
         StoreDamaged: its files are not what was written.
         StoreError: it is missing (with ``create=False``) or cannot be opened.
     """
 
-    def __init__(self, path: Path, create: bool = True) -> None:
+    def __init__(self, path: Path, create: bool = True, timer: WriteTimer | None = None) -> None:
         self.path = path
         self.fault: StoreDamaged | None = None
         """The damage that the last failing read found, or None."""
+        self._timer = timer
         if not (path / "CURRENT").exists():
             if any(path.glob("*.ldb")) or any(path.glob("*.log")):  # LevelDB would begin anew, and delete them
                 raise StoreDamaged(f"{path} is damaged: its file CURRENT is missing")
@@ -202,7 +228,10 @@ class LevelStore(_LevelReader):
 
     def write(self, changes: Changes) -> None:
         try:
-            with self._db.write_batch(transaction=True, sync=True) as batch:
+            with (
+                self._timer.run() if self._timer else nullcontext(),
+                self._db.write_batch(transaction=True, sync=True) as batch,
+            ):
                 for key, value in changes.items():
                     if value is None:
                         batch.delete(key)

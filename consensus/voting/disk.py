@@ -23,7 +23,7 @@ import structlog
 from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged, StoreError
 from chain.genesis import Genesis
-from chain.store.kv import CHAIN_DIRECTORY, LevelStore, Store
+from chain.store.kv import CHAIN_DIRECTORY, LevelStore, Store, WriteTimer
 from chain.store.layout import HEIGHT_PREFIX, META_PREFIX, PAYMENTS_PREFIX, VOTE_SUPPORT_PREFIX, encode_mark
 from chain.store.writer import ChainStore
 from consensus.voting.journal import (
@@ -70,11 +70,15 @@ class Disk(Protocol):
 
 
 class DataDisk:
-    """A :class:`Disk` that is a node's data directory. ``now`` tells the wall-clock time in ms."""
+    """A :class:`Disk` that is a node's data directory.
 
-    def __init__(self, directory: Path, now: Callable[[], int]) -> None:
+    ``now`` tells the wall-clock time in ms. With a ``timer`` writes to the database are timed.
+    """
+
+    def __init__(self, directory: Path, now: Callable[[], int], timer: WriteTimer | None = None) -> None:
         self._directory = directory
         self._now = now
+        self._timer = timer
         self._store: LevelStore | None = None
 
     @property
@@ -88,7 +92,7 @@ class DataDisk:
             (self._directory / CHAIN_DIRECTORY / FAULT_FILE).write_text(error.fault, encoding="utf-8")
 
     def open_store(self) -> Store:
-        self._store = LevelStore(self._directory / CHAIN_DIRECTORY)
+        self._store = LevelStore(self._directory / CHAIN_DIRECTORY, timer=self._timer)
         return self._store
 
     def get_fault(self) -> str | None:

@@ -37,7 +37,7 @@ from p2p.host.gossip_rpc import (
     is_sound,
 )
 from p2p.length_prefixed import READ_CHUNK_BYTES, VARINT, LengthPrefixedReader
-from p2p.network import Misbehaviour
+from p2p.network import ByteCount, Misbehaviour
 from p2p.peer_id import peer_id_of, public_key_of
 from p2p.rate_limit import Budget, Limiter, Rate
 
@@ -91,7 +91,7 @@ class GuardedPubsub(Pubsub):
     """Signing, checking and local delivery of gossip.
 
     ``deliver(topic, sender, payload, neighbour)`` is called with every message of a subscribed topic that another peer
-    published; ``neighbour`` is the connected peer that brought it.
+    published; ``neighbour`` is the connected peer that brought it. ``count`` is that of all RPCs.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class GuardedPubsub(Pubsub):
         first_sequence: int,
         deliver: Callable[..., None],
         report_misbehaviour: Callable[[bytes, Misbehaviour], None],
+        count: ByteCount,
     ) -> None:
         bounded_gossip_queues()
         super().__init__(
@@ -108,6 +109,7 @@ class GuardedPubsub(Pubsub):
         )
         self._report_misbehaviour = report_misbehaviour
         self._deliver = deliver
+        self._count = count
         self._limiter = Limiter(NEIGHBOUR_RATE, GOSSIP_RATE)
         self._reads = Limiter(READ_RATE, TOTAL_READ_RATE)
         self._subscribes = Limiter(SUBSCRIPTION_RATE)
@@ -164,7 +166,13 @@ class GuardedPubsub(Pubsub):
         if largest is not None and peer_id_of(largest) in self._inbound:
             self._inbound[peer_id_of(largest)][1].cancel()
 
+    async def write_msg(self, stream: INetStream, rpc_msg: rpc_pb2.RPC) -> bool:
+        is_written = await super().write_msg(stream, rpc_msg)
+        self._count.sent += rpc_msg.ByteSize() if is_written else 0
+        return is_written
+
     async def _take_in(self, peer_id: ID, peer: bytes, raw: bytes) -> None:
+        self._count.received += len(raw)
         messages, subscriptions = count_items(raw)
         await self._wait(self._reads, peer, 1 + messages, len(raw))
         if subscriptions and await self._wait(self._subscribes, peer, subscriptions, 0):

@@ -33,7 +33,7 @@ from p2p.host.stream import Libp2pStream
 from p2p.host.workarounds.host import GuardedHost
 from p2p.host.workarounds.swarm import GuardedSwarm
 from p2p.host.workarounds.yamux import GuardedUpgrader, GuardedYamux
-from p2p.network import NetworkError
+from p2p.network import ByteCount, NetworkError
 from p2p.peer_id import peer_id_of
 
 logger = logging.getLogger(__name__)
@@ -55,16 +55,24 @@ class IsolatedDialer:
 
     @asynccontextmanager
     async def open(
-        self, nursery: trio.Nursery, peer: bytes, addresses: Sequence[str], protocol: str, authenticated_as_self: bool
+        self,
+        nursery: trio.Nursery,
+        peer: bytes,
+        addresses: Sequence[str],
+        protocol: str,
+        count: ByteCount,
+        authenticated_as_self: bool,
     ) -> AsyncIterator[Libp2pStream]:
         """A stream of ``protocol`` to ``peer``; its connection runs in ``nursery`` and ends with it.
+
+        ``count`` is that of the protocol.
 
         Raises:
             NetworkError: none of the addresses answered as that peer, or it does not speak the protocol.
         """
         failures: list[str] = []
         for address in [one for one in addresses if is_direct(one)][:MAX_DIALLED_ADDRESSES]:
-            connection = _Connection(peer)
+            connection = _Connection(peer, count)
             try:
                 try:
                     upgrader = self._swarm.upgrader if authenticated_as_self else self._throwaway
@@ -86,8 +94,9 @@ class IsolatedDialer:
 class _Connection:
     """The connection of one isolated stream, in any stage."""
 
-    def __init__(self, peer: bytes) -> None:
+    def __init__(self, peer: bytes, count: ByteCount) -> None:
         self._peer = peer
+        self._count = count
         self._muxer: GuardedYamux | None = None
         self._raw: IRawConnection | None = None
 
@@ -109,7 +118,7 @@ class _Connection:
         negotiation = MultiselectCommunicator(stream)
         await MultiselectClient().select_one_of([TProtocol(protocol)], negotiation, int(UPGRADE_TIMEOUT_S))
         stream.set_protocol(TProtocol(protocol))
-        return Libp2pStream(stream, self._peer, lambda stream: None)
+        return Libp2pStream(stream, self._peer, self._count, lambda stream: None)
 
     async def close(self) -> None:
         with shielded(CLOSE_TIMEOUT_S):

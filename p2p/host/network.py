@@ -12,6 +12,7 @@ inside :meth:`Libp2pNetwork.run`, which closes the host itself, within a deadlin
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,6 +22,7 @@ import trio
 from libp2p.abc import INetConn, INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.network.stream.net_stream import NetStream
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
@@ -51,6 +53,7 @@ from p2p.nat.relay_server import RelayLimits, RelayServer
 from p2p.network import (
     MAX_GOSSIP_BYTES,
     MAX_UNREAD_GOSSIP_BYTES,
+    ByteCount,
     EmptyDirectory,
     GossipMessage,
     Misbehaviour,
@@ -116,6 +119,7 @@ class Libp2pNetwork:
         self._pace = DialPace()
         self._topics: dict[str, Fanout[GossipMessage]] = {}
         self._scopes: set[trio.CancelScope] = set()  # of the stream handlers that run
+        self._byte_counts: defaultdict[str, ByteCount] = defaultdict(ByteCount)
         self._lifetime = Lifetime()
         self.gater = ConnectionGater(
             fit_to_descriptors(limits or ConnectionLimits(), MAX_OUTBOUND),
@@ -196,7 +200,8 @@ class Libp2pNetwork:
             router = GuardedGossipSub(report_misbehaviour=self.report_misbehaviour)
             isolated_dialer = IsolatedDialer(host, self._runtime.random.randbytes(32))
             first_sequence = self._runtime.random.getrandbits(62)  # the time would tell this node's clock
-            pubsub = GuardedPubsub(host, router, first_sequence, self._deliver, self.report_misbehaviour)
+            count = self._byte_counts[PROTOCOL_ID_V11]
+            pubsub = GuardedPubsub(host, router, first_sequence, self._deliver, self.report_misbehaviour, count)
             events = ConnectionEvents(self._connections.on_connected, self._on_disconnected)
             host.get_network().register_notifee(events)
             for protocol in self._handlers:
@@ -317,6 +322,9 @@ class Libp2pNetwork:
     def refusals(self) -> Mapping[str, int]:
         return self.gater.refusals
 
+    def byte_counts(self) -> Mapping[str, ByteCount]:
+        return self._byte_counts
+
     async def partition(self, peers: Iterable[bytes]) -> None:
         """Have nothing to do with ``peers`` from now on: their connections are cut and no new ones made.
 
@@ -387,7 +395,7 @@ class Libp2pNetwork:
         assert isinstance(stream, NetStream)
         if protocol == STOP:
             keep_window(stream)
-        return Libp2pStream(stream, peer, self._drain_soon)
+        return Libp2pStream(stream, peer, self._byte_counts[protocol], self._drain_soon)
 
     @asynccontextmanager
     async def open_isolated_stream(
@@ -405,7 +413,8 @@ class Libp2pNetwork:
         running, swarm = self._lifetime.get_running(), self._lifetime.swarm
         if peer == self.me or peer in swarm.refused or self.gater.peers.is_banned(peer, trio.current_time()):
             raise NetworkError(f"{format_address(peer)} is not dialled: this node itself, banned or cut off")
-        dial = partial(running.isolated_dialer.open, running.nursery, peer, addresses, protocol)
+        count = self._byte_counts[protocol]
+        dial = partial(running.isolated_dialer.open, running.nursery, peer, addresses, protocol, count)
         async with dial(authenticated_as_self) as isolated:
             yield isolated
 
@@ -429,7 +438,7 @@ class Libp2pNetwork:
             return
         if protocol == HOP:
             keep_window(stream)
-        ours = Libp2pStream(stream, peer, self._drain_soon)
+        ours = Libp2pStream(stream, peer, self._byte_counts[protocol], self._drain_soon)
         scope = trio.CancelScope()
         self._scopes.add(scope)
         try:

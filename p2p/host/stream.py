@@ -14,7 +14,7 @@ from chain.crypto import format_address
 from p2p.closing import CLOSE_TIMEOUT_S, root_cause, shielded
 from p2p.host.workarounds.swarm import is_superseded
 from p2p.host.workarounds.yamux import ease, wait_for_window, was_reset
-from p2p.network import NetworkError
+from p2p.network import ByteCount, NetworkError
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +27,16 @@ MAX_CIRCUIT_WRITE_BYTES = 60 << 10
 
 
 class Libp2pStream:
-    """See :class:`p2p.network.RawStream`."""
+    """See :class:`p2p.network.RawStream`. ``count`` is that of its protocol."""
 
-    __slots__ = ("_closed", "_drain_soon", "_max_write", "_peer", "_stream")
+    __slots__ = ("_closed", "_count", "_drain_soon", "_max_write", "_peer", "_stream")
 
-    def __init__(self, stream: NetStream, peer: bytes, drain_soon: Callable[[NetStream], None]) -> None:
+    def __init__(
+        self, stream: NetStream, peer: bytes, count: ByteCount, drain_soon: Callable[[NetStream], None]
+    ) -> None:
         self._stream = stream
         self._peer = peer
+        self._count = count
         self._drain_soon = drain_soon
         circuit = stream.muxed_conn.get_connection_type() == ConnectionType.RELAYED
         self._max_write = MAX_CIRCUIT_WRITE_BYTES if circuit else MAX_WRITE_BYTES
@@ -54,7 +57,9 @@ class Libp2pStream:
         try:
             while sent < len(data):
                 window = min(await wait_for_window(self._stream), self._max_write)
-                await self._stream.write(data[sent : sent + window])
+                part = data[sent : sent + window]
+                await self._stream.write(part)
+                self._count.sent += len(part)
                 sent += window
         except Exception as error:
             raise NetworkError(f"the stream to {format_address(self._peer)} broke: {root_cause(error)}") from error
@@ -62,7 +67,7 @@ class Libp2pStream:
     async def receive(self, max_bytes: int = 65536) -> bytes:
         self._check_open()
         try:
-            return await self._stream.read(max_bytes)
+            data = await self._stream.read(max_bytes)
         except StreamEOF:
             if was_reset(self._stream):
                 raise NetworkError(f"{format_address(self._peer)} reset the stream, or is gone") from None
@@ -70,6 +75,8 @@ class Libp2pStream:
             return b""
         except Exception as error:
             raise NetworkError(f"the stream to {format_address(self._peer)} broke: {root_cause(error)}") from error
+        self._count.received += len(data)
+        return data
 
     async def close(self) -> None:
         if self._closed:

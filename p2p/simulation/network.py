@@ -29,6 +29,7 @@ from p2p.fanout import Fanout
 from p2p.network import (
     MAX_GOSSIP_BYTES,
     MAX_UNREAD_GOSSIP_BYTES,
+    ByteCount,
     GossipMessage,
     Misbehaviour,
     NetworkError,
@@ -431,6 +432,9 @@ class SimulatedNetwork:
 
     def report_misbehaviour(self, peer: bytes, misbehaviour: Misbehaviour) -> None:
         """The simulation bans no peer. Bans are tested by themselves and on real hosts."""
+
+    def byte_counts(self) -> Mapping[str, ByteCount]:
+        return {}
 
     def refusals(self) -> Mapping[str, int]:
         return {}

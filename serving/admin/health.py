@@ -12,7 +12,7 @@ from typing import Any
 
 from chain.types.validators import ValidatorSet
 from serving.admin.node_view import NodeView
-from serving.admin.troubles import BackendFacts, Facts, Trouble, find_troubles, judge, list_reasons
+from serving.admin.troubles import BackendFacts, Facts, MachineFacts, Trouble, find_troubles, judge, list_reasons
 from serving.backends.backend import Backend, LocatedBackend
 from serving.scheduling.admission import Origin
 
@@ -46,6 +46,7 @@ def gather_facts(node: NodeView) -> Facts:
         blocks=0 if standing is None else standing.blocks,
         needed=0 if standing is None else standing.needed,
         spendable=node.payments.payer.spendable,
+        machine=MachineFacts() if node.machine is None else node.machine.gather_facts(),
     )
 
 

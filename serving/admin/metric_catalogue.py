@@ -31,6 +31,15 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
         ),
         "can_be_dialled": MetricKind("gauge", "1 if others can dial this node, 0 if not; absent while not known"),
     },
+    "The machine": {
+        "event_loop_lag_seconds": MetricKind(
+            "histogram", "by how much the event loop came later than it was asked to, every quarter of a second"
+        ),
+        "database_write_seconds": MetricKind(
+            "histogram", "how long each batch of the chain's database took until it was on the disk"
+        ),
+        "disk_free_bytes": MetricKind("gauge", "space on the disk of the data directory; absent while not known"),
+    },
     "Requests of your users": {
         "requests_total": MetricKind(
             "counter", "requests of your users that ended: completed, refused, failed, cancelled", ("outcome",)
@@ -83,8 +92,9 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
             "gauge", "failures of a backend in a row, since its last answer; from 2 on it is asked last", ("backend",)
         ),
         "backend_queued": MetricKind("gauge", "requests that wait: own, delegated", ("backend", "origin")),
-        "queue_admitted_total": MetricKind("counter", "requests that got a slot of a backend", ("origin",)),
-        "queue_wait_seconds_total": MetricKind("counter", "for how long they waited for it, all together", ("origin",)),
+        "queue_wait_seconds": MetricKind(
+            "histogram", "how long requests waited that got a slot of a backend: own, delegated", ("origin",)
+        ),
         "queue_refused_total": MetricKind(
             "counter",
             "requests that got none: full (the queue was), late (it would have come after the deadline)",
@@ -95,6 +105,9 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
     "Ledger": {
         "final_height": MetricKind("gauge", "height of the last final block"),
         "final_block_age_seconds": MetricKind("gauge", "time since a block became final here"),
+        "block_interval_seconds": MetricKind(
+            "histogram", "time between each block that became final here and the one before it, by their timestamps"
+        ),
         "epoch": MetricKind("gauge", "epoch that agreement is in"),
         "view": MetricKind("gauge", "view that agreement is in"),
         "validator": MetricKind("gauge", "1 if this node votes in this epoch"),
@@ -112,6 +125,11 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
         "connected_peers": MetricKind("gauge", "peers connected now"),
         "relayed_peers": MetricKind("gauge", "those of them that are connected through a relay"),
         "known_peers": MetricKind("gauge", "peers that are online as far as this node knows"),
+        "protocol_bytes_total": MetricKind(
+            "counter",
+            "bytes by protocol: received, sent; gossip and all streams, without what connections and encryption add",
+            ("protocol", "direction"),
+        ),
         "refused_connections_total": MetricKind("counter", "connections of other nodes that were refused", ("reason",)),
     },
     "Money": {

@@ -16,16 +16,18 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
+from chain import histogram
 from chain.transition.validators.jailing import MIN_PARTICIPATION_QUOTIENT
 from serving.admin.health import find_node_troubles, get_version
 from serving.admin.metric_catalogue import METRICS, PREFIX, MetricKind
 from serving.admin.node_view import NodeView
 from serving.admin.reports import get_unbonding
 from serving.quality.duels.runner import DuelRunner
-from serving.scheduling.admission import Admission, Origin
+from serving.scheduling.admission import WAIT_BOUNDS_S, Admission, Origin
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 """Content type of the page."""
@@ -68,6 +70,7 @@ class _NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_node()
+        yield from self._collect_machine()
         yield from self._collect_requests()
         yield from self._collect_keys()
         yield from self._collect_admission()
@@ -89,6 +92,17 @@ class _NodeCollector(Collector):
         yield from (build, troubles)
         if (reached := self._node.network.can_be_dialled()) is not None:
             yield _gauge("can_be_dialled", reached)
+
+    def _collect_machine(self) -> Iterator[Metric]:
+        lag, writes = _histograms("event_loop_lag_seconds"), _histograms("database_write_seconds")
+        free = _gauges("disk_free_bytes")
+        machine = self._node.machine
+        if machine is not None:
+            _add_histogram(lag, machine.loop_lag)
+            _add_histogram(writes, machine.write_times)
+            if machine.free_bytes is not None:
+                free.add_metric([], machine.free_bytes)
+        yield from (lag, writes, free)
 
     def _collect_requests(self) -> Iterator[Metric]:
         counters, executor = self._node.dispatcher.counters, self._node.executor
@@ -143,17 +157,18 @@ class _NodeCollector(Collector):
 
     def _collect_waits(self) -> Iterator[Metric]:
         """Waits for slots, added up over the backends."""
-        admitted = _counter("queue_admitted")
-        waited = _counter("queue_wait_seconds")
+        waited = _histograms("queue_wait_seconds")
         refused = _counter("queue_refused")
         for origin in Origin:
             counters = [admission.counters[origin] for admission in self._node.backend_pool.admissions]
             name = origin.name.lower()
-            admitted.add_metric([name], sum(each.admitted for each in counters))
-            waited.add_metric([name], sum(each.waited_s for each in counters))
+            waits = histogram.Histogram(WAIT_BOUNDS_S)
+            for each in counters:
+                waits.add(each.waits)
+            _add_histogram(waited, waits, name)
             refused.add_metric([name, "full"], sum(each.full for each in counters))
             refused.add_metric([name, "late"], sum(each.late for each in counters))
-        yield from (admitted, waited, refused)
+        yield from (waited, refused)
 
     def _collect_keys(self) -> Iterator[Metric]:
         requests = _counter("key_requests")
@@ -174,6 +189,9 @@ class _NodeCollector(Collector):
         status = self._node.engine.status()
         yield _gauge("final_height", status.height)
         yield _gauge("final_block_age_seconds", status.final_age)
+        intervals = _histograms("block_interval_seconds")
+        _add_histogram(intervals, self._node.engine.block_intervals)
+        yield intervals
         yield _gauge("epoch", status.epoch)
         yield _gauge("view", status.view)
         yield _gauge("validator", status.is_validator)
@@ -192,8 +210,13 @@ class _NodeCollector(Collector):
         yield _gauge("connected_peers", status.peers)
         network = self._node.network
         yield _gauge("relayed_peers", sum(network.is_relayed(peer) for peer in network.peers()))
+        carried = _counter("protocol_bytes")
+        for protocol, both in network.byte_counts().items():
+            carried.add_metric([protocol, "received"], both.received)
+            carried.add_metric([protocol, "sent"], both.sent)
+        yield carried
         refused = _counter("refused_connections")
-        for reason, count in self._node.network.refusals().items():
+        for reason, count in network.refusals().items():
             refused.add_metric([reason], count)
         yield refused
         yield _gauge("known_peers", len(self._node.discovery.table))
@@ -303,6 +326,17 @@ def _gauge(name: str, value: float) -> GaugeMetricFamily:
 def _histogram(name: str, buckets: Sequence[float]) -> Histogram:
     kind = METRICS[name]
     return Histogram(PREFIX + name, _say(kind), kind.labels, registry=None, buckets=buckets)
+
+
+def _histograms(name: str) -> HistogramMetricFamily:
+    """Of what is counted elsewhere."""
+    kind = METRICS[name]
+    return HistogramMetricFamily(PREFIX + name, _say(kind), labels=kind.labels)
+
+
+def _add_histogram(family: HistogramMetricFamily, counted: histogram.Histogram, *labels: str) -> None:
+    names = [*map(floatToGoString, counted.bounds), "+Inf"]
+    family.add_metric(labels, list(zip(names, counted.cumulate(), strict=True)), counted.sum)
 
 
 def _add_queues(family: GaugeMetricFamily, backend: str, admission: Admission) -> None:

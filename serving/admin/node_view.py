@@ -14,6 +14,7 @@ from p2p.runtime import Runtime
 from serving.accounting.payments import Payments
 from serving.accounting.stake_keeper import StakeKeeper
 from serving.accounting.wallet import Wallet
+from serving.admin.machine import Machine
 from serving.dispatcher import Dispatcher
 from serving.keys.keyring import Keyring
 from serving.offload.executor import Executor
@@ -35,6 +36,8 @@ class NodeView(Protocol):
     def engine(self) -> Engine: ...
     @property
     def runtime(self) -> Runtime: ...
+    @property
+    def machine(self) -> Machine | None: ...
     @property
     def discovery(self) -> Discovery: ...
     @property

@@ -7,7 +7,7 @@ itself is :func:`find_troubles`; ``doctor`` finds more from outside (:mod:`servi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -21,6 +21,18 @@ MIN_SPAN_BLOCKS = 16
 """Blocks of a span after which the votes in it say something."""
 LOW_CREDIT = 1_000_000
 """Micro-credits below which an owner is told that credit is low."""
+MIN_FREE_BYTES = 2 << 30
+"""Below this much space on the disk of the data directory it is a problem."""
+SLOW_WRITE_S = 0.1
+"""A synced write that takes longer is slow. A validator waits for three in a block: two votes and the block before it.
+With 0.1 s each they take longer than the 0.25 s between two blocks of a busy chain."""
+SLOW_WRITES_SHARE = 0.5
+"""Part of the writes of a minute that must be slow until it is said, so that a bad moment is not."""
+LATE_LOOP_S = 0.25
+"""An event loop that comes later is late: by the time between two blocks of a busy chain, and by eight pieces of a
+stream of tokens."""
+LATE_LOOP_SHARE = 0.1
+"""Part of the looks of a minute at which the loop must be late until it is said."""
 EMBEDDED = "embedded"
 """The place of a backend that runs within the node."""
 
@@ -137,6 +149,26 @@ KINDS: Mapping[str, Kind] = {
         "have somebody send credits to {address}, or serve others",
         "wwwserve wallet show",
     ),
+    "disk_full": Kind(
+        "disk",
+        _P,
+        "{free} free",
+        "make room on the disk of {directory}, or set keep_epochs in config.yaml",
+    ),
+    "disk_busy": Kind(
+        "disk",
+        _A,
+        "{share:.0%} of the writes of the last minute took longer than {bound_ms:.0f} ms: a validator votes late",
+        "use an SSD, or move what else writes to the disk of {directory}",
+    ),
+    "loop_late": Kind(
+        "processor",
+        _A,
+        "the event loop was late by more than {bound_ms:.0f} ms in {share:.0%} of the last minute: answers come in "
+        "bursts, and a validator votes late",
+        "leave the node a core, or let fewer requests in",
+        "wwwserve top",
+    ),
     # What doctor finds of the data directory and of this machine.
     "no_node": Kind(
         "directory", _P, "no node in {directory}", "make one", "wwwserve init -d {directory} --new-chain NAME"
@@ -145,12 +177,6 @@ KINDS: Mapping[str, Kind] = {
     "key": Kind("key", _P, "{reason}", "put back a copy of {path}"),
     "genesis": Kind("genesis", _P, "{reason}", "copy genesis.json from another node of the chain to {path}"),
     "config": Kind("config", _P, "{reason}", "edit {path}"),
-    "disk_full": Kind(
-        "disk",
-        _P,
-        "{free} free",
-        "make room on the disk of {directory}, or set keep_epochs in config.yaml",
-    ),
     "disk_slow": Kind("disk", _A, "{free} free, fsync {took_ms:.0f} ms: a validator votes late", "use an SSD"),
     "disk_unwritable": Kind(
         "disk",
@@ -237,6 +263,20 @@ class BackendFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """What is known of the machine. ``free_bytes`` of the disk of ``directory`` are None until it was looked at.
+
+    ``slow_writes`` is the part of the synced writes of the last minute that took longer than :data:`SLOW_WRITE_S`, and
+    ``late_looks`` that of the looks at the event loop at which it was later than :data:`LATE_LOOP_S`.
+    """
+
+    directory: str = ""
+    free_bytes: int | None = None
+    slow_writes: float = 0.0
+    late_looks: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What a node knows of itself. Times in seconds, amounts in micro-credits.
 
@@ -261,6 +301,7 @@ class Facts:
     blocks: int
     needed: int
     spendable: int
+    machine: MachineFacts = field(default_factory=MachineFacts)
 
 
 def describe(code: str, **details: object) -> Trouble:
@@ -283,7 +324,7 @@ def compute_stall(idle_beat_s: float) -> float:
 def find_troubles(facts: Facts) -> list[Trouble]:
     """What is wrong with a node as far as it knows, the worst first."""
     order = list(Severity)
-    found = [*_look_at_ledger(facts), *_look_at_market(facts)]
+    found = [*_look_at_ledger(facts), *_look_at_market(facts), *_look_at_machine(facts.machine)]
     return sorted(found, key=lambda each: (order.index(each.severity), each.code != "stalled"))
 
 
@@ -327,3 +368,18 @@ def _look_at_market(facts: Facts) -> Iterator[Trouble]:
         yield describe("no_credit", address=facts.address)
     elif facts.spendable < LOW_CREDIT:
         yield describe("low_credit", spendable=format_credits(facts.spendable), address=facts.address)
+
+
+def _look_at_machine(facts: MachineFacts) -> Iterator[Trouble]:
+    if facts.free_bytes is not None and facts.free_bytes < MIN_FREE_BYTES:
+        yield describe("disk_full", free=format_bytes(facts.free_bytes), directory=facts.directory)
+    if facts.slow_writes >= SLOW_WRITES_SHARE:
+        bound_ms = 1000 * SLOW_WRITE_S
+        yield describe("disk_busy", share=facts.slow_writes, bound_ms=bound_ms, directory=facts.directory)
+    if facts.late_looks >= LATE_LOOP_SHARE:
+        yield describe("loop_late", share=facts.late_looks, bound_ms=1000 * LATE_LOOP_S)
+
+
+def format_bytes(count: int) -> str:
+    """A size of a disk for people."""
+    return f"{count / 2**30:,.1f} GiB"

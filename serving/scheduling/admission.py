@@ -25,11 +25,14 @@ from heapq import merge
 
 import trio
 
+from chain.histogram import Histogram
 from serving.scheduling.policy import ModelQuota, PolicyParameters
 from serving.scheduling.queueing import QueueEntry, ServiceTimes, WaitingQueue, predict_wait
 
 UNPAID_SHARE = 4
 """Divisor of the slots and of the queue: so many, and at least one, are for requests that are not paid yet."""
+WAIT_BOUNDS_S = (0.01, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 80, 160)
+"""Bounds of the histogram of waits for a slot."""
 MIN_RETRY_AFTER_S = 1.0
 """Least time after which a request that is not admitted may come again."""
 
@@ -92,10 +95,9 @@ class _Ticket(QueueEntry):
 
 @dataclass(slots=True)
 class QueueCounters:
-    """Requests of one origin since the start: how many got a slot, how long they waited for it, how many did not."""
+    """Requests of one origin since the start: how long those waited that got a slot, and how many did not."""
 
-    admitted: int = 0
-    waited_s: float = 0.0
+    waits: Histogram = field(default_factory=lambda: Histogram(WAIT_BOUNDS_S))
     full: int = 0
     late: int = 0
 
@@ -300,8 +302,7 @@ class Admission:
         except TooLate:
             counters.late += 1
             raise
-        counters.admitted += 1
-        counters.waited_s += ticket.started_at - ticket.arrived_at
+        counters.waits.observe(ticket.started_at - ticket.arrived_at)
         try:
             yield
             self.service_times.note(demand.predicted_s, trio.current_time() - ticket.started_at)

@@ -103,6 +103,9 @@ def test_an_idle_network_makes_one_block_per_beat() -> None:
         await trio.sleep(105.0)
         assert 10 <= world.engine(1).header.height <= 11
         assert 95_000 <= world.engine(1).chain_time() <= 105_000
+        intervals, beat_s = world.engine(1).block_intervals, world.genesis.parameters.idle_beat_ms / 1000
+        assert intervals.count == world.engine(1).header.height and intervals.count_above(beat_s + 2) == 0
+        assert intervals.sum == (world.engine(1).header.timestamp - world.genesis.header.timestamp) / 1000
 
     simulate(make_equal_genesis(4), play)
 

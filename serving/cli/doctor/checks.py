@@ -27,7 +27,7 @@ from chain.genesis import load_genesis
 from chain.keyfile import PassphraseNeeded, load_identity
 from consensus.voting.disk import FAULT_FILE
 from p2p.addresses import get_endpoint, parse_peer_address
-from serving.admin.troubles import Severity, Trouble, describe
+from serving.admin.troubles import MIN_FREE_BYTES, SLOW_WRITE_S, Severity, Trouble, describe, format_bytes
 from serving.cli.running.admin_client import ask_node
 from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE, KEY_FILE, OTHERS
 from serving.config.file import load_config
@@ -35,13 +35,9 @@ from serving.config.schema import ConfigError, NodeConfig, OpenAIModel
 
 PROBE_TIMEOUT_S = 2.0
 """Patience with a backend, a peer or a port."""
-MIN_FREE_BYTES = 2 << 30
-"""Below this much space on the disk it is a problem."""
-SLOW_SYNC_S = 0.1
-"""A disk that takes longer to sync a small file makes a slow validator."""
 MAX_CLOCK_ERROR_MS = 5_000
 """A block that is newer than now by more says that the clock here is behind."""
-PROBED = ("backend", "backend_loading", "bootstrap")
+PROBED = ("backend", "backend_loading", "bootstrap", "disk_full")
 """Codes of a running node whose subjects are looked at from here."""
 
 
@@ -110,7 +106,7 @@ def check_disk(patient: Patient) -> Iterator[Finding]:
     """Space, speed, and marks of damage."""
     directory = patient.directory
     free_bytes = shutil.disk_usage(directory).free
-    free = f"{free_bytes / 2**30:,.1f} GiB"
+    free = format_bytes(free_bytes)
     if free_bytes < MIN_FREE_BYTES:
         yield _find("disk_full", free=free, directory=directory)
     else:
@@ -131,7 +127,7 @@ def _time_sync(directory: Path, free: str) -> Finding:
         took = time.monotonic() - started
     except OSError as error:
         return _find("disk_unwritable", directory=directory, reason=error.strerror)
-    if took >= SLOW_SYNC_S:
+    if took >= SLOW_WRITE_S:
         return _find("disk_slow", free=free, took_ms=1000 * took)
     return Finding("disk", f"{free} free, fsync {1000 * took:.0f} ms")
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from chain.exceptions import StoreDamaged, StoreError, StoreInUse
-from chain.store.kv import LevelStore, MemoryStore
+from chain.store.kv import LevelStore, MemoryStore, WriteTimer
 from tests.support.forgeries import DAMAGES, damage_file
 
 KEYS = [b"", b"a", b"ab", b"abc", b"b", b"b\xff", b"\xff", b"\xff\xff"]
@@ -267,3 +267,20 @@ def test_a_system_in_trouble_is_no_damage(tmp_path: Path, number: int) -> None:
     assert not isinstance(caught.value, StoreDamaged) and store.fault is None
     store._db = real
     store.close()
+
+
+def test_each_batch_that_reaches_the_disk_is_timed(tmp_path: Path) -> None:
+    class Broken:
+        def write_batch(self, **options: object) -> None:
+            raise plyvel.IOError(b"IO error: no space")
+
+    timer = WriteTimer(iter((1.0, 1.25, 2.0, 2.5, 3.0)).__next__)
+    store = LevelStore(tmp_path / "db", timer=timer)
+    for value in (b"1", b"2"):
+        store.write({b"a": value})
+    real, store._db = store._db, Broken()
+    with pytest.raises(StoreError):
+        store.write({b"a": b"3"})
+    store._db = real
+    store.close()
+    assert (timer.times.count, timer.times.sum) == (2, 0.75)

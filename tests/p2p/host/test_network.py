@@ -53,6 +53,9 @@ async def test_streams_carry_bytes_both_ways_whichever_side_dialled() -> None:
             await stream.close()
             with pytest.raises(NetworkError):
                 await stream.receive()
+        for host in (one, other):  # each has sent it once and sent it back once
+            count = host.byte_counts()[ECHO]
+            assert (count.sent, count.received) == (2 * len(payload), 2 * len(payload))
 
 
 @pytest.mark.trio

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from chain.histogram import Histogram
+from chain.store.kv import WRITE_BOUNDS_S
 from chain.transition.validators.jailing import Standing
 from consensus import engine
+from p2p.network import ByteCount
+from serving.admin.machine import Machine
 from serving.admin.metric_catalogue import METRICS, PREFIX
 from serving.admin.metrics import Metrics
 from serving.admin.reports import report_status
@@ -134,6 +140,36 @@ def test_a_validator_sees_how_much_it_takes_part(standing: Standing | None, monk
         else:
             assert get(samples, "validator_participation_ratio") == 0.75
             assert get(samples, "validator_participation_needed_ratio") == 0.5
+
+    trio.run(main)
+
+
+def test_what_is_counted_elsewhere_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with run_node() as node:
+            assert not any(name.startswith("wwwserve_event_loop_lag") for name, _ in read(Metrics(node)))
+            machine = node.machine = Machine(tmp_path, Histogram(WRITE_BOUNDS_S), node.runtime)
+            machine.free_bytes = 7
+            machine.loop_lag.observe(0.003)
+            for took in (0.5, 3):
+                machine.write_times.observe(took)
+            counts = {"/wwwserve/sync/1": ByteCount(5, 9)}
+            monkeypatch.setattr(node.network, "byte_counts", lambda: counts)
+            (admission,) = node.backend_pool.admissions
+            async with admission.slot(Demand(Origin.OWN)):
+                pass
+            node.engine.block_intervals.observe(4)
+            samples = read(Metrics(node))
+        assert get(samples, "disk_free_bytes") == 7
+        assert get(samples, "event_loop_lag_seconds_bucket", le="0.0025") == 0
+        assert get(samples, "event_loop_lag_seconds_bucket", le="0.005") == 1
+        assert [get(samples, "database_write_seconds_bucket", le=le) for le in ("0.5", "1.0", "+Inf")] == [1, 1, 2]
+        assert get(samples, "database_write_seconds_sum") == 3.5
+        assert get(samples, "protocol_bytes_total", protocol="/wwwserve/sync/1", direction="received") == 5
+        assert get(samples, "protocol_bytes_total", protocol="/wwwserve/sync/1", direction="sent") == 9
+        assert get(samples, "queue_wait_seconds_count", origin="own") == 1
+        assert get(samples, "queue_wait_seconds_count", origin="delegated") == 0
+        assert get(samples, "block_interval_seconds_sum") >= 4
 
     trio.run(main)
 

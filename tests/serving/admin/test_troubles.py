@@ -10,11 +10,13 @@ import pytest
 
 from serving.admin.troubles import (
     KINDS,
+    MIN_FREE_BYTES,
     MIN_SPAN_BLOCKS,
     MIN_STALL_S,
     BackendFacts,
     Facts,
     Kind,
+    MachineFacts,
     Severity,
     Verdict,
     describe,
@@ -66,6 +68,9 @@ def test_a_healthy_node_has_no_trouble() -> None:
         ({"is_dialable": False}, "unreachable", "nobody can dial", Verdict.READY),
         ({"spendable": 0}, "no_credit", "cannot be offloaded", Verdict.READY),
         ({"spendable": 999_999}, "low_credit", "0.999999 credits", Verdict.READY),
+        ({"machine": MachineFacts("/home", MIN_FREE_BYTES - 1)}, "disk_full", "2.0 GiB free", Verdict.DEGRADED),
+        ({"machine": MachineFacts(slow_writes=0.5)}, "disk_busy", "50% of the writes", Verdict.READY),
+        ({"machine": MachineFacts(late_looks=0.1)}, "loop_late", "250 ms in 10% of", Verdict.READY),
     ],
 )
 def test_each_condition_has_its_trouble(change: dict[str, Any], code: str, words: str, verdict: Verdict) -> None:
@@ -78,6 +83,7 @@ def test_each_condition_has_its_trouble(change: dict[str, Any], code: str, words
 def test_what_says_nothing_is_not_said() -> None:
     assert find_troubles(replace(WELL, votes=0, blocks=MIN_SPAN_BLOCKS - 1, needed=8)) == []
     assert find_troubles(replace(WELL, listens=False, is_dialable=False)) == []
+    assert find_troubles(replace(WELL, machine=MachineFacts("/home", MIN_FREE_BYTES, 0.49, 0.09))) == []
 
 
 def test_the_worst_comes_first() -> None:

@@ -118,7 +118,7 @@ def test_a_request_that_would_be_too_late_is_told_so_at_once() -> None:
             assert work.admission.counters[DELEGATED].late == 1
             await work.add("in time", Demand(DELEGATED, predicted_s=10, max_wait_s=21))
         assert work.started == ["a", "b", "c", "d", "in time"]
-        assert work.admission.counters[DELEGATED].waited_s == 40
+        assert work.admission.counters[DELEGATED].waits.sum == 40
 
     simulate(main)
 
