@@ -6,12 +6,17 @@ work, or the ledger is behind. The rules are in :mod:`serving.admin.troubles`; h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+
+import trio
 
 from chain.types.validators import ValidatorSet
 from serving.admin.node_view import NodeView
+from serving.admin.self_checks import Finding, check_clock, check_config, check_disk, check_ports
 from serving.admin.troubles import BackendFacts, Facts, MachineFacts, Trouble, find_troubles, judge, list_reasons
 from serving.backends.backend import Backend, LocatedBackend
 from serving.scheduling.admission import Origin
@@ -87,6 +92,23 @@ def report_health(node: NodeView) -> dict[str, Any]:
         "final_age_s": round(status.final_age, 1),
         "is_syncing": status.is_syncing,
     }
+
+
+async def report_checks(node: NodeView) -> dict[str, Any]:
+    """What the node finds when it looks at its machine now; nothing if it is told nothing of it."""
+    if node.machine is None:
+        return {"findings": []}
+    listens, clock = bool(node.network.listen_addresses), trio.lowlevel.current_clock().current_time
+    found = await node.runtime.run_sync(_look, node.machine.directory, listens, clock)
+    if node.engine.header.height:
+        found.append(check_clock(node.engine.header.timestamp, node.runtime.now()))
+    return {"findings": [each.to_plain() for each in found]}
+
+
+def _look(directory: Path, listens: bool, clock: Callable[[], float]) -> list[Finding]:
+    config, found = check_config(directory)
+    ports = () if config is None else check_ports(config, directory, runs=True, listens=listens)
+    return [found, *check_disk(directory, clock), *ports]
 
 
 def get_stake_share(validators: ValidatorSet, public_key: bytes) -> float:

@@ -67,6 +67,7 @@ ROUTES: Mapping[tuple[str, str], Described] = {
     ("GET", "/policy"): Described(READING, "The policy in force."),
     ("GET", "/duels"): Described(READING, "Duels and checks that this node took part in since it started."),
     ("GET", "/network/check"): Described(READING, "How this node reaches others and is reached."),
+    ("GET", "/doctor"): Described(READING, "What the node finds of configuration, disk, ports and clock."),
     ("GET", "/keys"): Described(READING, "API keys, without their secrets."),
     ("GET", "/keys/backup"): Described(READING, "API keys by their digests, as 'wwwserve backup' keeps them."),
     ("GET", "/keys/usage"): Described(READING, "What each API key used, by day and model."),

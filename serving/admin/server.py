@@ -35,7 +35,7 @@ from chain.exceptions import KeyFormatError
 from serving.admin.bodies import make_answer, read_object, read_section
 from serving.admin.confinement import Confined
 from serving.admin.connectivity import PingOrder, check_network, ping_peer
-from serving.admin.health import report_health
+from serving.admin.health import report_checks, report_health
 from serving.admin.key_orders import (
     CreateOrder,
     RevokeOrder,
@@ -108,6 +108,7 @@ REPORTS: Mapping[str, MakeReport] = {
     "/policy": report_policy,
     "/duels": report_duels,
     "/network/check": check_network,
+    "/doctor": report_checks,
     "/keys": report_keys,
     "/keys/backup": report_keys_backup,
     "/keys/usage": report_key_usage,

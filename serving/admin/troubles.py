@@ -1,7 +1,8 @@
 """What can be wrong with a node: a code, how bad it is, one line that says it, and what mends it (pure).
 
 One catalogue for every place that says so: ``status``, ``/healthz``, ``doctor`` and the dashboard. What a node finds of
-itself is :func:`find_troubles`; ``doctor`` finds more from outside (:mod:`serving.cli.doctor.checks`).
+itself is :func:`find_troubles`; ``doctor`` finds more when it looks (:mod:`serving.admin.self_checks`,
+:mod:`serving.cli.doctor.checks`).
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ KINDS: Mapping[str, Kind] = {
         "leave the node a core, or let fewer requests in",
         "wwwserve top",
     ),
-    # What doctor finds of the data directory and of this machine.
+    # What doctor finds of the data directory and of this machine; some of it the page of a running node, too.
     "no_node": Kind(
         "directory", _P, "no node in {directory}", "make one", "wwwserve init -d {directory} --new-chain NAME"
     ),
@@ -206,6 +207,13 @@ KINDS: Mapping[str, Kind] = {
         "{key}: cannot listen on {host}:{port}: {reason}",
         "end what uses the port, or choose another with {key} in config.yaml",
         "ss -ltnp 'sport = :{port}'",
+    ),
+    "port_closed": Kind(
+        "port",
+        _P,
+        "{key}: nothing listens on {host}:{port}",
+        "start the node again: config.yaml has changed since, or the address has left this machine",
+        "wwwserve run -d {directory}",
     ),
     "backend_key_missing": Kind("backends", _P, "{reason}", "set the variable", "export {variable}=…"),
     "backend_key_refused": Kind(

@@ -280,6 +280,9 @@ class LargeNetwork:
             now = int(time.time())
             samples = [self._make_sample(at) for at in range(now - 599, now + 1)]
             return {name: [sample[name] for sample in samples] for name in ("at", *SAMPLED)}
+        if path == "/doctor":
+            disk = {"code": "", "severity": "ok", "text": "41.0 GiB free, fsync 3 ms", "mend": "", "command": ""}
+            return {"findings": [{**disk, "subject": "disk"}]}
         if path == "/chain/validators":
             rows = [{"address": a, "stake": 900 * CREDIT, "share": 0.05, "votes": 700} for a in self.addresses[:20]]
             return {

@@ -18,7 +18,7 @@ PAGES = {
     "money": ".chart canvas",
     "policy": ".form input",
     "quality": ".card table",
-    "logs": ".log li",
+    "logs": "main:has(.checks li):has(.log li)",
 }
 """Pages, and a part of each that is there once it shows data."""
 

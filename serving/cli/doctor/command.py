@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,8 +11,9 @@ from chain.cli.contract import ExitCode, print_result
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import format_count
 from chain.printable import escape_unprintable
+from serving.admin.self_checks import Finding
 from serving.admin.troubles import Severity, describe_mend
-from serving.cli.doctor.checks import Finding, examine
+from serving.cli.doctor.checks import examine
 from serving.cli.running.status import SEVERITY_MARKS
 
 
@@ -33,7 +33,7 @@ def doctor(
     found = examine(directory)
     severities = [each.trouble.severity for each in found if each.trouble is not None]
     problems, advice = severities.count(Severity.PROBLEM), severities.count(Severity.ADVICE)
-    content = {"problems": problems, "advice": advice, "findings": [_to_plain(each) for each in found]}
+    content = {"problems": problems, "advice": advice, "findings": [each.to_plain() for each in found]}
     summary = f"{format_count(problems, 'problem')}, {advice} advice" if problems or advice else "all is well"
     lines = [*(line for each in found for line in _describe(each)), summary]
     if bundle is not None:
@@ -43,12 +43,6 @@ def doctor(
         lines.append(f"written to {bundle}: {', '.join(names)}; look through it before you give it away")
     print_result(content, as_json, *lines)
     raise typer.Exit(ExitCode.FAILED if problems else ExitCode.OK)
-
-
-def _to_plain(finding: Finding) -> dict[str, Any]:
-    """For programs; the severity of what is well is ``ok``, and there is no code."""
-    well = {"code": "", "severity": "ok", "text": finding.text, "mend": "", "command": ""}
-    return {**(well if finding.trouble is None else asdict(finding.trouble)), "subject": finding.subject}
 
 
 def _describe(finding: Finding) -> list[str]:

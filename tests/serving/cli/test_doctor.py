@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from chain.cli.contract import CommandError, ExitCode
+from serving.admin import self_checks
 from serving.admin.troubles import describe
 from serving.cli.app import build_wwwserve_app
 from serving.cli.doctor import checks
@@ -24,7 +25,7 @@ from tests.support.commands import run_cli
 from tests.support.ports import reserve_ports
 
 PEER = "12D3KooWQvTxaoyGqNKYT9hek1DhLxZJzC8ykN71NWKJREaB5oXb"
-STATUS = {"height": 5, "troubles": [], "available": 1}
+STATUS = {"height": 5, "troubles": [], "available": 1, "listening": []}
 
 
 def say(code: str, **details: object) -> dict[str, Any]:
@@ -87,6 +88,13 @@ def sick(tmp_path: Path) -> Iterator[Sick]:
         yield found
 
 
+@contextmanager
+def listening(sick: Sick) -> Iterator[None]:
+    """The ports for users and the owner are listened on, as by a node that runs."""
+    with socket.create_server(("127.0.0.1", sick.ports[1])), socket.create_server(("127.0.0.1", sick.ports[2])):
+        yield
+
+
 def select(findings: list[dict[str, str]], severity: str) -> list[dict[str, str]]:
     return [each for each in findings if each["severity"] == severity]
 
@@ -103,7 +111,7 @@ def examine(sick: Sick) -> tuple[int, dict[str, str], list[dict[str, str]]]:
 def test_a_sound_node_that_is_stopped_has_no_problem(sick: Sick) -> None:
     code, bad, findings = examine(sick)
     assert (code, bad) == (0, {}), findings
-    assert {each["subject"] for each in findings} == {"key", "genesis", "config", "disk", "node", "backend 1"}
+    assert {each["subject"] for each in findings} == {"key", "genesis", "config", "disk", "node", "port", "backend 1"}
     text = run_cli(build_wwwserve_app(), "doctor", "-d", sick.home).stdout
     assert "✓ backend 1" in text and "start it: wwwserve run -d" in text and text.endswith("0 problems, 1 advice\n")
 
@@ -185,7 +193,8 @@ def test_what_a_running_node_says_of_itself_is_passed_on(
 ) -> None:
     answers = {"/status": {**STATUS, **status}, "/chain/head": {"timestamp": int(time.time() * 1000) + ahead_ms}}
     monkeypatch.setattr(checks, "ask_node", lambda directory, method, path: answers[path])
-    code, bad, _ = examine(sick)
+    with listening(sick):
+        code, bad, _ = examine(sick)
     assert code == 1 and set(bad) == {subject} and mend in bad[subject]
 
 
@@ -194,7 +203,7 @@ def test_a_node_that_hangs_and_a_full_disk(sick: Sick, monkeypatch: pytest.Monke
         raise CommandError("the node does not answer within 5 s", code=ExitCode.TIMEOUT)
 
     monkeypatch.setattr(checks, "ask_node", hang)
-    monkeypatch.setattr(checks, "MIN_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(self_checks, "MIN_FREE_BYTES", 1 << 60)
     code, bad, _ = examine(sick)
     assert code == 1 and set(bad) == {"node", "disk"}
     assert "wwwserve run -d" in bad["node"] and "keep_epochs" in bad["disk"]
@@ -206,7 +215,8 @@ def test_advice_is_no_problem(sick: Sick, monkeypatch: pytest.MonkeyPatch) -> No
         "/chain/head": {"timestamp": int(time.time() * 1000)},
     }
     monkeypatch.setattr(checks, "ask_node", lambda directory, method, path: answers[path])
-    code, bad, findings = examine(sick)
+    with listening(sick):
+        code, bad, findings = examine(sick)
     advice = {each["subject"]: each["mend"] + each["command"] for each in select(findings, "advice")}
     assert (code, bad) == (0, {})
     assert "upnp: true" in advice["reachable"] and "wwwserve wallet register" in advice["credit"]

@@ -1,25 +1,46 @@
 // What the node finds wrong with itself, and the latest events of its log.
 
-import { html, useState } from "../vendor.js";
+import { html, useEffect, useState } from "../vendor.js";
 import { clockTime, plural, short } from "../format.js";
-import { events, section } from "../store.js";
+import { ask, events, section } from "../store.js";
 import { Card } from "../ui.js";
 import { Troubles } from "./node.js";
 
 /** What a node looks at in itself, in the words of its troubles. */
-const SUBJECTS = ["ledger", "validator", "backends", "peers", "reachable", "credit"];
+const SUBJECTS = ["ledger", "validator", "backends", "peers", "reachable", "credit", "processor"];
 const LEVELS = ["debug", "info", "warning", "error"];
 const ALWAYS = new Set(["event", "level", "logger", "timestamp"]);
 const MAX_ROWS = 200;
 
 function Doctor() {
-  const found = section("troubles").value ?? [];
+  const [looked, setLooked] = useState([]);
+  const [failure, setFailure] = useState("");
+  const [round, setRound] = useState(0);
+  useEffect(() => {
+    const abort = new AbortController();
+    ask("/doctor", { signal: abort.signal }).then(
+      ({ findings }) => (setLooked(findings), setFailure("")),
+      (error) => abort.signal.aborted || setFailure(error.message),
+    );
+    return () => abort.abort();
+  }, [round]);
+  // What the node says all the time comes first; a look finds some of it again.
+  const live = section("troubles").value ?? [];
+  const codes = new Set(live.map((each) => each.code));
+  const found = [...live, ...looked.filter((each) => each.code && !codes.has(each.code))];
   const ill = new Set(found.map((each) => each.subject));
   const well = SUBJECTS.filter((subject) => !ill.has(subject));
   return html`<${Card} title="Doctor" note="what this node finds of itself">
     <${Troubles} found=${found} />
     ${well.length > 0 && html`<p class="well"><span aria-hidden="true">✓</span> nothing wrong with: ${well.join(", ")}</p>`}
-    <p class="dim">Disk, clock, ports, keys and the servers of the models are looked at by <code>wwwserve doctor</code>, whether the node runs or not.</p>
+    <ul class="checks" aria-label="Looked at when this page was opened">
+      ${looked.filter((each) => !each.code).map(
+        (each) => html`<li key=${each.subject}><span aria-hidden="true">✓</span> <b>${each.subject}</b> <span>${each.text}</span></li>`,
+      )}
+    </ul>
+    ${failure && html`<p class="failure" role="alert">${failure}</p>`}
+    <p><button type="button" onClick=${() => setRound(round + 1)}>Look again</button></p>
+    <p class="dim">Files, keys and the servers of the models are looked at by <code>wwwserve doctor</code>, whether the node runs or not.</p>
   <//>`;
 }
 
