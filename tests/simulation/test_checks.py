@@ -55,6 +55,7 @@ def test_honest_executors_pass_every_check() -> None:
     simulate_checks(play)
 
 
+@pytest.mark.long
 def test_an_executor_that_serves_other_weights_is_found_and_declares_them_no_more() -> None:
     async def play(world: World, witness: CheckWitness) -> None:
         cheat, bonded = world.members[1], world.account(1).bonded

@@ -110,6 +110,7 @@ def test_users_get_the_same_answers_and_nothing_is_kept_on_a_chain_without_duels
     simulate_duels(play, DuelOptions(duels=replace(DUELS, rate=0), judges=()), with_judges=False)
 
 
+@pytest.mark.long
 def test_an_answer_of_no_use_is_a_fraud_once_a_second_panel_agrees() -> None:
     """Eleven nodes: executor, challenger, three judges and five more, whoever is drawn."""
 
@@ -202,7 +203,7 @@ PARTIES: dict[str, Pick] = {
 }
 
 
-LONG = {"originator", "executor"}
+LONG = {"originator", "executor", "judge"}
 """Parties whose restarts the test of all at once shows too."""
 
 
