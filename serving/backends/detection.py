@@ -47,6 +47,8 @@ LITELLM_ALIVE = "/health/liveliness"
 LITELLM_INFO = "/model/info"
 METRICS = "/metrics"
 
+OWN_KIND = "wwwserve"
+"""The kind of a node, whose API is one like the others."""
 NAMES = {
     "vllm": "vLLM",
     "sglang": "SGLang",
@@ -55,6 +57,7 @@ NAMES = {
     "lmstudio": "LM Studio",
     "litellm": "LiteLLM",
     "openai": "a server of OpenAI's API",
+    OWN_KIND: "a node",
 }
 """How people call each kind of server."""
 
@@ -192,6 +195,8 @@ class Detection:
     def _find_kind(self) -> str:
         owners = {str(entry.get("owned_by")) for entry in _get_dicts(self._read(LIST), "data")}
         reader = detect_reader(self._get_page())
+        if OWN_KIND in owners:
+            return OWN_KIND
         if _get_text(self._read(OLLAMA_VERSION), "version"):
             return "ollama"
         if _get_text(self._read(SERVER_INFO), "model_path") or "sglang" in owners or reader == "sglang":

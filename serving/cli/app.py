@@ -42,7 +42,7 @@ def build_wwwserve_app(run_node: RunNode | None = None) -> typer.Typer:
     entries = {
         "init": Entry(
             "Make a data directory: key, configuration, genesis, and a journal without votes.",
-            "serving.cli.setup.start:init",
+            "serving.cli.setup.init:init",
             ("wwwserve init --new-chain home", "wwwserve init --genesis genesis.json"),
             START,
         ),

@@ -10,7 +10,7 @@ from serving.config.schema import NodeConfig
 
 def choose_ports(config: NodeConfig) -> NodeConfig:
     """``config`` with the ports of the first listener, the API and the admin listener moved where others have them."""
-    taken: set[int] = set()
+    taken = {config.dashboard.port}  # which listens only for an owner who wants it
     address, _, port = config.listen[0].rpartition("/")
     listen = f"{address}/{find_free_port(int(port), taken)}"
     api, admin = (find_free_port(section.port, taken) for section in (config.api, config.admin))

@@ -50,14 +50,19 @@ def find_server(url: str, api_key_env: str | None = None) -> FoundServer:
     if api_key_env is not None and not api_key:
         raise CommandError(f"--api-key-env: {api_key_env} is not set")
     try:
-        return trio.run(_detect, HttpPool(url, api_key=api_key, timeouts=PROBE_TIMEOUTS))
+        return trio.run(detect, HttpPool(url, api_key=api_key, timeouts=PROBE_TIMEOUTS))
     except DetectionFailed as error:
         raise CommandError(f"{url}: {error}") from None
     except ValueError as error:
         raise CommandError(str(error)) from None
 
 
-async def _detect(pool: HttpPool) -> FoundServer:
+async def detect(pool: HttpPool) -> FoundServer:
+    """What answers at a server; the pool is closed.
+
+    Raises:
+        DetectionFailed: nothing usable.
+    """
     detection = Detection()
 
     async def send(probe: Probe) -> None:

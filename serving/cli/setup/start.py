@@ -1,4 +1,4 @@
-"""``wwwserve init``, ``run`` and ``demo``."""
+"""``wwwserve run`` and ``demo``, and the making of a data directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import trio
 import typer
 
 from chain.check_economics import check_checks
-from chain.cli.contract import CommandError, print_result
+from chain.cli.contract import CommandError
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.crypto import KeyPair
 from chain.duel_economics import check_duels
@@ -30,7 +30,6 @@ from consensus.voting.journal import Journal
 from p2p.addresses import parse_proxy
 from p2p.runtime import RealRuntime
 from serving.cli.ledger.stopped_node import get_passphrase, load_key, load_own_genesis
-from serving.cli.setup.ports import choose_ports
 from serving.config.data_directory import (
     CONFIG_FILE,
     GENESIS_FILE,
@@ -77,13 +76,17 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
         as_json: AsJson = False,
     ) -> None:
         """Run the node in a data directory until it is stopped."""
+        from serving.cli.setup.init import init, is_terminal
         from serving.cli.setup.own_server import add_llama_cpp, add_vllm
         from serving.logs.console import configure_logs
         from serving.logs.file import LogFile
 
         directory = data_dir or get_default_data_dir()
         if not (directory / KEY_FILE).exists():
-            raise CommandError(f"no node in {directory}; make one with: wwwserve init -d {directory} …")
+            if not is_terminal(as_json):
+                raise CommandError(f"no node in {directory}; make one with: wwwserve init -d {directory} …")
+            typer.confirm(f"There is no node in {directory}. Make one?", default=True, abort=True)
+            init(directory)
         config = load_config(directory / CONFIG_FILE)
         if socks5 is not None:
             try:
@@ -118,37 +121,6 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
     return run
 
 
-def init(
-    data_dir: DataDir = None,
-    genesis: Annotated[Path | None, typer.Option(help="Genesis file of the chain to join.")] = None,
-    new_chain: Annotated[
-        str | None, typer.Option(help="Name of a new chain of one's own, with this node as its first validator.")
-    ] = None,
-    duel_rate: Annotated[
-        int,
-        typer.Option(
-            min=0, max=1_000, help="Of 1,000 paid answers on the new chain, how many are answered again and judged."
-        ),
-    ] = 0,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="A recent block of that chain that you trust, HEIGHT:BLOCKID: begin from there.")
-    ] = None,
-    api_key: Annotated[
-        bool,
-        typer.Option("--api-key", help="Make a key for users of the API, which other machines need, and print it."),
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Make a data directory: key, configuration, genesis, and a journal without votes."""
-    directory = data_dir or get_default_data_dir()
-    config = choose_ports(DEFAULTS)
-    content, lines = create_node(directory, genesis, new_chain, duel_rate, checkpoint, api_key, config)
-    if config != DEFAULTS:
-        url = f"http://{config.api.host}:{config.api.port}/v1"
-        lines.insert(-1, f"api      {url} (other programs have the usual ports)")
-    print_result(content, as_json, *lines)
-
-
 def create_node(
     directory: Path,
     genesis: Path | Genesis | None,
@@ -176,9 +148,7 @@ def create_node(
             Checkpoint.parse(checkpoint)
         except ValueError as error:
             raise CommandError(f"--checkpoint: {error}") from None
-    for name in (KEY_FILE, GENESIS_FILE, CONFIG_FILE):
-        if (directory / name).exists():
-            raise CommandError(f"{directory / name} exists already; choose another directory with -d")
+    check_is_new(directory)
     joined = load_genesis(genesis) if isinstance(genesis, Path) else genesis
     parameters = Parameters(duels=DuelParameters(rate=duel_rate))
     check_duels(parameters)
@@ -213,6 +183,17 @@ def create_node(
         *(() if secret is None else (f"api key  {secret}  (kept in {file})",)),
         f"edit {file}, then start the node with: wwwserve run -d {directory}",
     ]
+
+
+def check_is_new(directory: Path) -> None:
+    """Check that there is no node in a directory.
+
+    Raises:
+        CommandError: there is, or a part of one.
+    """
+    for name in (KEY_FILE, GENESIS_FILE, CONFIG_FILE):
+        if (directory / name).exists():
+            raise CommandError(f"{directory / name} exists already; choose another directory with -d")
 
 
 def write_node(directory: Path, key: KeyPair, genesis: Genesis, config: NodeConfig) -> None:
