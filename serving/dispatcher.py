@@ -31,7 +31,8 @@ from serving.keys.keyring import Charge, Keyring
 from serving.keys.usage import Usage
 from serving.offload.attempt_terms import AttemptTerms
 from serving.offload.choice import Reason, is_kept
-from serving.offload.originator import NoExecutor, Originator
+from serving.offload.originator import Originator
+from serving.offload.refusal import NoExecutor
 from serving.openai.answers import Answer, AnswerInspector
 from serving.openai.errors import (
     ApiError,

@@ -11,6 +11,7 @@ import trio
 from node import Node
 from serving.offload.attempt import OffloadAttempt
 from serving.offload.attempt_terms import AttemptFailed, AttemptTerms
+from serving.offload.hedging import Race
 
 
 @dataclass(slots=True)
@@ -46,12 +47,12 @@ class AttemptLog:
         make = node.originator._attempt
 
         @asynccontextmanager
-        async def watched(terms: AttemptTerms) -> AsyncIterator[OffloadAttempt]:
+        async def watched(terms: AttemptTerms, race: Race, is_late: trio.Event) -> AsyncIterator[OffloadAttempt]:
             executor, predicted_s = self._numbers[terms.executor], terms.prediction.time.first_token
             attempt = Attempt(number, executor, trio.current_time(), predicted_s, terms.first_token_within_s, terms)
             self.attempts.append(attempt)
             try:
-                async with make(terms) as made:
+                async with make(terms, race, is_late) as made:
                     attempt.hold_id = made.hold_id
                     yield made
             except AttemptFailed as failure:

@@ -60,6 +60,12 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
             ("time",),
         ),
         "continued_answers_total": MetricKind("counter", "times that another went on with an answer that was cut"),
+        "hedges_total": MetricKind(
+            "counter",
+            "executors that were asked because another was late: won (they gave the answer), lost (the late one did), "
+            "failed (neither)",
+            ("outcome",),
+        ),
         "completion_tokens_total": MetricKind("counter", "completion tokens of the answers to your users"),
         "client_errors_total": MetricKind(
             "counter",

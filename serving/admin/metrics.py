@@ -117,6 +117,10 @@ class _NodeCollector(Collector):
         continued = _counter("continued_answers")
         continued.add_metric([], counters.continued)
         yield continued
+        hedges = _counter("hedges")
+        for outcome in ("won", "lost", "failed"):
+            hedges.add_metric([outcome], getattr(self._node.dispatcher.originator.hedges, outcome))
+        yield hedges
         running = sum(record.finished is None for record in self._node.dispatcher.records)
         yield _gauge("requests_in_flight", running)
         tokens = _counter("completion_tokens")

@@ -665,6 +665,11 @@ class OffloadConfig(Section):
         description="Of so many executors, in the order in which stake draws them, the one predicted to be the fastest "
         "is asked; 1 leaves it to the draw.",
     )
+    hedging: bool = Field(
+        default=OriginatorSettings().hedging,
+        description="Whether a second executor is asked as well where the first content of one is late: in at most 5 % "
+        "of all attempts. Whoever is first gives the answer. It costs the fee of a second hold.",
+    )
 
 
 class NodeConfig(Section):

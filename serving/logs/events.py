@@ -87,6 +87,9 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
         "an executor has fallen silent": Event(
             "info", ("executor", "model"), "all that this node has under way there is given up, and asked elsewhere"
         ),
+        "the first content is late: another executor is asked as well": Event(
+            "info", ("executor",), "a hedge (`offload.hedging`); `executor` is the second one, and the first may answer"
+        ),
         "executor did not deliver": Event("info", ("executor", "reason"), "the next one is asked"),
         "a content filter has the last word": Event(
             "info", ("executor",), "an answer was withheld for what was asked; no other node is asked"

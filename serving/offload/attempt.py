@@ -21,10 +21,11 @@ from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.failover.rules import CLIENT_ERRORS
-from serving.offload.attempt_terms import AttemptFailed, AttemptTerms, Stalled
+from serving.offload.attempt_terms import AttemptFailed, AttemptTerms, Outrun, Stalled
 from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
 from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
+from serving.offload.hedging import Race
 from serving.offload.patience import Patience
 from serving.offload.protocol import (
     CHUNK_BYTES,
@@ -83,6 +84,8 @@ class OffloadAttempt:
         note_silent: Callable[[], None],
         terms: AttemptTerms,
         length: AnswerLength,
+        race: Race,
+        is_late: trio.Event,
         stack: AsyncExitStack,
     ) -> None:
         self.terms = terms
@@ -117,6 +120,9 @@ class OffloadAttempt:
         self._decoding = decoding
         self._silences = silences
         self._note_silent = note_silent
+        self._race = race
+        self._is_late = is_late
+        """Set once its first content is late."""
         self._stack = stack
         self._payer = context.payments.payer
         self._offer_salt = context.make_salt()
@@ -142,6 +148,7 @@ class OffloadAttempt:
 
         Raises:
             AttemptFailed: the executor declined, or this node could not pay in time.
+            Outrun: another attempt at the request was first.
             NetworkError, CodecError, trio.TooSlowError, BackendError: it cannot be reached, or failed.
         """
         settings, request = self._settings, self.terms.request
@@ -149,14 +156,14 @@ class OffloadAttempt:
         await self._offer()
         await self._pay()
         now, tokens = trio.current_time(), request.max_tokens // request.choices
-        within_s = self.terms.first_token_within_s
-        expected_by = None if within_s is None else self.begun_at + within_s
+        within_s, late_s = self.terms.first_token_within_s, self.terms.late_after_s
         self._patience = Patience(
             settings,
             now,
             stream=request.stream,
             max_tokens=tokens,
-            expected_by=expected_by,
+            expected_by=None if within_s is None else self.begun_at + within_s,
+            late_by=None if late_s is None else self.begun_at + late_s,
             is_queued=self.is_queued,
             predicted_s=self.terms.prediction.time.first_token,
         )
@@ -175,6 +182,8 @@ class OffloadAttempt:
         if request.stream and head.status == 200:
             first = await self._receive_first_content(chunks)
             self.first_token_s = trio.current_time() - self.begun_at
+            if not self._race.claim(self.hold_id):
+                raise Outrun
         else:
             first = b"".join([chunk async for chunk in chunks])
             self.error_body = b"" if head.status == 200 else first
@@ -192,6 +201,18 @@ class OffloadAttempt:
         if self._patience.is_queued or (is_late and self.terms.request.stream):
             self._was_silent = True
             self._waiting.deadline = -math.inf
+
+    def note_overdue(self) -> None:
+        """Content is overdue. Has the executor fallen silent?"""
+        executor, model, now = self.terms.executor, self.terms.request.model, trio.current_time()
+        self._silences.note_overdue(executor, model, now)
+        if self._silences.is_silent(executor, model, now):
+            self._note_silent()
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether its first content is waited for longer than it would be if no other were asked as well."""
+        return self._is_paid and self._patience.is_overdue
 
     @property
     def is_waiting(self) -> bool:
@@ -285,13 +306,21 @@ class OffloadAttempt:
         try:
             while True:
                 try:
-                    with trio.fail_at(-math.inf if self._is_given_up else patience.deadline) as self._waiting:
+                    with trio.fail_at(-math.inf if self._is_given_up else patience.wakes_at) as self._waiting:
                         message = await receive_message(self.exchange, self._settings.stall_timeout_s)
                 except trio.TooSlowError:
                     if self._is_given_up:
                         raise
                     is_final = self._context.engine.is_final(self._payment_id)
+                    is_late = patience.take_late(trio.current_time(), is_final=is_final)
+                    if is_late:
+                        self._is_late.set()
+                    if is_late is not None:
+                        continue
                     if patience.excuse_unpaid(trio.current_time(), is_final=is_final):
+                        continue
+                    is_hedged = self._race.is_hedged and not self.terms.is_hedge
+                    if is_hedged and patience.excuse_overdue(trio.current_time()):
                         continue
                     raise
                 except NetworkError:
@@ -311,20 +340,13 @@ class OffloadAttempt:
                 else:
                     patience.note_working(trio.current_time())
                     if patience.has_content and trio.current_time() >= patience.quiet_since + PAUSE_S:
-                        self._note_overdue()
+                        self.note_overdue()
         except (NetworkError, CodecError) as error:
             raise BackendError(f"the executor broke off: {error}") from error
         except trio.TooSlowError:
             if self.terms.request.stream and not patience.is_queued and not self._is_given_up:
-                self._note_overdue()
+                self.note_overdue()
             raise Stalled("the executor sent nothing for too long") from None
-
-    def _note_overdue(self) -> None:
-        """Content is overdue. Has the executor fallen silent?"""
-        executor, model, now = self.terms.executor, self.terms.request.model, trio.current_time()
-        self._silences.note_overdue(executor, model, now)
-        if self._silences.is_silent(executor, model, now):
-            self._note_silent()
 
     async def _resume(self) -> None:
         """Find a lost executor again, and ask it for the rest.
@@ -448,10 +470,14 @@ class OffloadAttempt:
 
         Raises:
             BackendError: the delivery is wrong.
+            Outrun: another attempt at the request was first.
         """
         fault = self._find_fault(completed)
         if fault is not None:
             raise BackendError(f"the executor's delivery is wrong: {fault}")
+        if self.answer.status == 200 and not self._race.claim(self.hold_id):
+            self._payer.set_max_capture(self.hold_id, completed.delivery.amount)  # it came whole all the same
+            raise Outrun
         self.is_over = True
         self.ended_at = trio.current_time()
         delivery = completed.delivery

@@ -25,12 +25,17 @@ class AttemptFailed(Exception):
         self.is_queued = is_queued
 
 
+class Outrun(Exception):
+    """Another attempt at the same request had content first."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptTerms:
     """What one attempt offers: ``number`` is the executor's position in the lottery of the period begun with ``round``.
 
     ``prediction`` is what was expected of it, and ``reason`` why it is asked. ``first_token_within_s``: after how long
-    another is asked instead, from when it has its slot (None: as the settings say). ``is_last``: there is no other.
+    another is asked instead, from when it has its slot (None: as the settings say). ``late_after_s``: after how long
+    another is asked as well (None: none is). ``is_last``: there is no other.
     """
 
     request: Request
@@ -42,4 +47,10 @@ class AttemptTerms:
     prediction: Prediction
     reason: Reason
     first_token_within_s: float | None = None
+    late_after_s: float | None = None
     is_last: bool = False
+
+    @property
+    def is_hedge(self) -> bool:
+        """Whether it is asked beside another that is late."""
+        return self.reason is Reason.HEDGED

@@ -34,6 +34,7 @@ class Reason(Enum):
     EXPLORED = "exploration"
     CONVERSATION = "conversation"
     NEXT = "others did not take it"
+    HEDGED = "another was late"
     CONTINUED = "went on with an answer that was cut"
     POLICY = "policy"
     """The owner's, which served it here."""

@@ -5,7 +5,8 @@ skipped; those with a bad score are asked last. Of the first few of the others t
 asked first (``choice``), by what they announce and what this node has measured of them (``predictor``). A candidate
 that fails is replaced by the next until a byte of a streamed answer has gone to the user: another executor's text would
 contradict it, and only the rest of it can be asked for (``serving.failover.continued_answer``). So is one that answers
-with a client error, until a second executor does too.
+with a client error, until a second executor does too. Where the owner wants it, the next is asked beside one that is
+late (``hedging``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -30,12 +31,15 @@ from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError
 from serving.failover.rules import CLIENT_ERRORS, Outcome, judge_status
 from serving.offload.attempt import OffloadAttempt
-from serving.offload.attempt_terms import AttemptFailed, AttemptTerms, Stalled
+from serving.offload.attempt_terms import AttemptFailed, AttemptTerms, Outrun, Stalled
 from serving.offload.choice import Candidate, Reason, RequestsSent, order_candidates
 from serving.offload.context import OffloadContext
 from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
-from serving.offload.executor_scores import MAX_RETRY_AFTER_S, ExecutorScores, Rank
+from serving.offload.executor_scores import ExecutorScores, Rank
+from serving.offload.hedged_request import HedgedRequest
+from serving.offload.hedging import HedgeBudget, HedgeCounts, Race
+from serving.offload.refusal import ClientErrors, make_refusal
 from serving.offload.settings import OriginatorSettings
 from serving.offload.silence import Silences
 from serving.openai.provider_rules import ANYBODY, FASTEST, ProviderRules
@@ -48,31 +52,6 @@ log = structlog.get_logger(__name__)
 
 NO_LOAD = PeerLoad()
 """What a peer that announced nothing says of its load."""
-
-
-@dataclass(slots=True)
-class ClientErrors:
-    """Requests to which an executor answered with a client error, by what another executor or backend answered."""
-
-    shared: int = 0
-    """A client error as well: it was passed on."""
-    unshared: int = 0
-    """The answer."""
-    unconfirmed: int = 0
-    """Nothing, since no other was in reach: it was passed on."""
-
-
-class NoExecutor(Exception):
-    """No candidate took the request; the message says what each one answered.
-
-    ``retry_after_s`` is when the first of them expects to take requests again (0: none said). ``doubted`` is the
-    attempt that ended with a client error which no other executor has confirmed.
-    """
-
-    def __init__(self, message: str, retry_after_s: float = 0.0, doubted: AttemptTerms | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-        self.doubted = doubted
 
 
 class Originator:
@@ -93,6 +72,8 @@ class Originator:
         )
         self._sent = RequestsSent()
         self.client_errors = ClientErrors()
+        self.hedges = HedgeCounts()
+        self._hedge_budget = HedgeBudget()
         self._decoding = DecodingShare()
         self._silences = Silences()
         self._waiting: dict[tuple[bytes, str], dict[OffloadAttempt, None]] = {}
@@ -178,35 +159,36 @@ class Originator:
         failures: list[AttemptFailed] = []
         doubted: OffloadAttempt | None = None
         async with AsyncExitStack() as stack:
-            for terms in self._choose(request, amount, stack, predict_here):
+            begin = partial(self._begin, stack)
+            choosing = self._choose(request, amount, stack, predict_here)
+            for terms in choosing:
+                asked = HedgedRequest(begin, self.hedges)
                 try:
                     if doubted is not None:
                         payer.check_affordable(amount)  # the first hold is not back yet
-                    attempt = await stack.enter_async_context(self._attempt(terms))
-                except AttemptFailed as failure:
-                    log.info("executor did not deliver", executor=format_address(terms.executor), reason=str(failure))
-                    failures.append(failure)
-                    continue
+                    await asked.ask(terms, partial(self._find_hedge, choosing, amount))
                 except CannotAfford:
                     if doubted is None:
                         raise
                     break
-                outcome = judge_status(attempt.answer.status, attempt.error_body)
-                if outcome is Outcome.FILTERED:
-                    log.info("a content filter has the last word", executor=format_address(terms.executor))
-                    self.scores.note_filtered(terms.executor, request.model, trio.current_time())
-                elif attempt.answer.status in CLIENT_ERRORS:
-                    if doubted is None:
-                        doubted = attempt
-                        continue
-                    self.client_errors.shared += 1
-                    attempt, doubted = doubted, None
-                try:
-                    yield attempt
-                finally:
-                    self._note_outcome(attempt, doubted)
-                return
-            refusal = _make_refusal(failures, doubted)
+                failures += asked.failures
+                for attempt in asked.begun:
+                    executor = attempt.terms.executor
+                    if judge_status(attempt.answer.status, attempt.error_body) is Outcome.FILTERED:
+                        log.info("a content filter has the last word", executor=format_address(executor))
+                        self.scores.note_filtered(executor, request.model, trio.current_time())
+                    elif attempt.answer.status in CLIENT_ERRORS:
+                        if doubted is None:
+                            doubted = attempt
+                            continue
+                        self.client_errors.shared += 1
+                        attempt, doubted = doubted, None
+                    try:
+                        yield attempt
+                    finally:
+                        self._note_outcome(attempt, doubted)
+                    return
+            refusal = make_refusal(failures, doubted)
             if doubted is not None and not refusal.retry_after_s and not has_backend:
                 log.info("a client error is passed on unconfirmed", executor=format_address(doubted.terms.executor))
                 self.client_errors.unconfirmed += 1
@@ -295,10 +277,37 @@ class Originator:
                 is_last = len(asked) == most or len(left) == 1
                 is_patient = is_last or not request.stream
                 within_s = None if is_patient else self.predictor.bound_first_token(prediction)
+                is_hedged = self._settings.hedging and not is_last
+                late_s = self.predictor.find_late(prediction, request, trio.current_time()) if is_hedged else None
                 number, why = candidate.number, reason if is_first else Reason.NEXT
                 yield AttemptTerms(
-                    request, amount, first_round, seq, number, executor, prediction, why, within_s, is_last
+                    request, amount, first_round, seq, number, executor, prediction, why, within_s, late_s, is_last
                 )
+
+    def _find_hedge(self, choosing: Iterator[AttemptTerms], amount: int) -> AttemptTerms | None:
+        """Whom to ask as well, where the first content of one that was asked is late; None: nobody.
+
+        The account must cover a second hold: one that is offered and not paid would count against this node.
+        """
+        if not self._hedge_budget.has_room:
+            return None
+        try:
+            self._context.payments.payer.check_affordable(amount)
+            terms = next(choosing, None)
+        except (CannotAfford, TooManyPayments):
+            return None
+        return None if terms is None else replace(terms, reason=Reason.HEDGED, late_after_s=None)
+
+    async def _begin(
+        self, stack: AsyncExitStack, terms: AttemptTerms, race: Race, is_late: trio.Event
+    ) -> OffloadAttempt:
+        """Make an attempt until its answer begins; what it holds ends with ``stack``.
+
+        Raises:
+            AttemptFailed, CannotAfford, Outrun: see :meth:`_attempt`.
+        """
+        self._hedge_budget.note_attempt(is_hedge=terms.reason is Reason.HEDGED)
+        return await stack.enter_async_context(self._attempt(terms, race, is_late))
 
     def _order(
         self, request: Request, expected: Expected, first_round: int, seq: int, amount: int, *, explores: bool = True
@@ -360,11 +369,13 @@ class Originator:
         return engine.genesis.parameters.bond_per_hold * amount <= account.bonded - account.locked
 
     @asynccontextmanager
-    async def _attempt(self, terms: AttemptTerms) -> AsyncIterator[OffloadAttempt]:
+    async def _attempt(self, terms: AttemptTerms, race: Race, is_late: trio.Event) -> AsyncIterator[OffloadAttempt]:
         """Offer to one candidate and wait until its answer begins (a stream) or is whole (any other).
 
         Raises:
             AttemptFailed: it declined, failed or fell silent before that.
+            CannotAfford: this node cannot pay for it.
+            Outrun: another attempt at the request was first.
         """
         model, begun_at = terms.request.model, trio.current_time()
         async with AsyncExitStack() as stack:
@@ -377,6 +388,8 @@ class Originator:
                 partial(self._give_up, terms.executor, model),
                 terms,
                 self.predictor.watch_length(terms.request),
+                race,
+                is_late,
                 stack,
             )
             stack.callback(attempt.keep_texts)
@@ -392,8 +405,12 @@ class Originator:
             try:
                 with self._listed(attempt):
                     await attempt.begin()
-            except trio.Cancelled:
+            except (trio.Cancelled, Outrun):
                 self._note_left(attempt)
+                if attempt.is_overdue:
+                    attempt.note_overdue()
+                    self.scores.note_failed(terms.executor, model, trio.current_time(), trio.current_time() - begun_at)
+                    self.predictor.note_late(terms.prediction)
                 raise
             except AttemptFailed as failure:
                 if failure.retry_after_s:
@@ -430,16 +447,3 @@ class Originator:
         log.info("an executor has fallen silent", executor=format_address(executor), model=model)
         for attempt in self._waiting.get((executor, model), {}):
             attempt.give_up()
-
-
-def _make_refusal(failures: list[AttemptFailed], doubted: OffloadAttempt | None) -> NoExecutor:
-    """What to say when no candidate took the request."""
-    reasons = list(map(str, failures))
-    if doubted is not None:
-        reasons.insert(0, f"answered {doubted.answer.status}, which no other confirms")
-    hints = [failure.retry_after_s for failure in failures if failure.retry_after_s]
-    return NoExecutor(
-        "; ".join(reasons) or "no executor is in reach that can serve it and whose bond covers the request",
-        min([*hints, MAX_RETRY_AFTER_S]) if hints else 0.0,
-        doubted.terms if doubted is not None else None,
-    )

@@ -9,6 +9,9 @@ it would be lost. No attempt outlives its hold.
 Where another executor could take over, the first content is waited for until it is *expected*
 (``serving.scheduling.first_token_bound``). That does not hold while the request is queued, nor while the hold is not
 final: an executor sends nothing before. One that was queued and has its slot is expected from then on.
+
+Well before that the answer is *late*, and another executor may be asked as well (``hedging``). While the request is
+queued that is so only after twice the time in which its first token was predicted, the queue included.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ QUEUE_FACTOR = 2.0
 """How many times the predicted time to its first token a request may be queued for."""
 SEEN_S = 30.0
 """Time for which content in another stream shows that an executor works."""
+MIN_QUEUED_S = 5.0
+"""Least time for which a request is queued before it is late: keep-alives are so far apart."""
 PAYMENT_STEP_S = 0.5
-"""How much longer the first content is waited for at a time, while the hold is not final."""
+"""How much longer the first content is waited for at a time: while the hold is not final, or another is asked too."""
 
 
 class Patience:
@@ -30,6 +35,7 @@ class Patience:
 
     ``expected_by``: until when the first content of a stream is expected; None: not known, or nobody could take over.
     One that ``is_queued`` is expected so much later as it has its slot later.
+    ``late_by``: the same of when the answer is late; None: no other is to be asked as well.
     ``predicted_s``: how long the first token was predicted to take when the executor was chosen.
     """
 
@@ -44,6 +50,7 @@ class Patience:
         stream: bool,
         max_tokens: int,
         expected_by: float | None = None,
+        late_by: float | None = None,
         is_queued: bool = False,
         predicted_s: float = 0.0,
     ) -> None:
@@ -67,6 +74,14 @@ class Patience:
         self.quiet_since = now
         """Since when nothing has come although the request was not queued."""
         self._within_s = expected_by - now if stream and expected_by is not None else None
+        self._late_s = None if late_by is None else late_by - now
+        """Seconds from its slot after which the answer is late; None: that is of no interest, or no longer."""
+        self._queue_late_at = now + max(MIN_QUEUED_S, QUEUE_FACTOR * predicted_s)
+        self._late_at = self._queue_late_at if late_by is not None else math.inf
+        self.is_overdue = False
+        """Whether content did not come when it was expected, and is waited for beside that of another executor."""
+        self._unexpected_until = now
+        """Until when, at most."""
         if not is_queued:
             self._begin(now)
         self._is_closed = False
@@ -76,10 +91,12 @@ class Patience:
 
         ``seen_at``: when content came from it last, in any stream.
         """
-        self.is_queued, self.quiet_since = True, now
+        self.is_queued, self.quiet_since, self.is_overdue = True, now, False
         if not self._is_closed:
             latest = max(self._latest, min(seen_at + SEEN_S, self._latest_seen))
             self.deadline = max(self.deadline, min(now + self._settings.first_chunk_timeout_s, latest))
+        if self._late_s is not None:
+            self._late_at = self._queue_late_at
 
     def note_working(self, now: float) -> None:
         """The executor says that it works, and that the request is not queued."""
@@ -90,8 +107,11 @@ class Patience:
     def _begin(self, now: float) -> None:
         """The request has its slot."""
         self.quiet_since = now
+        if self._late_s is not None:
+            self._late_at = now + max(0.0, self._late_s)
         if self._within_s is not None:
             self._may_be_unpaid_until = min(now + self._settings.stall_timeout_s, self.deadline)
+            self._unexpected_until = self.deadline
             self.deadline = min(now + max(0.0, self._within_s), self.deadline)
 
     def excuse_unpaid(self, now: float, *, is_final: bool) -> bool:
@@ -105,9 +125,32 @@ class Patience:
         self.deadline = min(now + PAYMENT_STEP_S, self._may_be_unpaid_until)
         return self.deadline > now
 
+    @property
+    def wakes_at(self) -> float:
+        """When there is something to decide if nothing comes."""
+        return min(self.deadline, self._late_at)
+
+    def take_late(self, now: float, *, is_final: bool) -> bool | None:
+        """Whether the answer is late now: once, and not while the hold is not final. None: not asked yet."""
+        if now < self._late_at:
+            return None
+        self._late_at = math.inf if is_final else now + PAYMENT_STEP_S
+        if is_final:
+            self._late_s = None
+        return is_final
+
+    def excuse_overdue(self, now: float) -> bool:
+        """The deadline has passed, and another executor is asked as well. Returns whether that puts it off."""
+        if self.has_content:
+            return False
+        self.is_overdue = True
+        self.deadline = min(now + PAYMENT_STEP_S, self._unexpected_until)
+        return self.deadline > now
+
     def note_content(self, now: float) -> None:
         """The next content of a stream has come."""
-        self.has_content, self.quiet_since = True, now
+        self.has_content, self.quiet_since, self.is_overdue = True, now, False
+        self._late_s, self._late_at = None, math.inf
         if not self._is_closed:
             self.deadline = min(now + self._settings.pause_timeout_s, self._end)
             self._latest = min(now + self._settings.max_queue_timeout_s, self._end)

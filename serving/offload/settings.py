@@ -31,6 +31,8 @@ class OriginatorSettings:
     """Candidates of a draw of which the one with the least predicted time is asked first; 1: as they are drawn."""
     attempts: int = 8
     """Executors that are asked for one request at most, as far as the chain allows; 1: none takes another's place."""
+    hedging: bool = False
+    """Whether another executor is asked as well if the first content is late (:mod:`serving.offload.hedging`)."""
     exploration: float = 0.05
     """Probability of asking another of them, drawn evenly from those that are not predicted to be far slower."""
     corrects: bool = True

@@ -97,6 +97,11 @@ class Corrections:
             factors.total.note(predicted.total, total_s, now)
         self._factors[key] = factors
 
+    def has_total(self, node: bytes, model: str, size: RequestSize) -> bool:
+        """Whether it was measured how long whole answers of such a size take, or of another."""
+        factors = self._find(node, model, get_size_class(size))
+        return factors is not None and factors.total.is_known
+
     def _find(self, node: bytes, model: str, size_class: int) -> _Factors | None:
         classes = sorted(range(len(SIZE_CLASSES) + 1), key=lambda each: abs(each - size_class))
         found = (self._factors.get((node, model, each)) for each in classes)

@@ -3,6 +3,9 @@
 The margin is that of TCP's retransmission timer (RFC 6298): four times the mean deviation, at least
 :data:`MIN_MARGIN_S`, and doubled each time that it was too short. About one honest first token in a hundred comes
 later. There is no bound before a few were measured: an announcement is not a measurement.
+
+A first token is *late* after half of that margin, which is never doubled: about one honest one in twenty is. Then
+another node may be asked as well (``serving.offload.hedging``), while this one may still answer.
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ MIN_MARGIN_S = 1.0
 """Least margin: a block that comes late is no stall."""
 DEVIATIONS = 4.0
 """Margin as a multiple of the mean deviation."""
+LATE_DEVIATIONS = 2.0
+"""The same after which a first token is late."""
+MIN_LATE_MARGIN_S = 0.5
+"""Least margin of that."""
 DEVIATION_WEIGHT = 0.25
 """Weight of a new deviation, beside all before it."""
 MAX_DOUBLINGS = 6
@@ -66,7 +73,19 @@ class FirstTokenBounds:
 
     def get(self, node: bytes, model: str, size: RequestSize, predicted_s: float) -> float | None:
         """Seconds within which a first token that is predicted after ``predicted_s`` should be there; None: unknown."""
-        found = self._deviations.get((node, model, get_size_class(size)))
-        if found is None or found.samples < MIN_SAMPLES:
+        found = self._find(node, model, size)
+        if found is None:
             return None
         return predicted_s + max(MIN_MARGIN_S, DEVIATIONS * found.mean_s) * (1 << found.doublings)
+
+    def get_late(self, node: bytes, model: str, size: RequestSize, predicted_s: float) -> float | None:
+        """Seconds after which a first token that is predicted after ``predicted_s`` is late; None: unknown."""
+        found = self._find(node, model, size)
+        if found is None:
+            return None
+        return predicted_s + max(MIN_LATE_MARGIN_S, LATE_DEVIATIONS * found.mean_s)
+
+    def _find(self, node: bytes, model: str, size: RequestSize) -> _Deviation | None:
+        """What was measured, if that is enough."""
+        found = self._deviations.get((node, model, get_size_class(size)))
+        return None if found is None or found.samples < MIN_SAMPLES else found

@@ -31,6 +31,8 @@ MAX_OVERHEAD_S = 2.0
 """Longest such delay: a round trip, and the hold becoming final. What is beyond it counts as slowness."""
 OVERHEAD_WEIGHT = 0.25
 """Weight of a new measurement of it, beside all before it."""
+LATE_FACTOR = 1.5
+"""How many times the predicted time of the longest answer one that is not streamed may take before it is late."""
 MAX_PEERS = 4096
 """Peers whose delay is kept; beyond it, the one measured longest ago is forgotten."""
 
@@ -152,6 +154,20 @@ class Predictor:
         """Seconds from when it has its slot in which the first token should come; None: too little was measured."""
         expected_s = prediction.compute_begun()
         return self._bounds.get(prediction.node, prediction.model, prediction.size, expected_s)
+
+    def find_late(self, prediction: Prediction, request: Request, now: float) -> float | None:
+        """Seconds from when it has its slot after which a first token is late, or an answer that is not streamed.
+
+        Of such an answer nothing can be seen before its end, so it may be as long as the request allows. None: too
+        little was measured, or nothing is predicted of such a request.
+        """
+        node, model, size = prediction.node, prediction.model, prediction.size
+        if request.stream:
+            return self._bounds.get_late(node, model, size, prediction.compute_begun())
+        if request.endpoint.is_priced_by_prompt or not self.corrections.has_total(node, model, size):
+            return None
+        longest = prediction.compute_uncorrected(request.max_tokens / request.choices)
+        return LATE_FACTOR * self.corrections.correct(node, model, size, longest, now).total
 
     def note_late(self, prediction: Prediction) -> None:
         """The first token did not come within the bound."""

@@ -82,6 +82,7 @@ def test_reads_the_live_parts() -> None:
             counters.completed, counters.refused, counters.failed = 5, 2, 1
             counters.local, counters.offloaded, counters.completion_tokens = 3, 4, 77
             node.originator.client_errors.shared, node.originator.client_errors.unshared = 8, 7
+            node.originator.hedges.won = 3
             node.executor.served, node.executor.declined = 6, 9
             node.payments.payee.earned = 1_234
             node.dispatcher.records.append(RequestRecord("running", "m", 0.0))
@@ -106,6 +107,8 @@ def test_reads_the_live_parts() -> None:
             assert get(samples, "client_errors_total", outcome="shared") == 8
             assert get(samples, "client_errors_total", outcome="unshared") == 7
             assert get(samples, "client_errors_total", outcome="unconfirmed") == 0
+            assert get(samples, "hedges_total", outcome="won") == 3
+            assert get(samples, "hedges_total", outcome="lost") == 0
             assert get(samples, "offers_total", outcome="served") == 6
             assert get(samples, "offers_total", outcome="declined") == 9
             assert get(samples, "earned_microcredits_total") == 1_234

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.offload.patience import PAYMENT_STEP_S, SEEN_S, Patience
+from serving.offload.patience import MIN_QUEUED_S, PAYMENT_STEP_S, QUEUE_FACTOR, SEEN_S, Patience
 from serving.offload.settings import OriginatorSettings
 
 SETTINGS = OriginatorSettings()
@@ -155,3 +155,53 @@ def test_whatever_comes_it_ends_with_the_hold(stream: bool, events: list[tuple[f
         now += wait
         getattr(patience, event)(now)
         assert patience.deadline <= END and patience.compute_resume_deadline(now) <= END
+
+
+def make_hedged(stream: bool = True, is_queued: bool = False, predicted_s: float = 1.0) -> Patience:
+    """Late after 2 s and overdue after 4 s, both from its slot on."""
+    return Patience(
+        SETTINGS,
+        0.0,
+        stream=stream,
+        max_tokens=100,
+        expected_by=4.0,
+        late_by=2.0,
+        is_queued=is_queued,
+        predicted_s=predicted_s,
+    )
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_is_late_once_and_only_when_its_hold_is_final(stream: bool) -> None:
+    patience = make_hedged(stream)
+    assert patience.wakes_at == 2.0 < patience.deadline
+    assert patience.take_late(1.9, is_final=True) is None
+    assert patience.take_late(2.0, is_final=False) is False
+    assert patience.wakes_at == 2.0 + PAYMENT_STEP_S
+    assert patience.take_late(2.5, is_final=True) is True
+    assert patience.wakes_at == patience.deadline and patience.take_late(3.0, is_final=True) is None
+
+
+@pytest.mark.parametrize("predicted_s", [1.0, 10.0])
+def test_what_is_queued_is_late_only_when_its_queue_is(predicted_s: float) -> None:
+    patience = make_hedged(is_queued=True, predicted_s=predicted_s)
+    late_at = max(MIN_QUEUED_S, QUEUE_FACTOR * predicted_s)
+    assert patience.wakes_at == late_at
+    patience.note_queued(4.0)
+    assert patience.wakes_at == late_at
+    patience.note_working(4.5)
+    assert patience.wakes_at == 6.5, "from its slot on"
+    patience.note_content(5.0)
+    assert patience.take_late(1e9, is_final=True) is None
+
+
+def test_what_is_overdue_is_waited_for_beside_a_hedge_as_long_as_the_settings_say() -> None:
+    patience = make_hedged()
+    now = patience.deadline
+    assert now == 4.0 and not patience.is_overdue
+    while patience.excuse_overdue(now):
+        assert patience.is_overdue and patience.deadline <= now + PAYMENT_STEP_S
+        now = patience.deadline
+    assert now == SETTINGS.first_chunk_timeout_s
+    patience.note_content(now)
+    assert not patience.is_overdue and not patience.excuse_overdue(now)

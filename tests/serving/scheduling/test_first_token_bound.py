@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from serving.scheduling.first_token_bound import (
     MAX_BOUNDS,
     MAX_DOUBLINGS,
+    MIN_LATE_MARGIN_S,
     MIN_MARGIN_S,
     MIN_SAMPLES,
     FirstTokenBounds,
@@ -46,6 +47,16 @@ def test_a_margin_that_was_too_short_is_doubled_until_a_first_token_comes() -> N
         assert bounds.get(ONE, "m", SMALL, 0.0) == MIN_MARGIN_S * 2 ** min(times, MAX_DOUBLINGS)
     bounds.note(ONE, "m", SMALL, 1.0, 9.0)
     assert bounds.get(ONE, "m", SMALL, 0.0) == 4 * 8.0 / 4, "a quarter of the new deviation, four times"
+
+
+def test_it_is_late_before_the_bound_and_no_later_for_one_that_was_late() -> None:
+    assert make(samples=MIN_SAMPLES - 1).get_late(ONE, "m", SMALL, 1.0) is None
+    assert make().get_late(ONE, "m", SMALL, 1.0) == 1.0 + MIN_LATE_MARGIN_S
+    bounds = make(off_s=3.0)
+    before = bounds.get_late(ONE, "m", SMALL, 1.0), bounds.get(ONE, "m", SMALL, 1.0)
+    bounds.note_late(ONE, "m", SMALL)
+    assert before == (1.0 + 6.0, 1.0 + 12.0)
+    assert (bounds.get_late(ONE, "m", SMALL, 1.0), bounds.get(ONE, "m", SMALL, 1.0)) == (1.0 + 6.0, 1.0 + 24.0)
 
 
 @given(st.floats(0.0, 3.0), st.integers(0, 1 << 32))

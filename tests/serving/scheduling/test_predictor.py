@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from p2p.peers.announcement import MAX_RATE, ModelLoad
+from serving.openai.endpoints import EMBEDDINGS
 from serving.openai.number_formats import classify
 from serving.openai.provider_rules import ProviderRules
 from serving.openai.requests import CHAT_COMPLETIONS, Request, parse_request, read_request
 from serving.scheduling.announced_load import make_model_load, read_model_load
 from serving.scheduling.output_length import PRIOR_OUTPUT_TOKENS
 from serving.scheduling.prediction import UNKNOWN_SPEED, RequestSize, ServiceSpeed
-from serving.scheduling.predictor import PRIOR_OVERHEAD_S, Prediction, Predictor, is_able
+from serving.scheduling.predictor import LATE_FACTOR, PRIOR_OVERHEAD_S, Prediction, Predictor, is_able
 
 ME, ONE = b"m" * 32, b"1" * 32
 SPEED = ServiceSpeed(0, 0, 4, 1000.0, 50.0)
@@ -85,6 +86,21 @@ def test_a_long_answer_is_no_slow_one() -> None:
     without = Predictor(ME, random.Random(0), corrects=False)
     without.note(before, 0.0, 4000.0, 100.0, 1000.0)
     assert predict(without, request).time.total == pytest.approx(before.time.total, abs=1.0)
+
+
+def test_an_answer_that_is_not_streamed_is_late_when_the_longest_would_be_there() -> None:
+    predictor, request = Predictor(ME, random.Random(0)), make(stream=False, max_tokens=1_000)
+    before = predict(predictor, request)
+    assert predictor.find_late(before, request, 0.0) is None, "nothing was measured"
+    longest_s = before.compute_uncorrected(1_000.0).total
+    predictor.note(before, 0.0, 1_000.0, None, longest_s)
+    late_s = predictor.find_late(before, request, 0.0)
+    assert late_s == pytest.approx(LATE_FACTOR * longest_s) and late_s > LATE_FACTOR * before.time.total
+    streamed = make(max_tokens=1_000)
+    assert predictor.find_late(predict(predictor, streamed), streamed, 0.0) is None, "no first token was measured"
+    text = {"model": "m", "input": "x"}
+    embedding = parse_request(EMBEDDINGS.path, json.dumps(text).encode(), 4096)
+    assert predictor.find_late(predict(predictor, embedding), embedding, 0.0) is None
 
 
 def test_a_user_who_left_shows_that_a_node_is_slow_and_never_that_it_is_fast() -> None:
