@@ -51,9 +51,10 @@ from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
+from serving.scheduling.own_prediction import OwnPrediction, predict_own
 from serving.scheduling.policy import Decision, LoadSnapshot, Policy
-from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens, predict_service, predict_wait
-from serving.scheduling.predictor import Expected, Prediction, is_able
+from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens, predict_wait
+from serving.scheduling.predictor import Prediction
 
 log = structlog.get_logger(__name__)
 
@@ -310,8 +311,9 @@ class Dispatcher:
             raise model_not_found(request.model, find_nearest(request.model, self.get_models()))
         refusal: ApiError | None = None
         doubted: AttemptTerms | None = None
+        here = self._predict_here(backends[0], request) if backends else None
         works = _is_working(backends)
-        if can_offload and (not works or self._wants_offload(backends[0], request, record)):
+        if can_offload and (here is None or not works or self._wants_offload(here, request, record)):
             try:
                 part = await self._offload(stack, request, record, backends[0] if backends else None)
                 self.counters.offloaded += 1
@@ -324,14 +326,15 @@ class Dispatcher:
                 refusal = unavailable(f"No executor took the request: {error}.", error.retry_after_s)
                 doubted = error.doubted
             can_offload = False
-        if not backends:
+        if here is None:
             assert refusal is not None
             raise refusal
         if refusal is not None:
             log.info("served here after all", request=record.id, reason=str(refusal))
             record.reason = Reason.NEXT.value
+            here = self._predict_here(here.backend, request)  # time has passed
         try:
-            answer, inspector = await self._serve(stack, backends, request, record, is_last=not can_offload)
+            answer, inspector = await self._serve(stack, backends, request, record, here, is_last=not can_offload)
         except (NotAdmitted, BackendsFailed) as error:
             if can_offload:
                 log.info("offloaded after all", request=record.id, reason=str(error))
@@ -399,7 +402,8 @@ class Dispatcher:
         part: Part | None = None
         if backends:
             with suppress(NotAdmitted, BackendsFailed):
-                part = await self._serve(stack, backends, request, record, is_last=not can_offload)
+                here = self._predict_here(backends[0], request)
+                part = await self._serve(stack, backends, request, record, here, is_last=not can_offload)
                 record.executor = None
         if part is None and can_offload:
             with suppress(CannotAfford, TooManyPayments, NoExecutor):
@@ -414,24 +418,21 @@ class Dispatcher:
         if record.executor is not None:
             self.originator.scores.note_failed(record.executor, record.model, trio.current_time())
 
-    def _wants_offload(self, backend: ScheduledBackend, request: Request, record: RequestRecord) -> bool:
+    def _wants_offload(self, here: OwnPrediction, request: Request, record: RequestRecord) -> bool:
         """Whether the policy offloads a request, given what is expected here and there.
 
         That is decided when it arrives: one that waits in the queue here stays here.
         """
-        predictor = self.originator.predictor
-        speed = backend.get_expected_speed(request.model)
-        expected = predictor.expect(request)
-        here_s = self._predict_here(backend, request, expected)
+        expected, here_s = here.expected, here.score
         found = self.originator.preview(request, expected)
         stays: Decision | None = None
-        if expected.kept_by == predictor.me and (found is None or is_kept(here_s, found[0].score)):
+        if expected.kept_by == self.originator.predictor.me and (found is None or is_kept(here_s, found[0].score)):
             stays = Decision.SERVE
         elif found is not None and found[1] is Reason.CONVERSATION and is_kept(found[0].score, here_s):
             stays = Decision.OFFLOAD
         load = replace(
-            backend.get_load_snapshot(request.model),
-            wait_s=predict_wait(speed, expected.usual_output),
+            here.backend.get_load_snapshot(request.model),
+            wait_s=predict_wait(here.prediction.speed, expected.usual_output),
             here_s=here_s,
             there_s=None if found is None else found[0].score,
             price=self.originator.compute_expected_price(request, expected),
@@ -441,13 +442,9 @@ class Dispatcher:
         record.reason = (Reason.CONVERSATION if stays is Decision.SERVE else Reason.POLICY).value
         return self.policy.decide_request(load, self.runtime.random) is Decision.OFFLOAD
 
-    def _predict_here(self, backend: ScheduledBackend, request: Request, expected: Expected) -> float:
-        """The score of this node for a request that came now; infinite if its backend cannot take it."""
-        predictor, now = self.originator.predictor, trio.current_time()
-        speed = backend.get_expected_speed(request.model)
-        if not is_able(speed, expected.largest, request.features):
-            return math.inf
-        return predictor.predict(predictor.me, request, expected, speed, now).score
+    def _predict_here(self, backend: ScheduledBackend, request: Request) -> OwnPrediction:
+        """What is expected of this node for a request that came now."""
+        return predict_own(self.originator.predictor, backend, request, trio.current_time())
 
     async def _offload(
         self, stack: AsyncExitStack, request: Request, record: RequestRecord, backend: ScheduledBackend | None
@@ -459,9 +456,7 @@ class Dispatcher:
         """
 
         def predict_here() -> float:
-            if backend is None:
-                return math.inf
-            return self._predict_here(backend, request, self.originator.predictor.expect(request))
+            return math.inf if backend is None else self._predict_here(backend, request).score
 
         offload = self.originator.complete(request, has_backend=backend is not None, predict_here=predict_here)
         attempt = await stack.enter_async_context(offload)
@@ -477,27 +472,27 @@ class Dispatcher:
         backends: Sequence[ScheduledBackend],
         request: Request,
         record: RequestRecord,
+        here: OwnPrediction,
         *,
         is_last: bool,
     ) -> tuple[Answer, AnswerInspector]:
         """Serve a request here, by the first of ``backends`` that delivers. ``is_last``: no other node can be asked.
 
+        ``here`` is what is expected of the first of them.
+
         Raises:
             NotAdmitted: it gets no slot, or not in time.
             BackendsFailed: no backend delivers.
         """
-        predictor, now = self.originator.predictor, trio.current_time()
-        speed, expected = backends[0].get_expected_speed(request.model), predictor.expect(request)
-        record.prediction = predictor.predict(predictor.me, request, expected, speed, now)
-        record.predicted_at = slot_at = now
+        record.prediction = here.prediction
+        record.predicted_at = slot_at = here.predicted_at
 
         def note_slot() -> None:
             nonlocal slot_at
             slot_at = trio.current_time()
 
-        full_speed, cached_tokens = backends[0].get_speed(request.model), record.prediction.cached_tokens
-        demand = self._make_demand(request, record, predict_service(full_speed, expected.size, cached_tokens))
-        patience_s = compute_patience(request, record.prediction, expected.largest.output)
+        demand = self._make_demand(request, record, here.predict_service())
+        patience_s = compute_patience(request, here.prediction, here.expected.largest.output)
         withhold = not request.wants_usage
         tries = Tries(request, request.body, demand, patience_s, is_last=is_last, withhold_usage=withhold)
         begun = await stack.enter_async_context(ask_backends(backends, tries, note_slot))
@@ -508,7 +503,7 @@ class Dispatcher:
             record.prediction, record.reason = None, Reason.NEXT.value
         prompt = estimate_tokens(len(request.body))
         timer = backend.meter.start_timer(request.model, prompt, slot_at, is_stream=answer.is_stream)
-        length = predictor.watch_length(request)
+        length = self.originator.predictor.watch_length(request)
         body = await stack.enter_async_context(aclosing(inspect_answer(begun, timer, length)))
         return replace(answer, body=body), begun.inspector
 

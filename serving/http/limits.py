@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from chain.collections import BoundedDict, SparseCounter
@@ -68,7 +69,7 @@ class ConnectionCounter:
 
         ``can_replace``: another connection gives way to it if there are too many.
         """
-        key = self._get_key(client)
+        key = _get_key(client)
         of_address = self._by_address[key] if key else 0
         limits = self._limits
         if (
@@ -86,7 +87,7 @@ class ConnectionCounter:
 
     def charge(self, client: str, now: float) -> bool:
         """Charge ``client`` as much as for a connection, if it has not used up what it may be charged."""
-        key = self._get_key(client)
+        key = _get_key(client)
         if not key:
             return True
         burst = self._limits.useless_burst_s
@@ -98,24 +99,26 @@ class ConnectionCounter:
 
     def give_back(self, client: str, charges: int) -> None:
         """A request that ``client`` was charged for is let in."""
-        useless = self._useless.get(self._get_key(client))
+        useless = self._useless.get(_get_key(client))
         if useless is not None:
             useless.level += charges / self._limits.useless_per_s
 
     def remove(self, client: str) -> None:
         """A connection that was counted has ended."""
         self.total -= 1
-        key = self._get_key(client)
+        key = _get_key(client)
         if key:
             self._by_address[key] -= 1
 
-    def _get_key(self, client: str) -> bytes:
-        """What a connection counts against beside the total; empty if against nothing."""
-        try:
-            host = parse_host(client)
-        except ValueError:  # the address of a connection that has gone already
-            return b""
-        return b"" if str(host) in EXEMPT else get_quota_prefix(host)
+
+@lru_cache(MAX_ADDRESSES)  # it is asked for with every request
+def _get_key(client: str) -> bytes:
+    """What a connection counts against beside the total; empty if against nothing."""
+    try:
+        host = parse_host(client)
+    except ValueError:  # the address of a connection that has gone already
+        return b""
+    return b"" if str(host) in EXEMPT else get_quota_prefix(host)
 
 
 Owner = TypeVar("Owner", bound=Hashable)

@@ -206,9 +206,14 @@ class Admission:
         return taken < self.max_queue - self.waiting(demand.origin)
 
     @property
+    def requests(self) -> int:
+        """Requests that have a slot or wait for one."""
+        return self._taken + self.total_waiting
+
+    @property
     def utilization(self) -> float:
         """Slots taken and requests waiting, over the slots there are. A slot that is lent is as good as free."""
-        return (self._taken + self.total_waiting) / self.capacity
+        return self.requests / self.capacity
 
     @property
     def _taken(self) -> int:

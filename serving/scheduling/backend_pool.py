@@ -28,13 +28,14 @@ class ScheduledBackend:
 
     backend: Backend
     admission: Admission
+    weight: float = 1.0
+    """How many times as many requests it gets, for its capacity, as another of weight 1."""
     meter: SpeedMeter = field(default_factory=SpeedMeter)
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     def get_speed(self, model: str) -> ServiceSpeed:
         """How busy it is, counting other users of the backend where it shows them, and how fast it was of late."""
-        load, slots = self.backend.get_load(), self.admission.slots
-        own = round(self.admission.utilization * self.admission.capacity)  # those with a slot and those that wait
+        load, slots, own = self.backend.get_load(), self.admission.slots, self.admission.requests
         known, limits = self.meter.get(model), self.backend.get_limits(model)
         running, waiting = max(min(own, slots), load.running), max(own - slots, load.waiting, 0)
         return ServiceSpeed(
@@ -45,14 +46,18 @@ class ScheduledBackend:
             decode_rate=known.decode_rate,
             context_length=limits.context_length,
             features=limits.features,
-            number_formats=self.get_number_formats(model),
+            number_formats=classify(limits.quantization),
         )
 
     def get_expected_speed(self, model: str) -> ServiceSpeed:
         """The same with the decode rate that a further request can expect until its end: what nodes are compared by."""
-        speed, tokens = self.get_speed(model), self.meter.get(model).request_tokens
+        return self.expect_speed(model, self.get_speed(model))
+
+    def expect_speed(self, model: str, speed: ServiceSpeed) -> ServiceSpeed:
+        """The same, where the present ``speed`` is known."""
+        tokens = self.meter.get(model).request_tokens
         share = compute_cache_share(self.backend.get_load().cache_tokens, tokens, speed.running + speed.waiting + 1)
-        return replace(speed, decode_rate=share * speed.decode_rate)
+        return speed if share == 1.0 else replace(speed, decode_rate=share * speed.decode_rate)
 
     def get_number_formats(self, model: str) -> NumberFormats:
         """In which it serves a model."""
@@ -61,8 +66,7 @@ class ScheduledBackend:
     @property
     def relative_load(self) -> float:
         """Requests with the next one, by slots and by the weight that its owner gives it: who has least is next."""
-        weight = self.backend.weight if isinstance(self.backend, WeightedBackend) else 1.0
-        return (self.admission.utilization + 1 / self.admission.capacity) / weight
+        return (self.admission.utilization + 1 / self.admission.capacity) / self.weight
 
     @property
     def is_backlogged(self) -> bool:
@@ -141,6 +145,7 @@ class BackendPool:
                     given.models,
                     partial(_find_room, backend, capacity),
                 ),
+                backend.weight if isinstance(backend, WeightedBackend) else 1.0,
             )
             for backend, capacity in backends
         ]
@@ -198,8 +203,10 @@ class BackendPool:
 
     def order(self, model: str) -> list[ScheduledBackend]:
         """The living backends of ``model`` in the order in which to ask them: those that fail last, then by load."""
-        now = trio.current_time()
-        return sorted(self.find_all(model), key=lambda each: (each.breaker.is_open(now), each.relative_load))
+        found, now = self.find_all(model), trio.current_time()
+        if len(found) > 1:
+            found.sort(key=lambda each: (each.breaker.is_open(now), each.relative_load))
+        return found
 
     def get_number_formats(self, model: str) -> NumberFormats:
         """In which a model may be served, whichever backend answers."""

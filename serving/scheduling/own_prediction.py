@@ -1,0 +1,45 @@
+"""What a node expects of itself for one request: computed once, and used for all that is decided when it arrives.
+
+It says whether to offload the request, how long it will have its slot, and what its answer is later compared with.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from serving.openai.requests import Request
+from serving.scheduling.backend_pool import ScheduledBackend
+from serving.scheduling.prediction import ServiceSpeed, predict_service
+from serving.scheduling.predictor import Expected, Prediction, Predictor, is_able
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPrediction:
+    """What was expected at ``predicted_at`` (s) of ``backend``, for one request."""
+
+    backend: ScheduledBackend
+    expected: Expected
+    prediction: Prediction
+    present_speed: ServiceSpeed
+    """Of the backend at that moment; the speed of ``prediction`` is what a further request can expect."""
+    predicted_at: float
+    is_able: bool
+
+    @property
+    def score(self) -> float:
+        """What other nodes are compared with, in seconds; infinite if the backend cannot take the request."""
+        return self.prediction.score if self.is_able else math.inf
+
+    def predict_service(self) -> float:
+        """Seconds for which the request will have its slot."""
+        return predict_service(self.present_speed, self.expected.size, self.prediction.cached_tokens)
+
+
+def predict_own(predictor: Predictor, backend: ScheduledBackend, request: Request, now: float) -> OwnPrediction:
+    """What is expected of ``backend`` for a request that came now."""
+    speed, expected = backend.get_speed(request.model), predictor.expect(request)
+    expected_speed = backend.expect_speed(request.model, speed)
+    able = is_able(speed, expected.largest, request.features)
+    prediction = predictor.predict(predictor.me, request, expected, expected_speed, now)
+    return OwnPrediction(backend, expected, prediction, speed, now, able)
