@@ -110,8 +110,8 @@ ORPHAN_PATIENCE_S = 8.0
 """How long a node may take to stop in order when the process that it belongs to has gone."""
 INDEX_PAUSE_S = 0.02
 """Pause between two parts of the index of accounts, so that agreement comes first."""
-INDEX_INTERVAL_S = 5.0
-"""How often a node looks whether its index of accounts is complete."""
+INDEX_INTERVAL_S = 0.5
+"""How often a node looks whether its index of accounts is complete: so far the index may be behind the chain."""
 
 
 def make_peer_table(key: KeyPair, runtime: Runtime, bootstrap: Sequence[tuple[bytes, str]]) -> PeerTable:
@@ -496,9 +496,9 @@ async def _stop_with_stdin() -> None:
 
 
 async def _keep_index(blocks: ChainStore) -> None:
-    """Index the accounts of blocks from before there was an index, and what came in meanwhile."""
+    """Index the accounts of blocks from before there was an index, and of those that come in."""
     while True:
-        is_behind = await trio.to_thread.run_sync(blocks.extend_index)
+        is_behind = not blocks.is_index_complete and await trio.to_thread.run_sync(blocks.extend_index)
         await trio.sleep(INDEX_PAUSE_S if is_behind else INDEX_INTERVAL_S)
 
 

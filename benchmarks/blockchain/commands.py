@@ -3,7 +3,7 @@
 Each command is run several times in a process of its own, one after the other; the figures are medians. The reference
 is a Python that starts and ends. ``status`` and the ledger are asked of a node in a process of its own that is its own
 only validator. What readers cost finality is measured by the time from submitting a transfer to its finality, in turn
-with and without processes that ask the node for blocks.
+with and without readers that ask the node for blocks and for what moved an account.
 """
 
 from __future__ import annotations
@@ -46,20 +46,25 @@ def measure_command(arguments: Sequence[str], rounds: int, environment: dict[str
 
 
 @contextmanager
-def reading(directory: Path) -> Iterator[list[float]]:
-    """Ask a node for blocks all the time; how long each answer took, in ms, is appended to the list."""
-    stopped, taken = threading.Event(), []
+def reading(directory: Path, address: str) -> Iterator[list[float]]:
+    """Ask a node for blocks and the movements of an account all the time.
 
-    def read(number: int) -> None:
+    How long each answer took, in ms, is appended to the list.
+    """
+    stopped = threading.Event()
+    taken: list[float] = []
+    paths = ("/chain/head", "/chain/blocks?limit=20", f"/chain/accounts/{address}/movements?limit=20")
+
+    def read() -> None:
         due = time.perf_counter()
         while not stopped.is_set():
             due += READERS / READS_PER_S
             time.sleep(max(0.0, due - time.perf_counter()))
             started = time.perf_counter()
-            ask_node(directory, "GET", "/chain/blocks?limit=20" if number % 2 else "/chain/head")
+            ask_node(directory, "GET", paths[len(taken) % len(paths)])
             taken.append(1000 * (time.perf_counter() - started))
 
-    threads = [threading.Thread(target=read, args=(number,)) for number in range(READERS)]
+    threads = [threading.Thread(target=read) for _ in range(READERS)]
     for thread in threads:
         thread.start()
     try:
@@ -98,7 +103,7 @@ def measure(rounds: int, transfers: int) -> tuple[list[Figure], list[Chart]]:
         alone, beside, reads = [], [], []
         for _ in range(4):
             alone += measure_finality(cluster, transfers // 4)
-            with reading(directory) as taken:
+            with reading(directory, cluster.users[0].address) as taken:
                 beside += measure_finality(cluster, transfers // 4)
             reads += taken
     against = "Python that starts and ends"

@@ -294,9 +294,10 @@ class _Audit:
                 bad = next(name for name, check in chunk if not crypto.verify_all([check]))
                 raise InvalidBlock(bad, "the signature does not hold")
             report.signatures += len(chunk)
-        transition = apply_block(self._genesis, self._header, self._state, block)
-        moved = _sum_changes(self._state, transition)
-        self._draws.add(self._state, block)
+        before = self._state
+        transition = apply_block(self._genesis, self._header, before, block)
+        moved = _sum_changes(before, transition)
+        self._draws.add(before, block)
         report.duels.add(transition.duel_events)
         report.checks.add(transition.check_events)
         self._header, self._state = block.header, transition.state
@@ -310,7 +311,7 @@ class _Audit:
             raise InvalidBlock("supply", f"all credit grows by {moved}, of which {granted} was granted")
         if transition.state.totals.reserved > transition.state.totals.treasury:
             raise InvalidBlock("supply", "duels and checks are promised more than the treasury has")
-        self._source.check_block(block, transition.failures)
+        self._source.check_block(block, before, transition)
         if entry.certificate is not None:
             self._count_certificate(block, entry.certificate)
         report.height, report.block_id, report.state_root = block.height, block.id, block.header.state_root

@@ -6,7 +6,7 @@ bytes: the genesis, then for each height the block and its finality certificate 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chain.audit.sources import ChainSource
@@ -14,6 +14,7 @@ from chain.exceptions import CodecError, StoreError
 from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from chain.light.client import LightClientUpdate
 from chain.state.state import State
+from chain.transition.block import Transition
 from chain.types.blocks import Block, Header
 
 MAGIC = b"wwwserve chain 1\n"
@@ -103,7 +104,7 @@ class ExportSource:
         if self._file.read(1):
             raise StoreError(f"{self._path} has something after its last block")
 
-    def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
+    def check_block(self, block: Block, before: State, transition: Transition) -> None:
         """An export says nothing about a block but what is in it."""
 
     def check(self, state: State, header: Header) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Protocol
 
 from chain.exceptions import StoreError
@@ -13,15 +13,16 @@ from chain.state.state import State
 from chain.store import account_index
 from chain.store.kv import Store
 from chain.store.layout import (
-    ACCOUNT_OPERATION_PREFIX,
+    ACCOUNT_ENTRY_PREFIX,
+    BLOCK_ACCOUNTS_PREFIX,
     BLOCK_PREFIX,
     CERTIFICATE_PREFIX,
     EPOCH_END_PREFIX,
     FAILURES_PREFIX,
     FIRST_SLOT,
     HEIGHT_PREFIX,
-    HOLD_PARTIES_PREFIX,
     META_PREFIX,
+    OLD_INDEX_PREFIXES,
     OPERATION_PREFIX,
     PAYMENTS_PREFIX,
     RESTARTS_PREFIX,
@@ -32,6 +33,7 @@ from chain.store.layout import (
     encode_number,
 )
 from chain.store.reader import ChainReader
+from chain.transition.block import Transition
 from chain.transition.epochs import get_epoch
 from chain.types.blocks import Block, Header
 
@@ -44,13 +46,22 @@ _CHAIN_ENTRIES = frozenset(
         OPERATION_PREFIX,
         UNDO_PREFIX,
         FAILURES_PREFIX,
-        ACCOUNT_OPERATION_PREFIX,
-        HOLD_PARTIES_PREFIX,
+        ACCOUNT_ENTRY_PREFIX,
+        BLOCK_ACCOUNTS_PREFIX,
     }
 )
 """Entries that are counted: the chain accounts for each."""
 _OTHER_ENTRIES = frozenset(
-    {VALIDATORS_PREFIX, VOTE_SUPPORT_PREFIX, META_PREFIX, RESTARTS_PREFIX, FIRST_SLOT, PAYMENTS_PREFIX, SECOND_SLOT}
+    {
+        VALIDATORS_PREFIX,
+        VOTE_SUPPORT_PREFIX,
+        META_PREFIX,
+        RESTARTS_PREFIX,
+        FIRST_SLOT,
+        PAYMENTS_PREFIX,
+        SECOND_SLOT,
+        *OLD_INDEX_PREFIXES,
+    }
 )
 """Entries that are compared one by one, or are no part of the chain (:mod:`chain.store.layout`)."""
 
@@ -85,10 +96,10 @@ class ChainSource(Protocol):
             StoreError: the next one cannot be read.
         """
 
-    def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
+    def check_block(self, block: Block, before: State, transition: Transition) -> None:
         """Compare what the source says about a block with the replay, block after block.
 
-        ``failures`` has, per operation, why it failed or None.
+        The block leads from the state ``before`` it through ``transition``.
 
         Raises:
             StoreError: they differ.
@@ -138,24 +149,23 @@ class StoreSource:
             self._expected.update([BLOCK_PREFIX] if certificate is None else [BLOCK_PREFIX, CERTIFICATE_PREFIX])
             yield raw, certificate
 
-    def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
+    def check_block(self, block: Block, before: State, transition: Transition) -> None:
         if self._chain.height_of_block(block.id) != block.height:
             raise StoreError("the index of blocks does not lead to this one")
         for index, operation in enumerate(block.body.operations):
             if self._chain.find_operation(operation.id) != (block.height, index):
                 raise StoreError(f"the index of operations does not lead to number {index}")
         if block.height <= (self._chain.indexed_height or 0):
-            keys = account_index.find_keys(block, self._store.get)
-            expected = account_index.make_entries(block, self._store.get)  # all but for holds that are pruned
-            if not expected.keys() <= set(keys) or any(self._store.get(key) is None for key in keys):
-                raise StoreError("the index of the operations of accounts does not lead to those of this block")
-            self._expected.update(key[:1] for key in keys)
+            expected = account_index.make_entries(block, before, transition)
+            if any(self._store.get(key) != entry for key, entry in expected.items()):
+                raise StoreError("the index of accounts does not say what this block did to them")
+            self._expected.update(key[:1] for key in expected)
         # Only which ones failed: another version of this program may put the reasons in other words.
         stored = [failure is not None for failure in self._chain.failures(block.height)]
-        failed = [failure is not None for failure in failures]
+        failed = [failure is not None for failure in transition.failures]
         if stored != (failed if any(failed) else []):
             raise StoreError("the operations recorded as failed are not those that failed")
-        self._expected.update({HEIGHT_PREFIX: 1, OPERATION_PREFIX: len(failures), FAILURES_PREFIX: int(any(failed))})
+        self._expected.update({HEIGHT_PREFIX: 1, OPERATION_PREFIX: len(failed), FAILURES_PREFIX: int(any(failed))})
 
     def check(self, state: State, header: Header) -> None:
         stored, replayed = self._chain.stored_state(), {leaf.key: leaf.encoded for leaf in state.entries()}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from chain.crypto import format_address
 from chain.exceptions import StoreError
 from chain.explorer.blocks import MAX_PAGE, describe_operation, get_block
 from chain.json_form import to_plain
-from chain.store.reader import ChainReader
+from chain.store.reader import ChainReader, Place
 from chain.store.writer import ChainStore
+from chain.transition.movements import Balance, Stage
+from chain.types.blocks import Block
 
-Position = tuple[int, int]
-"""Height and index of an operation."""
-AFTER_ALL: Position = (2**63, 0)
-"""The position after every operation."""
+AFTER_ALL: Place = (2**63, 0)
+"""The place after all others."""
 
 
 def show_account(chain: ChainStore, public_key: bytes) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def show_account(chain: ChainStore, public_key: bytes) -> dict[str, Any]:
 
 
 def list_operations(
-    chain: ChainReader, public_key: bytes, before: Position = AFTER_ALL, limit: int = 50
+    chain: ChainReader, public_key: bytes, before: Place = AFTER_ALL, limit: int = 50
 ) -> dict[str, Any]:
     """A page of the operations that an account has to do with, the latest first, of those before a position.
 
@@ -34,26 +35,87 @@ def list_operations(
     Raises:
         StoreError: this store has no index of accounts.
     """
+    indexed_height = _get_indexed_height(chain)
+    limit = min(limit, MAX_PAGE)
+    found = list(islice(chain.account_operations(public_key, before), limit + 1))
+    blocks = _Blocks(chain)
+    return {
+        "address": format_address(public_key),
+        "indexed_height": indexed_height,
+        "operations": [blocks.describe_operation(*place) for place in found[:limit]],
+        "next": "{}.{}".format(*found[limit - 1]) if len(found) > limit else None,
+    }
+
+
+def list_movements(chain: ChainStore, public_key: bytes, before: Place = AFTER_ALL, limit: int = 50) -> dict[str, Any]:
+    """A page of all that changed the balance of an account, or had to do with it, the latest first, before a place.
+
+    ``cause`` is the kind of the operation, which is then there too, or what else a block does to an account
+    (:class:`~chain.transition.movements.Stage`). ``change`` is by how much each part of the balance changed, and
+    ``balance`` all credit of the account after it: that of the entry before, and the sum of ``change``. The account's
+    own ``balance`` is that of the ledger at ``height``, whatever the index says; the entries reach to
+    ``indexed_height``, and begin after block ``first_height``. ``next`` is where the next page goes on.
+
+    Raises:
+        StoreError: this store has no index of accounts.
+    """
+    indexed_height = _get_indexed_height(chain)
+    limit = min(limit, MAX_PAGE)
+    found = list(islice(chain.account_movements(public_key, before), limit + 1))
+    blocks = _Blocks(chain)
+    entries = []
+    for (height, number), movement, balance in found[:limit]:
+        is_stage = isinstance(movement.cause, Stage)
+        operation = None if is_stage else blocks.describe_operation(height, int(movement.cause))
+        entries.append(
+            {
+                "height": height,
+                "number": number,
+                "timestamp": blocks.get(height).header.timestamp,
+                "cause": str(movement.cause) if operation is None else operation["kind"],
+                "change": movement.change._asdict(),
+                "balance": balance.total,
+                "operation": operation,
+            }
+        )
+    return {
+        "address": format_address(public_key),
+        "height": chain.height,
+        "indexed_height": indexed_height,
+        "first_height": chain.base.height,
+        "balance": Balance.of(chain.state.account(public_key)).total,
+        "entries": entries,
+        "next": "{}.{}".format(*found[limit - 1][0]) if len(found) > limit else None,
+    }
+
+
+def _get_indexed_height(chain: ChainReader) -> int:
     if chain.indexed_height is None:
         raise StoreError(
             "the operations of accounts are not indexed here: set 'index_accounts: true' in config.yaml and start the "
             "node again"
         )
-    limit = min(limit, MAX_PAGE)
-    found = chain.account_operations(public_key, before, limit + 1)
-    operations = []
-    for height, index in found[:limit]:
-        block = get_block(chain, height)
-        operations.append({**describe_operation(chain, block, index), "timestamp": block.header.timestamp})
-    return {
-        "address": format_address(public_key),
-        "indexed_height": chain.indexed_height,
-        "operations": operations,
-        "next": "{}.{}".format(*found[limit - 1]) if len(found) > limit else None,
-    }
+    return chain.indexed_height
 
 
-def parse_position(text: str) -> Position:
+class _Blocks:
+    """The blocks of one answer; entries that follow each other are often of the same."""
+
+    def __init__(self, chain: ChainReader) -> None:
+        self._chain = chain
+        self._last: Block | None = None
+
+    def get(self, height: int) -> Block:
+        if self._last is None or self._last.height != height:
+            self._last = get_block(self._chain, height)
+        return self._last
+
+    def describe_operation(self, height: int, index: int) -> dict[str, Any]:
+        block = self.get(height)
+        return {**describe_operation(self._chain, block, index), "timestamp": block.header.timestamp}
+
+
+def parse_position(text: str) -> Place:
     """The position that ``HEIGHT.INDEX`` names.
 
     Raises:

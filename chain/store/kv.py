@@ -56,8 +56,11 @@ class Store(Protocol):
         """What is stored now, to read while others write, in another thread too; it must be left before the store is
         closed."""
 
-    def write(self, changes: Changes) -> None:
-        """Apply all of ``changes`` or none; they have reached the disk when this returns."""
+    def write(self, changes: Changes, is_synced: bool = True) -> None:
+        """Apply all of ``changes`` or none; they have reached the disk when this returns.
+
+        If it need not be synced, a crash may take this batch back as long as no later one was synced.
+        """
 
     def close(self) -> None:
         """Release the files. Safe to call twice."""
@@ -86,7 +89,7 @@ class MemoryStore:
         copy._entries = dict(self._entries)
         yield copy
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, is_synced: bool = True) -> None:
         for key, value in changes.items():
             if value is None:
                 self._entries.pop(key, None)
@@ -154,7 +157,7 @@ class LevelSnapshot(_LevelReader):
     def snapshot(self) -> Iterator[LevelSnapshot]:
         yield self
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, is_synced: bool = True) -> None:
         raise StoreError(f"a snapshot of {self._path} cannot be written to")
 
     def close(self) -> None:
@@ -226,11 +229,11 @@ class LevelStore(_LevelReader):
         with self._db.snapshot() as snapshot:
             yield LevelSnapshot(self, snapshot)
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, is_synced: bool = True) -> None:
         try:
             with (
-                self._timer.run() if self._timer else nullcontext(),
-                self._db.write_batch(transaction=True, sync=True) as batch,
+                self._timer.run() if self._timer and is_synced else nullcontext(),
+                self._db.write_batch(transaction=True, sync=is_synced) as batch,
             ):
                 for key, value in changes.items():
                     if value is None:

@@ -102,7 +102,7 @@ class LentStore:
     def snapshot(self) -> Iterator[LentStore]:
         yield self
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, is_synced: bool = True) -> None:
         raise StoreError(f"the database of the node that runs in {self._path} cannot be written to by others")
 
     def close(self) -> None:

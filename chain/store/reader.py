@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, TypeVar
 
 from chain.codec import Bounds, Record, unpack
@@ -22,6 +23,7 @@ from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from chain.light.client import MAX_EPOCH_RESTARTS, LightClientUpdate
 from chain.state.state import State
 from chain.store import account_index
+from chain.store.account_index import AccountEntry
 from chain.store.kv import Store
 from chain.store.layout import (
     BASE_KEY,
@@ -36,6 +38,8 @@ from chain.store.layout import (
     HEIGHT_PREFIX,
     INDEXED_KEY,
     JOURNAL_KEY,
+    OLD_INDEX_PREFIXES,
+    OLD_INDEXED_KEY,
     OPERATION_PREFIX,
     OTHER_SLOT,
     PRUNE_KEY,
@@ -47,6 +51,7 @@ from chain.store.layout import (
     encode_number,
 )
 from chain.transition.epochs import get_epoch
+from chain.transition.movements import Balance, Movement, Stage
 from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate
@@ -56,7 +61,12 @@ MAX_FAILURES_BYTES = 2 * MAX_BLOCK_BYTES
 MAX_UNDO_BYTES = 256 << 20
 """Largest undo entry of one block that is read."""
 
+ENTRIES_AT_A_TIME = 64
+"""Keys of the index of accounts that are looked for at a time."""
+
 R = TypeVar("R", bound=Record)
+Place = tuple[int, int]
+"""A height, and a number within what the block has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,16 +209,46 @@ class ChainReader:
 
     @property
     def indexed_height(self) -> int | None:
-        """Height up to which the operations of each account are indexed; None if there is no index."""
+        """Height up to which accounts are indexed; None if there is no index."""
         return self._read_number(INDEXED_KEY) if self._get(INDEXED_KEY) is not None else None
 
-    def account_operations(self, public_key: bytes, before: tuple[int, int], limit: int) -> list[tuple[int, int]]:
-        """Height and index of up to ``limit`` indexed operations that an account has to do with, the latest first,
-        of those before the position ``before``."""
-        start = account_index.make_key(public_key, 0, 0)
-        stop = account_index.make_key(public_key, *before)
-        found = self._store.last_keys(start, stop, limit)
-        return [account_index.parse_position(key) for key in found]
+    @property
+    def index_end(self) -> int:
+        """Height up to which there is nothing left to index."""
+        return max(self.indexed_height or 0, self.base.height)
+
+    def find_old_index(self, limit: int) -> list[bytes]:
+        """Up to ``limit`` keys of an index of accounts that an earlier version of this program left."""
+        if self._get(OLD_INDEXED_KEY) is None:
+            return []
+        old = (key for prefix in OLD_INDEX_PREFIXES for key, _ in self._store.items(prefix))
+        return list(islice(old, limit)) or [OLD_INDEXED_KEY]
+
+    def account_entries(self, public_key: bytes, upto: int) -> Iterator[AccountEntry]:
+        """What indexed blocks had to do with an account, the latest first, from height ``upto`` on down."""
+        start, stop = account_index.make_key(public_key, 0), account_index.make_key(public_key, upto + 1)
+        while keys := self._store.last_keys(start, stop, ENTRIES_AT_A_TIME):
+            yield from (account_index.parse_entry(key, self._get(key)) for key in keys)
+            stop = keys[-1]
+
+    def account_movements(self, public_key: bytes, before: Place) -> Iterator[tuple[Place, Movement, Balance]]:
+        """The indexed movements of an account before a place, the latest first.
+
+        Each with its place (the height, and its number in the entry of the block) and the balance after it.
+        """
+        for entry in self.account_entries(public_key, before[0]):
+            balance = entry.balance
+            for number, movement in reversed(list(enumerate(entry.movements))):
+                if (entry.height, number) < before:
+                    yield (entry.height, number), movement, balance
+                balance = balance.minus(movement.change)
+
+    def account_operations(self, public_key: bytes, before: Place) -> Iterator[Place]:
+        """Height and index of the indexed operations that an account has to do with, the latest first, of those before
+        the position ``before``."""
+        for entry in self.account_entries(public_key, before[0]):
+            causes = [each.cause for each in entry.movements if not isinstance(each.cause, Stage)]
+            yield from ((entry.height, index) for index in reversed(causes) if (entry.height, index) < before)
 
     def validators(self, epoch: int) -> ValidatorSet | None:
         """Who votes at the end of an epoch, where this store was there when it was decided."""
@@ -287,7 +327,7 @@ class ChainReader:
         if block is not None:
             keys.append(HEIGHT_PREFIX + block.id)
             keys += [OPERATION_PREFIX + operation.id for operation in block.body.operations]
-            keys += account_index.find_keys(block, self._get)
+            keys += account_index.find_keys(height, self._get)
         return [key for key in keys if self._get(key) is not None]
 
     @property

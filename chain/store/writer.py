@@ -19,7 +19,7 @@ from chain.genesis import Genesis
 from chain.light.client import MAX_EPOCH_RESTARTS, Checkpoint, LightClientUpdate
 from chain.state.keys import COMMITTEE_PREFIX
 from chain.state.state import State
-from chain.store import account_index
+from chain.store.index_builder import Executed, IndexBuilder
 from chain.store.kv import Store
 from chain.store.layout import (
     BASE_KEY,
@@ -33,7 +33,6 @@ from chain.store.layout import (
     GENESIS_KEY,
     HEIGHT_KEY,
     HEIGHT_PREFIX,
-    INDEXED_KEY,
     JOURNAL_KEY,
     OPERATION_PREFIX,
     OTHER_SLOT,
@@ -56,16 +55,14 @@ from chain.types.votes import Certificate, VoteKind
 
 PRUNE_BATCH_ENTRIES = 4_096
 """Entries deleted at a time: a batch ends with the block that reaches it."""
-INDEX_BATCH_BYTES = 64 * 1024
-"""Blocks that are indexed at a time, by their size: a batch ends with the block that reaches it."""
 
 
 class ChainStore(ChainReader):
     """The final blocks of one chain, to read and to add to.
 
     ``header`` and ``state`` are those of the last final block (of genesis on a new chain). Blocks are kept for
-    the current epoch and ``keep_epochs`` before it; 0 keeps all. With ``index_accounts`` the operations of each account
-    are indexed (:mod:`chain.store.account_index`), those of earlier blocks by :meth:`extend_index`.
+    the current epoch and ``keep_epochs`` before it; 0 keeps all. With ``index_accounts`` accounts are indexed
+    (:mod:`chain.store.account_index`) by :meth:`extend_index`, which follows the chain: an append costs no more for it.
 
     Raises:
         StoreError: the store is damaged, or belongs to another chain.
@@ -88,6 +85,7 @@ class ChainStore(ChainReader):
             )
         self._changing = threading.RLock()
         """Held while a batch is written and this object follows it."""
+        self._index_builder = IndexBuilder()
         self._unwritten: dict[bytes, bytes | None] = {}
         """Changes that ride in the next batch, and are read as if they were written."""
         super().__init__(store)
@@ -164,7 +162,6 @@ class ChainStore(ChainReader):
         parent, state = self.header, self.state
         ends: list[tuple[Header, State]] = []
         restarts: dict[int, tuple[FinalRestart, ...]] = {}
-        is_indexed = self.is_index_complete
         following = [*(block.body.parent_certificate for block, _ in blocks[1:]), certificate]
         for (block, transition), above in zip(blocks, following, strict=True):
             if block.header.parent_id != parent.id:
@@ -176,8 +173,6 @@ class ChainStore(ChainReader):
                 changes[OPERATION_PREFIX + operation.id] = number + encode_number(index)
             if any(failure is not None for failure in transition.failures):
                 changes[FAILURES_PREFIX + number] = pack(list(transition.failures))
-            if is_indexed:
-                changes |= account_index.make_entries(block, self._get, changes)
             undo: list[list[bytes | None]] = []
             for key in transition.changes:
                 undo.append([key, state.get_encoded(key)])
@@ -198,8 +193,6 @@ class ChainStore(ChainReader):
                     changes[EPOCH_END_PREFIX + encode_number(parent.epoch)] = FinalHeader(parent, above).encode()
         changes[CERTIFICATE_PREFIX + encode_number(parent.height)] = certificate.encode()
         changes[HEIGHT_KEY] = encode_number(parent.height)
-        if is_indexed:
-            changes[INDEXED_KEY] = encode_number(parent.height)
         changes |= self._make_mark(journal_mark)
         after_batch = copy(self)
         after_batch._unwritten, after_batch.height = changes, parent.height
@@ -207,7 +200,12 @@ class ChainStore(ChainReader):
         changes |= deletions
         self._store.write(changes)
         self._unwritten = {}
-        self.header, self.state, self.height, self.base = parent, state, parent.height, base
+        before, self.state = self.state, state
+        self.header, self.height, self.base = parent, parent.height, base
+        if self.index_accounts:
+            for block, transition in blocks:
+                self._index_builder.note(Executed(before, block, transition))
+                before = transition.state
         for header, after in ends:
             self._keep_end_state(header, after)
 
@@ -233,31 +231,27 @@ class ChainStore(ChainReader):
 
     @property
     def is_index_complete(self) -> bool:
-        """Whether the operations of each account are indexed up to the last block, and those of the next will be."""
-        return self.index_accounts and max(self.indexed_height or 0, self.base.height) == self.height
+        """Whether accounts are indexed up to the last block, and no index of an earlier version is left."""
+        return self.index_end == self.height and not self.find_old_index(1)
 
     def extend_index(self) -> bool:
         """Index the accounts of a bounded number of blocks more. Returns whether there are others to index.
 
+        Another thread may add blocks meanwhile: it waits for the write at most, which does not wait for the disk.
+
         Raises:
             StoreError: the store fails.
         """
+        if not self.index_accounts:
+            return False
+        with self.view() as view:
+            changes, start = self._index_builder.extend(view), view.index_end
         with self._changing:
-            return self.index_accounts and self._extend_index()
-
-    def _extend_index(self) -> bool:
-        changes: dict[bytes, bytes | None] = {}
-        height, size = max(self.indexed_height or 0, self.base.height), 0
-        while height < self.height and size < INDEX_BATCH_BYTES:
-            height += 1
-            block = self.block(height)
-            if block is None:
-                raise StoreDamaged(f"block {height} is missing")
-            size += len(block.encoded)
-            changes |= account_index.make_entries(block, self._get, changes)
-        if height != self.indexed_height:
-            self._store.write({**changes, INDEXED_KEY: encode_number(height)})
-        return height < self.height
+            # Blocks that were pruned meanwhile, or left behind by a snapshot, are not to be indexed any more.
+            if changes and start >= self.base.height:
+                self._store.write(changes, is_synced=False)
+            self._index_builder.forget(self.index_end)
+            return not self.is_index_complete
 
     # States at the ends of epochs, for those who start from one.
 

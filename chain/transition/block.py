@@ -28,6 +28,7 @@ from chain.transition.duels.settlement import close_stages
 from chain.transition.epoch_processing import process_epoch
 from chain.transition.epochs import Epoch, get_last_height, get_next_epoch
 from chain.transition.justification import get_justification_checks
+from chain.transition.movements import Stage, SteppedOverlay, Steps
 from chain.transition.operations import process_operation
 from chain.transition.payments import settle_due_captures
 from chain.transition.restart import check_restart, get_block_epoch, get_restart_view, is_restart, remove_validators
@@ -49,7 +50,7 @@ class Transition:
 
     ``state`` is the state after it and ``changes`` the entries in which it differs from the one before; ``failures``
     has, per operation, why it failed (its fee is paid) or None; ``duel_events`` and ``check_events`` what it did about
-    duels and about checks of the model, in order.
+    duels and about checks of the model, in order; ``steps`` which step made which changes.
     """
 
     state: State
@@ -57,6 +58,7 @@ class Transition:
     failures: tuple[str | None, ...]
     duel_events: tuple[DuelEvent, ...] = ()
     check_events: tuple[CheckEvent, ...] = ()
+    steps: Steps = ()
 
 
 IsVerified = Callable[[SignedOperation], bool]
@@ -238,6 +240,7 @@ def execute(genesis: Genesis, epoch: Epoch, parent: Header, state: State, header
     overlay, context, opened = _begin(genesis, epoch, parent, state, header, body)
     failures = []
     for index, operation in enumerate(body.operations):
+        overlay.begin(index)
         try:
             failures.append(process_operation(overlay, context, operation))
         except InvalidOperation as error:
@@ -247,9 +250,10 @@ def execute(genesis: Genesis, epoch: Epoch, parent: Header, state: State, header
 
 def _begin(
     genesis: Genesis, epoch: Epoch, parent: Header, state: State, header: Header, body: Body
-) -> tuple[StateOverlay, BlockContext, _Opened]:
+) -> tuple[SteppedOverlay, BlockContext, _Opened]:
     """Everything that a block does before its operations, and what it opened."""
-    overlay = StateOverlay(state)
+    overlay = SteppedOverlay(state)
+    overlay.begin(Stage.MISSED_LEADS)
     overlay.put(HISTORY_KEY, state.history.append(parent.id))
     overlay.put(BEACON_KEY, state.beacon.absorb(header.beacon_reveal))
     if is_restart(header):
@@ -260,6 +264,7 @@ def _begin(
         overlay.put(validator_key(header.proposer), replace(validator, commitment=header.beacon_reveal))
     process_votes(overlay, epoch, parent, body)
     charge_missed_leads(overlay, genesis.parameters, epoch, body)
+    overlay.begin(Stage.DRAWS)
     opened = _open_drawn(overlay, genesis, header)
     return overlay, BlockContext(genesis, epoch.number, header.height, header.chain_time), opened
 
@@ -292,18 +297,22 @@ def _finish(
     genesis: Genesis,
     epoch: Epoch,
     state: State,
-    overlay: StateOverlay,
+    overlay: SteppedOverlay,
     header: Header,
     failures: list[str | None],
     opened: _Opened,
 ) -> Transition:
     """What a block does after its operations, and what the last block of a round or an epoch does besides."""
     # After the operations: however far chain time has come, a dispute in the block after the capture is in time.
+    overlay.begin(Stage.SETTLEMENT)
     settle_due_captures(overlay, genesis.parameters, header.height, header.chain_time)
     duel_events, check_events = [*opened.duels], [*opened.checks]
     if genesis.parameters.duels.rate:
+        overlay.begin(Stage.DUELS)
         duel_events += close_stages(overlay, genesis.parameters, header.chain_time)
+        overlay.begin(Stage.CHECKS)
         check_events += close_check_stages(overlay, genesis.parameters, header.chain_time)
+    overlay.begin(Stage.END)
     note_serving_changes(overlay, state, genesis, header.height)
     after = state.update(overlay.changes)
     if header.height % genesis.parameters.round_heights == 0:
@@ -313,7 +322,7 @@ def _finish(
             process_epoch(end, after, genesis, epoch, header.chain_time)
         overlay.merge(end)
         after = after.update(end.changes)
-    return Transition(after, overlay.changes, tuple(failures), tuple(duel_events), tuple(check_events))
+    return Transition(after, overlay.changes, tuple(failures), tuple(duel_events), tuple(check_events), overlay.steps)
 
 
 def build_block(
@@ -371,6 +380,7 @@ def build_block(
     for operation in operations:
         if len(operation.encoded) > room_bytes:
             break
+        overlay.begin(len(included))
         try:
             failures.append(process_operation(overlay, context, operation))
         except (InvalidOperation, CodecError) as error:

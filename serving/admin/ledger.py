@@ -19,7 +19,7 @@ from chain.audit.proof_builder import prove_balance, prove_operation
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError, NotFound, ProofError, StoreDamaged, StoreError
 from chain.explorer import blocks
-from chain.explorer.accounts import AFTER_ALL, list_operations, parse_position, show_account
+from chain.explorer.accounts import AFTER_ALL, list_movements, list_operations, parse_position, show_account
 from chain.explorer.blocks import MAX_PAGE
 from chain.explorer.validators import list_validators, show_epoch
 from chain.light.client import Checkpoint
@@ -89,6 +89,12 @@ def _list_operations(chain: ChainStore, request: Request) -> Answer:
     return list_operations(chain, parse_address(request.path_params["address"]), position, _read_limit(request))
 
 
+def _list_movements(chain: ChainStore, request: Request) -> Answer:
+    before = request.query_params.get("before")
+    position = AFTER_ALL if before is None else parse_position(before)
+    return list_movements(chain, parse_address(request.path_params["address"]), position, _read_limit(request))
+
+
 def _show_epoch(chain: ChainStore, request: Request) -> Answer:
     return show_epoch(chain, request.path_params["epoch"])
 
@@ -110,6 +116,7 @@ QUERIES: Mapping[str, Query] = {
     "/chain/operations/{operation}": _show_operation,
     "/chain/accounts/{address}": _show_account,
     "/chain/accounts/{address}/operations": _list_operations,
+    "/chain/accounts/{address}/movements": _list_movements,
     "/chain/validators": lambda chain, request: list_validators(chain),
     "/chain/epochs/{epoch:int}": _show_epoch,
     "/chain/search": lambda chain, request: blocks.search(chain, request.query_params.get("q", "")[:128]),

@@ -54,6 +54,11 @@ ROUTES: Mapping[tuple[str, str], Described] = {
         "What an account signed, what names it, and what is about its holds, the latest first.",
         {"before": {**TEXT, "description": "HEIGHT.INDEX"}, "limit": PAGE["limit"]},
     ),
+    ("GET", "/chain/accounts/{address}/movements"): Described(
+        PUBLIC,
+        "All that changed the balance of an account, and why, the latest first: it adds up to the balance.",
+        {"before": {**TEXT, "description": "HEIGHT.NUMBER"}, "limit": PAGE["limit"]},
+    ),
     ("GET", "/chain/validators"): Described(PUBLIC, "Who votes on the next block, and who is jailed."),
     ("GET", "/chain/epochs/{epoch}"): Described(PUBLIC, "An epoch: its heights, validators and last block."),
     ("GET", "/chain/search"): Described(PUBLIC, "What a text names.", {"q": {**TEXT, "maxLength": 128}}),

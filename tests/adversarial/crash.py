@@ -97,9 +97,9 @@ class CrashStore:
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         return self._store.items(prefix)
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, is_synced: bool = True) -> None:
         kinds = "".join(sorted({key[:1].decode() for key in changes}))
-        self._reaper.perform(self._life, f"batch {kinds}", lambda: self._store.write(changes))
+        self._reaper.perform(self._life, f"batch {kinds}", lambda: self._store.write(changes, is_synced))
 
     def close(self) -> None:
         self._store.close()

@@ -13,11 +13,13 @@ from chain.crypto import KeyPair
 from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
 from chain.parameters import Parameters, Price
 from chain.state.beacon import make_hash_chain
+from chain.state.keys import ACCOUNT_PREFIX
 from chain.state.records import Account, ValidatorRecord
 from chain.state.state import State, compute_supply
 from chain.transition.block import Transition, build_block, state_transition
 from chain.transition.epochs import Epoch, get_next_epoch
 from chain.transition.fees import compute_fee
+from chain.transition.movements import Balance, compute_movements
 from chain.transition.payments import get_executor
 from chain.types.blocks import MAX_NULLIFICATIONS, Block, Header
 from chain.types.checks import DeclaredIdentity
@@ -280,9 +282,21 @@ class Chain:
         checked = state_transition(self.genesis, self.head, self.state, received)
         assert checked.state.root == transition.state.root == block.header.state_root
         assert checked.failures == transition.failures
+        self._check_movements(checked, transition)
         self.blocks.append(received)
         self.states.append(checked.state)
         self.failures.append(checked.failures)
+
+    def _check_movements(self, checked: Transition, proposed: Transition) -> None:
+        """What moved each account adds up to the difference of its balance, and it is the same for the proposer."""
+        moved = compute_movements(self.state, checked.steps)
+        assert moved == compute_movements(self.state, proposed.steps)
+        for key, record in checked.changes.items():
+            if key[:1] == ACCOUNT_PREFIX:
+                sums = [sum(part) for part in zip(*(each.change for each in moved.pop(key[1:], ())), strict=True)]
+                after = Balance.of(record) if isinstance(record, Account) else Balance()
+                assert Balance(*sums) == after.minus(Balance.of(self.state.account(key[1:])))
+        assert not moved
 
     def append_epochs(self, count: int, *, elapsed: int = 1_000, voters: Sequence[KeyPair] | None = None) -> None:
         """Append empty blocks until ``count`` more epochs have ended; across their borders everybody votes."""

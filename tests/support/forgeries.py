@@ -195,7 +195,7 @@ class ListSource:
         """See :class:`chain.audit.sources.ChainSource`."""
         yield from self.rows
 
-    def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
+    def check_block(self, block: Block, before: State, transition: Transition) -> None:
         """See :class:`chain.audit.sources.ChainSource`."""
 
     def check(self, state: State, header: Header) -> None:

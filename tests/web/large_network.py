@@ -294,6 +294,9 @@ class LargeNetwork:
                 "validators": rows,
                 "jailed": [],
             }
+        if parts[:2] == ["chain", "accounts"] and parts[3:] == ["movements"]:
+            reach = {"height": self.height, "indexed_height": self.height, "first_height": 0, "balance": 0}
+            return {**reach, "entries": [], "next": None}
         if parts[:2] == ["chain", "accounts"] and len(parts) == 4:
             top = int(query.get("before", f"{self.operations}.0").partition(".")[0])
             numbers = range(top - 1, max(-1, top - 1 - int(query.get("limit", "50"))), -1)

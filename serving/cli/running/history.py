@@ -1,10 +1,11 @@
-"""``wwwserve wallet history``: what the operations on the ledger did to the account of the running node."""
+"""``wwwserve wallet history``: all that changed the balance of the running node's account, and why. It adds up."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,23 +20,41 @@ from chain.cli.text import format_count, print_table, shorten_address
 from serving.cli.running.admin_client import ask_node
 
 PAGE = 200
-"""Operations that are asked for at a time."""
+"""Entries that are asked for at a time."""
+INDEX_PATIENCE_S = 3.0
+"""How long to wait for an index that is behind the chain. It follows within a second, unless it is being built."""
+INDEX_POLL_S = 0.2
 FORMULAS = ("=", "+", "-", "@", "\t")
 """A text that begins so is a formula to a spreadsheet; others write memos."""
+NOTES = {
+    "missed leads": "led no block when it was its turn",
+    "settlement": "answers without a receipt: nobody disputed them in time",
+    "duels": "duels that came to an end",
+    "checks": "checks of the model that came to an end",
+}
+"""What to say of what a block does by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one operation did. Amounts in micro-credits: ``amount`` came in or (negative) went out, besides the ``fee``.
+    """One entry of the account. Amounts in micro-credits.
 
-    ``other`` is the account at the other side, and ``note`` what else there is to say.
+    ``change`` is by how much all credit of the account grew (negative: shrank), ``balance`` all credit after it. The
+    next five are the parts of ``change``. ``fee`` is that of an own operation, and a part of ``change``. ``other`` is
+    the account at the other side, ``note`` what else there is to say. An entry that is no operation has no ``id``.
     """
 
     timestamp: int
     height: int
-    index: int
-    kind: str
-    amount: int
+    number: int
+    cause: str
+    change: int
+    balance: int
+    available: int
+    held: int
+    bonded: int
+    unbonding: int
+    deposit: int
     fee: int
     other: str
     note: str
@@ -43,140 +62,160 @@ class Row:
     id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What was read of an account: its rows, the latest first, and the ``balance`` on the ledger at ``height``.
+
+    The rows reach up to ``indexed_height``; ``is_whole`` if none before them was left out, after ``first_height``.
+    """
+
+    address: str
+    height: int
+    indexed_height: int
+    first_height: int
+    balance: int
+    is_whole: bool
+    rows: Sequence[Row]
+
+
 def history(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="How many operations, the latest; 0: all.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="How many entries, the latest; 0: all.")] = 50,
     as_csv: Annotated[bool, typer.Option("--csv", help="As CSV, for a spreadsheet or an accountant.")] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """What the operations on the ledger did to this account, the latest first.
-
-    Levies on income, the cost of a new entry on the ledger (entry_fee), and what an epoch's end gives or takes are not
-    listed.
-    """
+    """All that changed the balance of this account, the latest first: it adds up to the balance on the ledger."""
     if as_csv and as_json:
         raise CommandError("choose one of --csv and --json", code=ExitCode.USAGE)
     own = str(ask_node(data_dir, "GET", "/wallet")["address"])
-    operations = fetch(data_dir, own, limit)
-    rows = make_rows(operations, own, find_own_holds(data_dir, operations, own))
+    account = fetch(data_dir, own, limit)
+    sums = add_up(account)
     if as_csv:
-        print_result(None, False, write_csv(rows).removesuffix("\n"))
+        print_result(None, False, write_csv(account.rows).removesuffix("\n"))
         return
-    content = {"address": own, "operations": [asdict(row) for row in rows], **add_up(rows)}
-    if as_json or not rows:
-        print_result(content, as_json, "no operation has to do with this account yet")
+    content = {**asdict(account), "entries": [asdict(row) for row in account.rows], **sums}
+    del content["rows"]
+    if as_json:
+        print_result(content, True)
         return
-    print_table(
-        ("block", "time", "operation", "credits", "fee", "with", "note"),
-        [
-            (
-                f"{row.height}.{row.index}",
-                datetime.fromtimestamp(row.timestamp / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
-                row.kind,
-                f"{'+' if row.amount > 0 else ''}{format_credits(row.amount)}" if row.amount else "",
-                format_credits(row.fee) if row.fee else "",
-                shorten_address(row.other) if row.other else "",
-                f"failed: {row.failure}" if row.failure else row.note,
-            )
-            for row in rows
-        ],
+    if account.rows:
+        print_table(("block", "time", "what", "change", "balance", "with", "note"), list(map(_format, account.rows)))
+    print_result(None, False, *_describe(account, sums))
+
+
+def _format(row: Row) -> tuple[str, ...]:
+    return (
+        f"{row.height}.{row.number}",
+        datetime.fromtimestamp(row.timestamp / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        row.cause,
+        f"{'+' if row.change > 0 else ''}{format_credits(row.change)}" if row.change else "",
+        format_credits(row.balance),
+        shorten_address(row.other) if row.other else "",
+        f"failed: {row.failure}" if row.failure else row.note,
     )
-    sums = add_up(rows)
-    print_result(None, False, "  ".join(f"{name} {format_credits(value)}" for name, value in sums.items()))
 
 
-def fetch(data_dir: Path | None, own: str, limit: int) -> list[dict[str, Any]]:
-    """The last operations of an account, the latest first; all of them if ``limit`` is 0.
+def _describe(account: Statement, sums: Mapping[str, int]) -> tuple[str, ...]:
+    """What the entries add up to, and how far they reach."""
+    opening, received, paid, closing = (
+        format_credits(sums[name]) for name in ("opening", "received", "paid", "closing")
+    )
+    begin = f"after block {account.first_height:,}" if account.is_whole else "before these entries"
+    text = f"{opening} {begin} + {received} received - {paid} paid = {closing}"
+    if account.indexed_height == account.height:
+        return (f"{text}, the balance on the ledger at block {account.height:,}",)
+    reach = f"{account.indexed_height:,} of {account.height:,}"
+    return (text, f"entries reach block {reach}: the index is still being built")
+
+
+def fetch(data_dir: Path | None, own: str, limit: int) -> Statement:
+    """The last entries of an account; all of them if ``limit`` is 0.
 
     Raises:
         CommandError: the node keeps no index of accounts.
     """
-    found: list[dict[str, Any]] = []
-    before = ""
-    while True:
-        size = min(PAGE, limit - len(found)) if limit else PAGE
-        page = ask_node(data_dir, "GET", f"/chain/accounts/{own}/operations?limit={size}{before}")
-        found += page["operations"]
-        if page["next"] is None or (limit and len(found) >= limit):
-            return found
-        before = f"&before={page['next']}"
+    end = time.monotonic() + INDEX_PATIENCE_S
+    size = min(PAGE, limit) if limit else PAGE
+    path = f"/chain/accounts/{own}/movements?limit="
+    first = page = ask_node(data_dir, "GET", f"{path}{size}")
+    while first["indexed_height"] < first["height"] and time.monotonic() < end:
+        time.sleep(INDEX_POLL_S)
+        first = page = ask_node(data_dir, "GET", f"{path}{size}")
+    rows = [make_row(each, own) for each in page["entries"]]
+    while page["next"] is not None and not (limit and len(rows) >= limit):
+        size = min(PAGE, limit - len(rows)) if limit else PAGE
+        page = ask_node(data_dir, "GET", f"{path}{size}&before={page['next']}")
+        rows += [make_row(each, own) for each in page["entries"]]
+    known = {name: first[name] for name in ("height", "indexed_height", "first_height", "balance")}
+    return Statement(own, **known, is_whole=page["next"] is None, rows=rows)
 
 
-def find_own_holds(data_dir: Path | None, operations: Iterable[Mapping[str, Any]], own: str) -> frozenset[str]:
-    """The holds that captures of others are about and that this account made, of which some may not be among them."""
-    operations = list(operations)
-    known = {each["id"]: each["signer"] == own for each in operations if each["kind"] == "hold"}
-    for each in operations:
-        if each["kind"] == "capture" and each["signer"] != own:
-            for hold in get_holds(each):
-                if hold not in known:
-                    known[hold] = ask_node(data_dir, "GET", f"/chain/operations/{hold}")["signer"] == own
-    return frozenset(hold for hold, is_own in known.items() if is_own)
-
-
-def get_holds(capture: Mapping[str, Any]) -> list[str]:
-    """The holds that a capture is about."""
-    return [item["delivery"]["hold"] for item in capture["items"]]
-
-
-def make_rows(operations: Iterable[Mapping[str, Any]], own: str, own_holds: frozenset[str]) -> list[Row]:
-    """What each operation did to the account ``own``, which made ``own_holds``."""
-    return [_make_row(each, own, own_holds) for each in operations]
-
-
-def _make_row(operation: Mapping[str, Any], own: str, own_holds: frozenset[str]) -> Row:
-    is_signer = operation["signer"] == own
-    amount, other, note = _read(operation, own, own_holds)
+def make_row(entry: Mapping[str, Any], own: str) -> Row:
+    """An entry of the account ``own``, for people."""
+    change, operation = entry["change"], entry["operation"]
+    other, note = ("", NOTES.get(entry["cause"], "")) if operation is None else _read(operation, own)
     return Row(
-        timestamp=operation["timestamp"],
-        height=operation["height"],
-        index=operation["index"],
-        kind=operation["kind"],
-        amount=0 if operation["failure"] else amount,
-        fee=operation["fee"] if is_signer else 0,
+        timestamp=entry["timestamp"],
+        height=entry["height"],
+        number=entry["number"],
+        cause=entry["cause"],
+        change=sum(change.values()),
+        balance=entry["balance"],
+        **change,
+        fee=operation["fee"] if operation is not None and operation["signer"] == own else 0,
         other=other if other != own else "",
         note=note,
-        failure=operation["failure"] or "",
-        id=operation["id"],
+        failure="" if operation is None else operation["failure"] or "",
+        id="" if operation is None else operation["id"],
     )
 
 
-def _read(operation: Mapping[str, Any], own: str, own_holds: frozenset[str]) -> tuple[int, str, str]:
-    """Amount, other account and note of an operation that does not fail."""
+def _read(operation: Mapping[str, Any], own: str) -> tuple[str, str]:
+    """The account at the other side of an operation, and a note."""
     signer, is_signer = operation["signer"], operation["signer"] == own
     match operation["kind"]:
         case "transfer":
-            memo = bytes.fromhex(operation["memo"]).decode(errors="replace")
-            if operation["recipient"] == signer:
-                return 0, "", memo
-            return (
-                (-operation["amount"], operation["recipient"], memo)
-                if is_signer
-                else (operation["amount"], signer, memo)
+            return operation["recipient"] if is_signer else signer, bytes.fromhex(operation["memo"]).decode(
+                errors="replace"
             )
-        case "capture":
-            items = [item for item in operation["items"] if is_signer or item["delivery"]["hold"] in own_holds]
-            total = sum(item["delivery"]["amount"] for item in items)
-            note = format_count(len(items), "answer")
+        case "capture" if is_signer:
+            items = operation["items"]
             unreceipted = sum(item["receipt"] is None for item in items)
-            note += f", {unreceipted} without a receipt: paid later, unless disputed" if unreceipted else ""
-            return (total, "", note) if is_signer else (-total, signer, note)
+            late = f", {unreceipted} without a receipt: paid later, unless disputed" if unreceipted else ""
+            return "", f"{format_count(len(items), 'answer')}{late}"
         case "hold":
             text = f"{format_credits(operation['amount'])} set aside for {operation['model']}"
-            return 0, operation["payee"] if is_signer else signer, text
+            return operation["payee"] if is_signer else signer, text
         case "bond":
-            return 0, "", f"{format_credits(operation['amount'])} to the bond"
+            return "", f"{format_credits(operation['amount'])} to the bond"
         case "unbond":
-            return 0, "", f"{format_credits(operation['amount'])} out of the bond"
-    return 0, "" if is_signer else signer, ""
+            return "", f"{format_credits(operation['amount'])} out of the bond"
+    return "" if is_signer else signer, ""
 
 
-def add_up(rows: Iterable[Row]) -> dict[str, int]:
-    """What came in, went out, and was paid as fees, in micro-credits."""
-    rows = list(rows)
+def add_up(account: Statement) -> dict[str, int]:
+    """``opening`` + ``received`` − ``paid`` = ``closing``, and the own ``fees`` among ``paid``, in micro-credits.
+
+    Raises:
+        CommandError: the entries do not lead from one balance to the next, or not to that on the ledger.
+    """
+    rows, is_behind = account.rows, account.indexed_height < account.height
+    closing = rows[0].balance if rows and is_behind else account.balance
+    expected = closing
+    for row in rows:
+        if row.balance != expected:
+            raise CommandError(
+                f"the entries of the account do not add up: {format_credits(row.balance)} after entry "
+                f"{row.height}.{row.number}, {format_credits(expected)} expected",
+                code=ExitCode.FAULT,
+                hint="wwwserve chain verify checks the index of accounts against the ledger",
+            )
+        expected -= row.change
     return {
-        "received": sum(row.amount for row in rows if row.amount > 0),
-        "paid": -sum(row.amount for row in rows if row.amount < 0),
+        "opening": expected,
+        "received": sum(row.change for row in rows if row.change > 0),
+        "paid": -sum(row.change for row in rows if row.change < 0),
+        "closing": closing,
         "fees": sum(row.fee for row in rows),
     }
 
@@ -185,12 +224,20 @@ def write_csv(rows: Iterable[Row]) -> str:
     """The rows as CSV, amounts in credits, times in UTC. No cell is a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("time", "block", "index", "operation", "credits", "fee", "with", "note", "failure", "id"))
+    amounts = ("change", "balance", "available", "held", "bonded", "unbonding", "deposit", "fee")
+    texts = ("other", "note", "failure", "id")
+    writer.writerow(("time", "block", "number", "what", *amounts, "with", "note", "failure", "id"))
     for row in rows:
         at = datetime.fromtimestamp(row.timestamp / 1000, UTC).isoformat(timespec="milliseconds")
-        texts = (_defuse(each) for each in (row.other, row.note, row.failure, row.id))
         writer.writerow(
-            (at, row.height, row.index, row.kind, format_decimal(row.amount), format_decimal(row.fee), *texts)
+            (
+                at,
+                row.height,
+                row.number,
+                row.cause,
+                *(format_decimal(getattr(row, name)) for name in amounts),
+                *(_defuse(getattr(row, name)) for name in texts),
+            )
         )
     return text.getvalue()
 

@@ -59,7 +59,7 @@ def build_wallet_app() -> typer.Typer:
     entries = {
         "show": Entry("Address and balances.", lambda: show, ("wwwserve wallet show",)),
         "history": Entry(
-            "What the operations on the ledger did to this account, the latest first.",
+            "All that changed the balance of this account, the latest first: it adds up to the balance on the ledger.",
             "serving.cli.running.history:history",
             ("wwwserve wallet history", "wwwserve wallet history --limit 0 --csv > history.csv"),
         ),

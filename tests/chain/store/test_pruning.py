@@ -87,7 +87,7 @@ class CrashingStore(MemoryStore):
         self.last = last
         self.sizes: list[int] = []
 
-    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
+    def write(self, changes: Mapping[bytes, bytes | None], is_synced: bool = True) -> None:
         if self.last is not None and len(self.sizes) >= self.last:
             raise StoreError("crashed")
         self.sizes.append(len(changes))

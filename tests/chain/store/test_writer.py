@@ -41,7 +41,7 @@ class CountingStore(MemoryStore):
         super().__init__()
         self.writes = 0
 
-    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
+    def write(self, changes: Mapping[bytes, bytes | None], is_synced: bool = True) -> None:
         self.writes += 1
         super().write(changes)
 
@@ -160,7 +160,7 @@ def test_an_append_that_fails_changes_nothing() -> None:
     class FullDisk(MemoryStore):
         full = False
 
-        def write(self, changes):  # type: ignore[no-untyped-def]
+        def write(self, changes, is_synced=True):  # type: ignore[no-untyped-def]
             if self.full:
                 raise StoreError("the disk is full")
             super().write(changes)

@@ -1,7 +1,7 @@
 // The account of this node: balances over time, what answers cost and earn, and orders to the wallet.
 
-import { html, useMemo, useState } from "../vendor.js";
-import { cost, count, credits, creditsShort, plural } from "../format.js";
+import { html, useEffect, useMemo, useState } from "../vendor.js";
+import { cost, count, credits, creditsShort, dateTime, plural } from "../format.js";
 import { ask, history, isUnlocked, section, unlock } from "../store.js";
 import { Account, Card, Chart, Confirm, Table, Tiles, save } from "../ui.js";
 import { Payment } from "./node.js";
@@ -85,6 +85,59 @@ async function saveCsv() {
   save("requests.csv", [head.join(","), ...requests.map((row) => CSV.map((name) => cell(row[name])).join(","))].join("\n"), "text/csv");
 }
 
+const MOVED = ["timestamp", "height", "number", "cause", "change", "balance", "available", "held", "bonded", "unbonding", "deposit", "id"];
+const PAGE = 200;
+
+/** One entry of the account, as the CSV and the table show it: `change` is that of all parts of the balance. */
+const flatten = ({ operation, change, ...entry }) => ({ ...change, ...entry, id: operation?.id ?? "", failure: operation?.failure, change: Object.values(change).reduce((a, b) => a + b, 0) });
+
+async function saveMovements(address) {
+  const rows = [];
+  for (let before = ""; before != null; ) {
+    const page = await ask(`/chain/accounts/${encodeURIComponent(address)}/movements?limit=${PAGE}${before && `&before=${before}`}`);
+    rows.push(...page.entries.map(flatten));
+    before = page.next;
+  }
+  const head = MOVED.map((name, place) => (place === 0 ? "time" : place > 3 && name !== "id" ? `${name}_microcredits` : name));
+  const line = (row) => MOVED.map((name) => (name === "timestamp" ? new Date(row.timestamp).toISOString() : row[name])).join(",");
+  save("account.csv", [head.join(","), ...rows.map(line)].join("\n"), "text/csv");
+}
+
+/** All that changed the balance of an account: the latest entries, and all of them as CSV. */
+function Movements({ wallet: { address, nonce, available, held, bonded } }) {
+  const [page, setPage] = useState(null);
+  useEffect(() => {
+    let timer;
+    const load = () =>
+      ask(`/chain/accounts/${encodeURIComponent(address)}/movements?limit=20`)
+        .then((answer) => {
+          setPage(answer);
+          if (answer.indexed_height < answer.height) timer = setTimeout(load, 1000); // the index follows the chain
+        })
+        .catch((error) => setPage({ failure: error.message }));
+    load();
+    return () => clearTimeout(timer);
+  }, [address, nonce, available, held, bonded]);
+  if (!page) return html`<${Card} title="What changed the balance"><p class="empty">Reading the ledger …</p><//>`;
+  if (page.failure) return html`<${Card} title="What changed the balance"><p class="failure">${page.failure}</p><//>`;
+  const rows = page.entries.map(flatten);
+  const note = page.indexed_height === page.height ? `up to block ${count(page.height)}: ${cost(page.balance)} credits in all` : `up to block ${count(page.indexed_height)} of ${count(page.height)}`;
+  return html`<${Card} title="What changed the balance" note=${note} span=${12}>
+    <${Table} label="What changed the balance" rows=${rows} keyOf=${(row) => `${row.height}.${row.number}`} empty="Nothing yet."
+      columns=${[
+        { name: "Block", cell: (row) => html`<a href=${`#chain/block/${row.height}`}>${count(row.height)}</a>` },
+        { name: "Time", cell: (row) => dateTime(row.timestamp) },
+        { name: "What", cell: (row) => html`${row.id ? html`<a href=${`#chain/operation/${row.id}`}>${row.cause}</a>` : row.cause}${row.failure && html` <span class="failure">failed</span>`}` },
+        { name: "Change, credits", number: true, cell: (row) => (row.change ? cost(row.change) : "–") },
+        { name: "Available", number: true, cell: (row) => (row.available ? cost(row.available) : "–") },
+        { name: "Held", number: true, cell: (row) => (row.held ? cost(row.held) : "–") },
+        { name: "At stake", number: true, cell: (row) => (row.bonded ? cost(row.bonded) : "–") },
+        { name: "Balance", number: true, cell: (row) => cost(row.balance) },
+      ]} />
+    <p class="locked"><button type="button" onClick=${() => saveMovements(address)}>Download all as CSV</button><span class="dim">Every entry: its change and the balance after it, which add up to the balance on the ledger.</span></p>
+  <//>`;
+}
+
 export function MoneyPage() {
   const wallet = section("wallet").value;
   const rows = section("requests").value ?? [];
@@ -118,6 +171,7 @@ export function MoneyPage() {
     html`<${Card} title="Balance" note="credits"><${Chart} label="Available, held and bonded credits over time" data=${data} height=${200} format=${(v) => v.toLocaleString("en", { maximumFractionDigits: 2 })} step
       series=${[{ name: "available", color: "--s1" }, { name: "held", color: "--s2" }, { name: "at stake", color: "--s3" }]} /><//>`}
     <${Orders} />
+    <${Movements} wallet=${wallet} />
     ${table("Spent by model", (row) => row.model, (row) => row.key)}
     ${table("Spent by node", (row) => row.executor, (row) => html`<${Account} address=${row.key} />`)}
     <${Card} title="Requests as a table" span=${12}>
