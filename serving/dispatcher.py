@@ -23,9 +23,9 @@ from chain.parameters import CREDIT
 from p2p.runtime import Runtime
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
-from serving.backends.backend import CONTINUATION, BackendError
+from serving.backends.backend import BackendError
 from serving.failover.continued_answer import ContinuedAnswer, Part
-from serving.failover.local import BackendsFailed, Tries, ask_backends, inspect_answer
+from serving.failover.local import BackendsFailed, Tries, ask_backends, find_continuing, inspect_answer
 from serving.failover.patience import compute_patience
 from serving.keys.keyring import Charge, Keyring
 from serving.keys.usage import Usage
@@ -393,12 +393,7 @@ class Dispatcher:
         most = spent + self.originator.compute_price(request, request.max_completion_bytes)
         can_offload = not request.local_only and self.originator.has_executors(model, rules)
         can_offload = can_offload and (rules.max_price is None or most <= rules.max_price)
-        backends = [
-            each
-            for each in self._find_backends(model, rules)
-            if CONTINUATION not in request.features or CONTINUATION in each.backend.get_limits(model).features
-            if all(each is not other for other in cut)
-        ]
+        backends = find_continuing(self._find_backends(model, rules), request, cut)
         part: Part | None = None
         if backends:
             with suppress(NotAdmitted, BackendsFailed):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from serving.backends.backend import BackendError, ErrorEventSent
+from serving.backends.backend import CONTINUATION, BackendError, ErrorEventSent
 from serving.failover.rules import Next, Outcome, judge_status, judge_whole
 from serving.openai.answers import MAX_EVENT_BYTES, Answer, AnswerInspector
 from serving.openai.requests import Request
@@ -91,6 +91,18 @@ class Begun:
             yield self.held
         async for chunk in self.answer.body:
             yield chunk
+
+
+def find_continuing(
+    backends: Sequence[ScheduledBackend], request: Request, cut: Sequence[object]
+) -> list[ScheduledBackend]:
+    """Those of ``backends`` that can be asked by ``request`` for the rest of an answer: none that was ``cut`` in it."""
+    return [
+        each
+        for each in backends
+        if CONTINUATION not in request.features or CONTINUATION in each.backend.get_limits(request.model).features
+        if all(each is not other for other in cut)
+    ]
 
 
 @asynccontextmanager

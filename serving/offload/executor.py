@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -23,10 +24,11 @@ from serving.accounting.credit_line import CreditExhausted, CreditLine
 from serving.accounting.unpaid_offers import TooManyUnpaid, UnpaidOffers
 from serving.offload.bond_shares import BondExhausted, BondShares
 from serving.offload.context import AnswerTap, OffloadContext, receive_message
+from serving.offload.job import Job
 from serving.offload.offer_rates import OfferRates, Verdict
 from serving.offload.offered_bodies import OfferedBodies, OfferedBody
 from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reason, encode_message
-from serving.offload.session import Job, OffloadSession
+from serving.offload.session import OffloadSession
 from serving.offload.settings import ExecutorSettings
 from serving.openai.endpoints import ENDPOINTS
 from serving.openai.errors import ApiError
@@ -210,7 +212,22 @@ class Executor:
             except NotAdmitted as error:
                 raise _decline_busy(error.retry_after_s) from None
         length = watch_length(self._lengths, request)
-        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, demand, length, tap, others)
+        find_backends = partial(self._backend_pool.order, model)
+        job = Job(
+            hold_id,
+            offer,
+            request,
+            body,
+            backend,
+            unpaid,
+            has_credit,
+            may_start,
+            demand,
+            length,
+            tap,
+            others,
+            find_backends,
+        )
         return job, decision is Decision.QUEUE or not may_start
 
     def _find_backends(self, model: str) -> list[ScheduledBackend]:

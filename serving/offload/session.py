@@ -6,15 +6,13 @@ session. An originator that is lost in the middle of an answer, because a relay 
 back for a while on another exchange and say how much it has; the answer goes on from there.
 
 The backend works at once, but nothing of the answer leaves before the hold is final, except within the credit line of
-the payer. The backend writes into a buffer of bounded size: its slot is free as soon as it has finished, however slowly
-the originator reads.
+the payer. What it writes (:mod:`serving.offload.executor_answer`) waits in a buffer of bounded size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 
 import structlog
 import trio
@@ -28,10 +26,9 @@ from serving.accounting.credit_line import CreditExhausted, CreditLine
 from serving.accounting.payee import make_refund
 from serving.accounting.receipts import is_receipt
 from serving.backends.backend import BackendError
-from serving.failover.local import BackendsFailed, Tries, ask_backends
-from serving.failover.rules import CLIENT_ERRORS
-from serving.offload.answer_buffer import AnswerBuffer, BufferFull
-from serving.offload.context import AnswerTap, DeliveredTexts, OffloadContext, receive_message
+from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
+from serving.offload.executor_answer import ExecutorAnswer
+from serving.offload.job import Job
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_ANSWER_BYTES,
@@ -39,7 +36,6 @@ from serving.offload.protocol import (
     Failed,
     KeepAlive,
     Message,
-    Offer,
     Payment,
     Receipt,
     ResponseChunk,
@@ -49,13 +45,7 @@ from serving.offload.protocol import (
     sign_delivery,
 )
 from serving.offload.settings import ExecutorSettings
-from serving.openai.answers import AnswerInspector
 from serving.openai.requests import Request
-from serving.scheduling.admission import Demand, NotAdmitted
-from serving.scheduling.backend_pool import ScheduledBackend
-from serving.scheduling.output_length import AnswerLength
-from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens
-from serving.scheduling.speed import AnswerTimer
 
 log = structlog.get_logger(__name__)
 
@@ -70,30 +60,6 @@ MAX_RESUMPTIONS_ALLOWED = 3
 
 class PaymentFailed(Exception):
     """The hold did not come, is not what was offered, or did not become final in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What was accepted: an offer, the request that came with it, and the backend that is to answer it.
-
-    ``others`` are asked if that fails before there is content. ``body`` is the body as it was offered, which the
-    request's digest and price count. ``unpaid`` is what counts as unpaid, and ends when the hold is final. Until then
-    the answer is sent if the payer ``has_credit``, and the backend asked if the request ``may_start``. ``demand`` is
-    for its slot. ``length`` is told of the answer. ``tap`` is that on an answer which others may check.
-    """
-
-    hold_id: bytes
-    offer: Offer
-    request: Request
-    body: bytes
-    backend: ScheduledBackend
-    unpaid: ExitStack
-    has_credit: bool
-    may_start: bool
-    demand: Demand
-    length: AnswerLength
-    tap: AnswerTap | None = None
-    others: Sequence[ScheduledBackend] = ()
 
 
 class OffloadSession:
@@ -115,16 +81,12 @@ class OffloadSession:
         self._accepted_at = trio.current_time()
         self._terms = job.offer.hold
         self._hold: SignedOperation | None = None
-        self._buffer = AnswerBuffer(settings.buffer_bytes, settings.coalescing_s, CHUNK_BYTES)
-        """What the backend has written and is not sent yet."""
-        self._inspector = AnswerInspector(stream=False)
-        """Has seen as much of the answer as was sent."""
+        self._answer = ExecutorAnswer(settings, job, self._note_written)
+        """What the backends give. Its inspector has seen as much as was sent."""
         self._salt = context.make_salt()
         """Of the answer's digest."""
         self._answered = bytearray()
         """The answer as far as it was sent, for an originator that may resume it."""
-        self._inspected = 0
-        """Bytes that the inspector was given."""
         self._transcript_salt = context.make_salt()
         self._transcript: bytes | None = None
         """What the backend reported beside what was sent."""
@@ -137,13 +99,7 @@ class OffloadSession:
         self._covered = trio.Event()
         """Set once the hold is final, or within the credit line of the payer: until then nothing is sent."""
         self._scope = trio.CancelScope()
-        self._work = trio.CancelScope()
-        """That of the backend."""
         self._over = trio.Event()
-        self._began_at: float | None = None
-        """When the request got a slot of the backend."""
-        self._timer: AnswerTimer | None = None
-        """Of the backend's answer."""
         self._is_late = False
         """Whether it was stopped because its hold ends."""
         self._exchange = exchange
@@ -165,8 +121,8 @@ class OffloadSession:
 
     def note_length(self) -> None:
         """The whole answer was handed over."""
-        is_cut_off = self._inspector.finish_reason == "length"
-        self._job.length.end(self._inspector.completion_bytes, is_cut_off=is_cut_off)
+        is_cut_off = self._answer.inspector.finish_reason == "length"
+        self._job.length.end(self._answer.inspector.completion_bytes, is_cut_off=is_cut_off)
 
     async def run(self) -> bool:
         """Work to the end, whatever it is. Returns whether the whole answer was handed over.
@@ -222,16 +178,15 @@ class OffloadSession:
                 nursery.start_soon(self._secure_payment)
                 nursery.start_soon(self._send_keep_alives)
                 nursery.start_soon(self._watch_deadline)
-                nursery.start_soon(self._ask_backend)
-                completed = await self._answer()
+                completed = await self._pass_answer(nursery)
                 delivery = completed.delivery
                 receipt = await self._hand_over(completed)
                 nursery.cancel_scope.cancel()  # the payee goes on with a hold that is not final yet
         except BaseException as error:
             reason = _describe(error)
             if reason is None:  # cancelled: what was delivered is owed
-                if delivery is None and self._inspector.completion_bytes:
-                    self._make_transcript()
+                if delivery is None and self._answer.inspector.completion_bytes:
+                    self._transcript = self._answer.make_transcript()
                     delivery = self._make_delivery(FINISH_CANCELLED)
                 elif delivery is None:
                     self._note_left()
@@ -245,9 +200,10 @@ class OffloadSession:
 
     def _note_left(self) -> None:
         """The originator left before anything of the answer came: what it made the backend work counts against it."""
-        if self._hold is not None and self._began_at is not None and not self._is_late:
+        began_at = self._answer.began_at
+        if self._hold is not None and began_at is not None and not self._is_late:
             now = trio.current_time()
-            self._context.payments.payee.history.note_left(self.payer, now - self._began_at, now)
+            self._context.payments.payee.history.note_left(self.payer, now - began_at, now)
 
     async def _send_failure(self, reason: str) -> None:
         log.info("offload failed", payer=format_address(self.payer), reason=reason)
@@ -260,7 +216,7 @@ class OffloadSession:
         An answer that failed after there was content, or by its length, counts as an offer that was left unpaid: a
         payer may choose requests whose answers fail at their end.
         """
-        payee, inspector = self._context.payments.payee, self._inspector
+        payee, inspector = self._context.payments.payee, self._answer.inspector
         is_late = inspector.completion_bytes > 0 or inspector.is_too_long
         if self._hold is None or (is_own_fault and is_late):
             payee.history.note_unpaid(self.payer, trio.current_time(), self._accepted_at)
@@ -376,120 +332,67 @@ class OffloadSession:
 
     # The answer
 
-    async def _ask_backend(self) -> None:
-        """Have the backend write its answer into the buffer. Its slot is free afterwards."""
-        job, failure, written = self._job, None, 0
-        if not job.may_start:
-            await self._covered.wait()
-        tap, slot_at = job.tap, self._accepted_at
-
-        def note_slot() -> None:
-            nonlocal slot_at
-            slot_at = trio.current_time()
-            if self._began_at is None:
-                self._began_at = slot_at
-
-        tries = Tries(job.request, job.body if tap is None else tap.asked, job.demand)
-        try:
-            with self._work:
-                async with ask_backends((job.backend, *job.others), tries, note_slot) as begun:
-                    answer = begun.answer
-                    self._buffer.begin(answer)
-                    if tap is not None:
-                        tap.begin(answer.is_stream)
-                    prompt, meter = estimate_tokens(len(job.body)), begun.backend.meter
-                    timer = meter.start_timer(job.request.model, prompt, slot_at, is_stream=answer.is_stream)
-                    self._timer = timer
-                    async for piece in begun.read():
-                        now = trio.current_time()
-                        passed = piece if tap is None else tap.feed(piece)
-                        written += len(passed)
-                        timer.feed(now, len(passed))
-                        await self._buffer.put(passed)
-                        timer.note_taken(trio.current_time(), trio.current_time() - now)
-                    if tap is not None:
-                        passed = tap.finish()
-                        written += len(passed)
-                        await self._buffer.put(passed)
-        except BufferFull as error:
-            raise NetworkError("the originator is away, and its answer is long") from error
-        except BackendsFailed as error:
-            if error.answer is None or error.answer.status not in CLIENT_ERRORS:
-                failure = BackendError(str(error))
-            else:
-                self._buffer.begin(error.answer)
-                async for piece in error.answer.body:
-                    await self._buffer.put(piece)
-        except (NotAdmitted, BackendError) as error:
-            failure = BackendError(str(error))
-        # However long the originator takes to read it: an answer has no more content than bytes.
-        self._back_only(self._compute_price(Usage(len(job.body), written)))
-        self._buffer.close(failure)
-
-    async def _answer(self) -> Completed:
-        """Pass the backend's answer on, once it may leave.
+    async def _pass_answer(self, nursery: trio.Nursery) -> Completed:
+        """Pass on what the backends write, once it may leave. They work in ``nursery``.
 
         Raises:
-            BackendError: the backend refused, broke off, ended too early, or answered at more length than is paid.
+            BackendError: they refused, broke off, ended too early, or answered at more length than is paid.
             NetworkError: the originator is gone.
         """
-        job, context = self._job, self._context
+        job, context, answer = self._job, self._context, self._answer
         try:
-            head = await self._buffer.get_head()
+            head = await answer.begin(nursery, None if job.may_start else self._covered)
         except BackendError:
             await self._payment_received.wait()  # a hold must be known to be refunded
             raise
         await self._covered.wait()
-        request = job.request
-        self._inspector = inspector = AnswerInspector(
-            head.is_stream,
-            form=request.endpoint.form,
-            choices=request.choices,
-            has_tools=request.has_tools,
-            cut_long=True,
-        )
         self._head = ResponseHead(head.status, head.content_type[:128], self._salt)
-        while piece := await self._buffer.get():
-            self._inspected += len(piece)
-            await self._send_chunk(inspector.feed(piece))
-            job.length.grow(inspector.completion_bytes)
-            if inspector.is_too_long:
-                break
-            if head.is_stream and not inspector.is_over and self._is_at_limit():
-                await self._send_chunk(inspector.end())
-                break
-        self._work.cancel()
-        rest = inspector.finish()
-        if head.status == 200 and not head.is_stream and self._is_hold_used_up():
-            raise BackendError("the answer is longer than the request allows")
-        self._take(rest)  # it is sent with the delivery
+        async with aclosing(answer.read(head)) as body:
+            await (self._send_stream(body) if head.is_stream else self._take_whole(body, head.status))
         self._is_answered = True
         if head.status != 200:
             delivery = make_refund(job.hold_id, compute_digest(self._salt, bytes(self._answered)))
-        elif not self._inspector.is_complete:
+        elif not answer.inspector.is_complete:
             await self._send_rest()
-            raise BackendError(self._inspector.error or "the backend broke off")
+            raise BackendError(answer.inspector.error or "the backend broke off")
         else:
-            if self._timer is not None:
-                self._timer.finish(inspector.completion_bytes / BYTES_PER_TOKEN)
+            answer.note_end()
             if job.tap is not None:
-                await context.runtime.run_sync(self._make_transcript)
-            delivery = self._make_delivery(self._inspector.finish_reason or "stop")
+                self._transcript = await context.runtime.run_sync(answer.make_transcript)
+            delivery = self._make_delivery(answer.inspector.finish_reason or "stop")
         return Completed(delivery, sign_delivery(context.key, context.chain_id, delivery))
 
-    def _make_transcript(self) -> None:
-        """Make the transcript of what was sent; may run in a thread."""
-        if self._job.tap is not None:
-            self._transcript = self._job.tap.make_transcript(self._inspected)
+    async def _send_stream(self, body: AsyncIterator[bytes]) -> None:
+        """Pass a stream on, as far as it is paid."""
+        async for chunk in body:
+            inspector = self._answer.inspector
+            await self._send_chunk(chunk)
+            self._job.length.grow(inspector.completion_bytes)
+            if inspector.is_too_long:
+                return
+            if not inspector.is_over and self._is_at_limit():
+                await self._send_chunk(inspector.end())
+                return
+
+    async def _take_whole(self, body: AsyncIterator[bytes], status: int) -> None:
+        """Take an answer that is no stream: it is sent with the delivery."""
+        async for chunk in body:
+            if status == 200 and self._is_hold_used_up():
+                raise BackendError("the answer is longer than the request allows")
+            self._take(chunk)
 
     def _make_delivery(self, finish_reason: str) -> Delivery:
-        usage = Usage(len(self._job.body), self._inspector.completion_bytes)
+        usage = Usage(len(self._job.body), self._answer.inspector.completion_bytes)
         digest = compute_digest(self._salt, bytes(self._answered))
         amount = min(self._compute_price(usage), self._terms.amount)
         self._back_only(amount)
         transcript = self._transcript
         transcript_digest = None if transcript is None else compute_digest(self._transcript_salt, transcript)
         return Delivery(self._job.hold_id, amount, digest, usage, finish_reason, transcript_digest)
+
+    def _note_written(self, written: int) -> None:
+        """The backends are done, however long the originator reads: an answer has no more content than bytes."""
+        self._back_only(self._compute_price(Usage(len(self._job.body), written)))
 
     def _back_only(self, price: int) -> None:
         """Have no more of the bond stand behind this request than what its answer costs."""
@@ -500,13 +403,13 @@ class OffloadSession:
 
     def _is_hold_used_up(self) -> bool:
         """Whether so much was delivered that the hold pays no more of it: the backend keeps to no limit."""
-        paid = max(0, self._inspector.completion_bytes - MAX_UNPAID_BYTES)
+        paid = max(0, self._answer.inspector.completion_bytes - MAX_UNPAID_BYTES)
         return self._compute_price(Usage(len(self._job.body), paid)) > self._terms.amount
 
     def _is_at_limit(self) -> bool:
         """Whether a stream has to end, because no more of it is paid or the next piece may not fit."""
         is_full = len(self._answered) > MAX_ANSWER_BYTES - ANSWER_RESERVE_BYTES
-        return self._inspector.completion_bytes > 0 and (is_full or self._is_hold_used_up())
+        return self._answer.inspector.completion_bytes > 0 and (is_full or self._is_hold_used_up())
 
     async def _send_chunk(self, chunk: bytes) -> None:
         """Pass on whole events of a stream (any bytes, else); an error event becomes a failure message instead."""
@@ -516,8 +419,9 @@ class OffloadSession:
 
     def _take(self, chunk: bytes) -> None:
         """Take the next bytes of what the originator gets."""
-        if self._inspector.error is not None:
-            raise BackendError(self._inspector.error)
+        error_event = self._answer.inspector.error_event
+        if error_event and error_event in chunk:
+            raise BackendError(self._answer.inspector.error or "")
         if len(self._answered) + len(chunk) > MAX_ANSWER_BYTES:
             raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
         self._answered += chunk
@@ -561,10 +465,10 @@ class OffloadSession:
         """Whether the originator goes on in another exchange than ``failed``; if it was lost, it is waited for."""
         if failed is self._exchange and failed.is_lost:
             started = trio.current_time()
-            self._buffer.is_read = False
+            self._answer.note_read(is_read=False)
             with trio.move_on_after(self._patience):
                 await self._resumed.wait()
-            self._buffer.is_read = True
+            self._answer.note_read(is_read=True)
             self._patience -= trio.current_time() - started
         return failed is not self._exchange
 
@@ -578,10 +482,9 @@ class OffloadSession:
                 continue
             if self._is_answered:
                 return
-            queued = self._began_at is None or self._job.backend.is_backlogged
             try:
                 if self._exchange.can_send:  # else there is enough to read yet, and this side may end while it waits
-                    await self._exchange.send(encode_message(KeepAlive(queued)))
+                    await self._exchange.send(encode_message(KeepAlive(self._answer.is_queued)))
             except NetworkError:
                 if not self._position:  # else it may be back when there is more of the answer to send
                     raise

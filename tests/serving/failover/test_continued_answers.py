@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import trio
@@ -13,10 +11,9 @@ import trio
 from chain.parameters import CREDIT
 from chain.types.operations import Dispute, Hold, Usage
 from serving.failover.continuation import MAX_CONTINUATIONS
-from serving.openai.answers import Answer
-from serving.openai.begun_answers import find_begun
 from serving.openai.bodies import read_events
 from serving.scheduling.policy import PolicyParameters
+from tests.support.begun_backend import BegunBackend
 from tests.support.fault_matrix import CONTINUING, LOCAL, read_text
 from tests.support.market_world import (
     Options,
@@ -35,41 +32,18 @@ from tests.support.market_world import (
 FAST = {"capture_grace_ms": 5_000}
 
 
-@dataclass
-class Backend(ScriptedBackend):
-    """One that goes on with an answer that is begun; or, if it ``repeats``, begins with what there is of it."""
-
-    repeats: bool = False
-    forgets: bool = False
-    """Whether it begins the answer again, instead, and soon writes something else."""
-
-    @asynccontextmanager
-    async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
-        begun = find_begun(json.loads(body)) or ""
-        async with super().complete(path, body, stream=stream) as answer:
-            if begun and (self.repeats or self.forgets):
-                answer.body = self._begin_again(begun if self.repeats else f"{begun[:-4]}…", answer.body)
-            yield answer
-
-    async def _begin_again(self, begun: str, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        for word in begun.split(" "):
-            yield make_token("", 0).replace(b"0 ", f"{word} ".encode())
-        async for piece in body:
-            yield piece
-
-
 def build(number: int) -> ScriptedBackend:
-    return Backend(f"m{number}-", limits=CONTINUING)
+    return BegunBackend(f"m{number}-", limits=CONTINUING)
 
 
 def get_options(executors: int = 2, **fields: object) -> Options:
     return replace(Options(executors=executors, make_backend=build, make_second=build, parameters=FAST), **fields)  # type: ignore[arg-type]
 
 
-def get_backend(world: World, place: int) -> Backend:
+def get_backend(world: World, place: int) -> BegunBackend:
     """The backend of the executor that was drawn in some place."""
     backend = world.drawn()[place].backend
-    assert isinstance(backend, Backend)
+    assert isinstance(backend, BegunBackend)
     return backend
 
 
@@ -200,7 +174,7 @@ def test_one_that_cannot_go_on_is_not_asked_to() -> None:
         await world.settle(150)
 
     def build_one(number: int) -> ScriptedBackend:
-        return Backend(f"m{number}-")  # which announces no more than one of an unknown kind
+        return BegunBackend(f"m{number}-")  # which announces no more than one of an unknown kind
 
     simulate(play, get_options(make_backend=build_one))
 

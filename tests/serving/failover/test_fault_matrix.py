@@ -19,9 +19,14 @@ from tests.support.fault_matrix import (
 from tests.support.faulty_backend import FAULTS, Fault, FaultyBackend
 from tests.support.market_world import Options, World, ask, make_request, simulate
 
+SECOND_OF_EXECUTOR = Place("second backend of an executor", 2, False, (1, 2))
+"""A few of its rows are always tested (``test_executors_second_backend``)."""
+
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+@pytest.mark.parametrize(
+    "place", [*PLACES, pytest.param(SECOND_OF_EXECUTOR, marks=pytest.mark.long)], ids=lambda place: place.name
+)
 def test_every_fault_is_rescued_or_a_safe_error_and_nothing_is_left(place: Place, stream: bool) -> None:
     async def play(world: World) -> None:
         rows = await play_column(world, place, stream)
