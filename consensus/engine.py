@@ -47,6 +47,7 @@ from consensus.sync.messages import SYNC_PROTOCOL
 from consensus.sync.server import MAX_SYNC_EXCHANGES, SyncServer
 from consensus.unlock import unlock_voting
 from consensus.verifier import SignatureVerifier
+from consensus.voting.lockout import VotingRights
 from consensus.voting.vote_store import VoteStore
 from p2p.fanout import Fanout
 from p2p.network import Network
@@ -299,6 +300,11 @@ class Engine:
     def epoch(self) -> int:
         """The epoch of the block that comes next."""
         return self._driver.epoch.number
+
+    @property
+    def voting_rights(self) -> VotingRights | None:
+        """In which epochs this node may vote, if it is a validator; None if it keeps no votes."""
+        return None if self._vote_store is None else self._vote_store.lockout.rights
 
     @property
     def is_behind(self) -> bool:

@@ -17,7 +17,16 @@ import trio
 from chain.types.validators import ValidatorSet
 from serving.admin.node_view import NodeView
 from serving.admin.self_checks import Finding, check_clock, check_config, check_disk, check_ports
-from serving.admin.troubles import BackendFacts, Facts, MachineFacts, Trouble, find_troubles, judge, list_reasons
+from serving.admin.troubles import (
+    BackendFacts,
+    Facts,
+    MachineFacts,
+    Trouble,
+    VotingFacts,
+    find_troubles,
+    judge,
+    list_reasons,
+)
 from serving.backends.backend import Backend, LocatedBackend
 from serving.scheduling.admission import Origin
 
@@ -51,8 +60,17 @@ def gather_facts(node: NodeView) -> Facts:
         blocks=0 if standing is None else standing.blocks,
         needed=0 if standing is None else standing.needed,
         spendable=node.payments.payer.spendable,
+        rights=_gather_rights(node),
         machine=MachineFacts() if node.machine is None else node.machine.gather_facts(),
     )
+
+
+def _gather_rights(node: NodeView) -> VotingFacts:
+    rights = node.engine.voting_rights
+    if rights is None:
+        return VotingFacts()
+    last_epoch = rights.last_epoch if rights.first_epoch <= node.engine.epoch <= rights.last_epoch else None
+    return VotingFacts(rights.nonce != b"", rights.is_handed_over, last_epoch)
 
 
 def report_backends(node: NodeView) -> list[dict[str, Any]]:

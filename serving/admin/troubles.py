@@ -107,6 +107,19 @@ KINDS: Mapping[str, Kind] = {
         "see what keeps it: the clock, the disk, the network",
         "wwwserve doctor",
     ),
+    "handed_over": Kind(
+        "validator",
+        _P,
+        "another machine with this key has taken over the votes: this one {does}",
+        "run one of the two: stop this node, or, to vote here again, end the other, stop this node, move votes.journal "
+        "away and start it; if no other machine is yours, the key is known to somebody else",
+    ),
+    "votes_later": Kind(
+        "validator",
+        _N,
+        "this validator waits: it votes again in the epoch after the one in which an operation of it is final",
+        "wait, with enough credit available for the fee",
+    ),
     "backend": Kind(
         "backends",
         _P,
@@ -285,6 +298,19 @@ class MachineFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class VotingFacts:
+    """Whether a validator may vote; what is so of a node that is none is the default.
+
+    It ``waits`` if it may have forgotten votes. If it ``is_handed_over``, another machine with its key votes, or will:
+    this one votes up to the epoch ``last_epoch``, or not at all (None).
+    """
+
+    waits: bool = False
+    is_handed_over: bool = False
+    last_epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What a node knows of itself. Times in seconds, amounts in micro-credits.
 
@@ -309,6 +335,7 @@ class Facts:
     blocks: int
     needed: int
     spendable: int
+    rights: VotingFacts = field(default_factory=VotingFacts)
     machine: MachineFacts = field(default_factory=MachineFacts)
 
 
@@ -354,6 +381,12 @@ def _look_at_ledger(facts: Facts) -> Iterator[Trouble]:
         yield describe("stalled", age_s=facts.final_age_s)
     if facts.is_syncing:
         yield describe("syncing", height=facts.height)
+    if facts.rights.is_handed_over:
+        last = facts.rights.last_epoch
+        does = "only follows" if last is None else f"votes to the end of epoch {last:,}, and then no more"
+        yield describe("handed_over", does=does)
+    elif facts.rights.waits:
+        yield describe("votes_later")
     if facts.jailed_until:
         yield describe("jailed", epoch=facts.jailed_until)
     elif facts.votes < facts.needed and facts.blocks >= MIN_SPAN_BLOCKS:

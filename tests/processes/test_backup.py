@@ -38,6 +38,11 @@ def test_a_restored_validator_waits_and_then_votes_and_is_not_punished(tmp_path:
         restored.kill()
         lost.start()
         wait_until(lambda: "takes over its votes" in lost.log, "it does not find out")
+        assert "handed_over" in {each["code"] for each in lost.ask("/status")["troubles"]}
+        assert (
+            "another machine with this key has taken over the votes"
+            in run_command("doctor", "-d", lost.directory).stdout
+        )
         assert lost.stop() == 0
         again = run_command("chain", "verify", lost.directory)
         assert again.code == 0, again

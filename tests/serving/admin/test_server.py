@@ -14,7 +14,8 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from chain.parameters import CREDIT
-from chain.types.operations import Hold, compute_hold_id
+from chain.types.operations import Hold, Transfer, compute_hold_id
+from consensus.voting.lockout import NONCE_BYTES
 from node import Node
 from p2p.peers.announcement import Announcement, ModelLoad, PeerLoad
 from serving.admin.policy_orders import reload_policy
@@ -149,6 +150,18 @@ async def test_status(node: Node, client: httpx.AsyncClient) -> None:
     assert status["chain_id"] == node.engine.genesis.chain_id.hex()
     assert (status["chain"], status["is_validator"], status["models"]) == ("test", True, [MODEL])
     assert (status["connected_peers"], status["known_peers"], status["requests_offloaded"]) == (0, 0, 4)
+
+
+@with_admin
+async def test_a_machine_whose_votes_another_has_taken_over_says_so(node: Node, client: httpx.AsyncClient) -> None:
+    assert "handed_over" not in {each["code"] for each in (await expect(client, "GET", "/status"))["troubles"]}
+    claim = await node.wallet.submit(lambda nonce: Transfer(nonce, KEY.public_key, 0, b"n" * NONCE_BYTES))
+    with trio.fail_after(PATIENCE):
+        await node.engine.wait_final(claim.id, PATIENCE)
+    (trouble, *_) = (await expect(client, "GET", "/status"))["troubles"]
+    assert trouble["code"] == "handed_over" and "to the end of epoch 0, and then no more" in trouble["text"]
+    assert "move votes.journal away" in trouble["mend"]
+    assert "handed_over" in (await client.get("/healthz")).json()["reasons"]
 
 
 @with_admin
