@@ -25,7 +25,7 @@ from benchmarks.report import Figure, Option, Run
 SECTION = "## The first answer"
 INSTALL = "make install"
 START = "wwwserve run"
-READY = "ready in"
+READY = "Stop with Ctrl-C"
 ANSWER = "wwwserve ask"
 START_TIMEOUT_S = 120.0
 ANSWER_GOAL_S = 120.0

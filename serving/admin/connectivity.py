@@ -72,7 +72,8 @@ async def check_network(node: NodeView) -> dict[str, Any]:
     """What is known of this node's place in the network. ``nat`` is as :func:`judge_nat` says.
 
     ``clock_ms`` is how much later than its time stamp, by this machine's clock, the last block became final: some
-    hundred ms where all clocks are right; below 0 the clock here is behind. None while the ledger is catching up.
+    hundred ms where all clocks are right; below 0 the clock here is behind. None while the ledger is catching up, and
+    as long as the last block is older than this run of the node, which then says nothing of the clock.
     """
     network, status = node.network, node.engine.status()
     connected = sorted(network.peers())
@@ -88,7 +89,9 @@ async def check_network(node: NodeView) -> dict[str, Any]:
     hosts = [host for peer in connected if (host := network.get_remote_host(peer)) is not None]
     own = node.discovery.find(node.key.public_key)
     header = node.engine.header
-    age_ms = node.runtime.now() - 1000 * status.final_age - header.timestamp
+    now_ms = node.runtime.now()
+    age_ms = now_ms - 1000 * status.final_age - header.timestamp
+    is_measured = not status.is_syncing and header.timestamp > now_ms - 1000 * node.engine.uptime
     return {
         "can_be_dialled": network.can_be_dialled(),
         "listening": list(network.listen_addresses),
@@ -100,7 +103,7 @@ async def check_network(node: NodeView) -> dict[str, Any]:
         "known": len(node.discovery.table),
         "ipv4": count_version([*listening, *hosts], 4),
         "ipv6": count_version([*listening, *hosts], 6),
-        "clock_ms": None if status.is_syncing or not status.height else round(age_ms),
+        "clock_ms": round(age_ms) if status.height and is_measured else None,
         "round_trip_ms": round(1000 * median(each.seconds for each in answers), 2) if answers else None,
         "pings": [
             {"address": format_address(peer), **(_describe(each) if each is not None else {"path": None})}

@@ -42,6 +42,7 @@ def gather_facts(node: NodeView) -> Facts:
     validator, standing = node.engine.state.validator_record(me), status.standing
     return Facts(
         address=node.key.address,
+        uptime_s=node.engine.uptime,
         height=status.height,
         final_age_s=status.final_age,
         idle_beat_s=node.engine.genesis.parameters.idle_beat_ms / 1000,

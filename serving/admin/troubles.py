@@ -20,6 +20,8 @@ STALL_BEATS = 3
 """An idle chain makes a block each idle beat; it is stalled after so many more."""
 MIN_SPAN_BLOCKS = 16
 """Blocks of a span after which the votes in it say something."""
+CONNECTING_S = 10.0
+"""Seconds after its start in which it says nothing of a node that it has no connection yet."""
 LOW_CREDIT = 1_000_000
 """Micro-credits below which an owner is told that credit is low."""
 MIN_FREE_BYTES = 2 << 30
@@ -135,6 +137,13 @@ KINDS: Mapping[str, Kind] = {
         "no peer is connected; the bootstrap peers do not answer: {peers}",
         "check the network and 'bootstrap' in config.yaml; it is tried again by itself",
         "wwwserve doctor",
+    ),
+    "connecting": Kind(
+        "peers",
+        _N,
+        "no peer is connected yet; the bootstrap peers are being dialled: {peers}",
+        "this takes some seconds after a start",
+        "wwwserve peers",
     ),
     "alone": Kind(
         "peers",
@@ -320,6 +329,7 @@ class Facts:
     """
 
     address: str
+    uptime_s: float
     height: int
     final_age_s: float
     idle_beat_s: float
@@ -400,7 +410,8 @@ def _look_at_market(facts: Facts) -> Iterator[Trouble]:
             code = "backend_loading" if backend.place == EMBEDDED else "backend"
             yield describe(code, name=name, fault=backend.fault or "does not answer")
     if not facts.connected and facts.bootstrap:
-        yield describe("bootstrap", peers=", ".join(facts.bootstrap))
+        code = "connecting" if facts.uptime_s < CONNECTING_S else "bootstrap"
+        yield describe(code, peers=", ".join(facts.bootstrap))
     elif not facts.connected:
         yield describe("alone", known=facts.known or "none")
     if facts.listens and facts.is_dialable is False:

@@ -60,16 +60,16 @@ def _set_value(text: str, path: KeyPath, value: object) -> str:
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if root is None:
         return _append(text, path[0], _nest(path[1:], value))
-    node = root
+    node = section = root
     for depth, key in enumerate(path):
         child = _find(node, key)
         if child is None or (_is_null(child) and depth < len(path) - 1):
             inner = _nest(path[depth + 1 :], value)
             if child is not None:
-                return _replace(text, child, inner)
+                return _replace(text, child, inner, node)
             return _add(text, node, key, inner, is_root=depth == 0)
-        node = child
-    return _replace(text, node, value)
+        section, node = node, child
+    return _replace(text, node, value, section)
 
 
 def _nest(path: KeyPath, value: object) -> object:
@@ -88,9 +88,10 @@ def _is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
 
 
-def _replace(text: str, node: yaml.Node, value: object) -> str:
+def _replace(text: str, node: yaml.Node, value: object, section: yaml.Node) -> str:
     start, end = node.start_mark.index, _get_end(node)
-    space = "" if start == 0 or text[start - 1] in " \n" else " "
+    is_list_below_key = isinstance(node, yaml.SequenceNode) and node.start_mark.column <= section.start_mark.column
+    space = " " if is_list_below_key or (start > 0 and text[start - 1] not in " \n") else ""
     return f"{text[:start]}{space}{_format(value)}{text[end:]}"
 
 

@@ -28,7 +28,6 @@ STAND_INS: Mapping[str, str] = {
     "12D3KooW…": ADDRESS,
     "ADDRESS": ADDRESS,
     "INVITATION": "invitation.txt",
-    "1280:9f3c…": f"1280:{BLOCK}",
     "12800:5f0c…": f"12800:{BLOCK}",
 }
 """What stands in the documents for what each reader has of their own, with an example of it. Longer ones come first."""

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,29 @@ from typing import Any
 import httpx
 import yaml
 
+from serving.config.edit import edit_config
 from serving.config.file import load_config
 from tests.docs.blocks import ROOT, SHELL, STAND_INS, Block, fill_in, is_program, read_blocks, split_words
-from tests.docs.excuses import find_excuse
+from tests.docs.excuses import REFUSED, find_excuse
 from tests.support.waiting import PATIENCE, wait_until
 
 PROGRAM = """#!{python} -P
 import sys
 sys.path.insert(0, {root!r})
-from serving.cli.main import {main} as main
-main()
+from {module} import {function}
+{function}()
 """
-READY = "ready in"
+PROGRAMS = {
+    "wwwserve": ("serving.cli.main", "main"),
+    "chain": ("serving.cli.main", "chain_main"),
+    "vllm": ("tests.support.fake_vllm", "main"),
+    "llama-server": ("tests.support.fake_vllm", "main"),
+}
+"""What the reader has installed: module and function."""
+READY = "Stop with Ctrl-C"
 """What a node says when it has started."""
-DIRECTORY_MAKERS = ("init", "join", "network create", "restore")
+LOOK_S = "10"
+"""Seconds after which a command that has no end gets its Ctrl-C, as an argument."""
 FAILING_CURL = 'fail-with-body\nsilent\nshow-error\nnoproxy = "*"\n'
 """The reader's ``.curlrc``: a status that is none of success is a failure."""
 
@@ -45,8 +54,10 @@ Direction = Callable[["Player"], None]
 class Player:
     """The reader. ``stand_ins`` is what they have in place of the documents', beside the ports of their node."""
 
-    def __init__(self, directory: Path, stand_ins: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, stand_ins: Mapping[str, str], models: Sequence[dict[str, Any]] = ()) -> None:
+        """``models``: the servers that this reader's nodes serve, in place of the model that comes with a node."""
         self.directory = directory
+        self._models = list(models)
         self.home = directory / "home"
         self.default = self.home / ".local" / "share" / "wwwserve"
         self.current = self.default
@@ -57,8 +68,9 @@ class Player:
         programs = directory / ".venv" / "bin"  # where the README has it
         programs.mkdir(parents=True)
         self.home.mkdir()
-        for name, main in (("wwwserve", "main"), ("chain", "chain_main")):
-            (programs / name).write_text(PROGRAM.format(python=sys.executable, root=str(ROOT), main=main))
+        for name, (module, function) in PROGRAMS.items():
+            text = PROGRAM.format(python=sys.executable, root=str(ROOT), module=module, function=function)
+            (programs / name).write_text(text)
             (programs / name).chmod(0o700)
         (self.home / ".curlrc").write_text(FAILING_CURL)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("WWWSERVE_", "XDG_", "SSH_"))}
@@ -91,7 +103,7 @@ class Player:
         match block.language:
             case "bash":
                 if find_excuse(part) is None:
-                    self.type(part)
+                    self.type(part, REFUSED.get(part, 0))
             case "yaml":
                 self.configure(yaml.safe_load(self.fill_in(block.text)))
             case "json":
@@ -116,19 +128,24 @@ class Player:
         command = self.fill_in(command)
         program, *words = split_words(command)
         own = words[: words.index("--")] if "--" in words else words
-        if program in ("wwwserve", "chain"):
+        if program in ("wwwserve", "chain") and words[0] != "network":
             self.current = self.directory / own[own.index("-d") + 1] if "-d" in own else self.default
-            made = self.directory / words[2] if words[:2] == ["network", "create"] else self.current
-            if " ".join(words[:2]).startswith(DIRECTORY_MAKERS) or ("--genesis" in own and words[0] == "share"):
-                self._move_away(made)
+        elif program == "curl" and "DIR/" in command:
+            self.current = self.directory / "DIR"
+        if program == "wwwserve" and makes_directory(words):
+            self._move_away(self.directory / words[2] if words[0] == "network" else self.current)
         if program == "wwwserve" and words[0] in ("run", "join", "share") and "--no-run" not in own:
             return self._start(command)
-        return self.run(["bash", "-c", "\n".join([*self._exports, command])], code)
+        output = self.run(["bash", "-c", "\n".join([*self._exports, command])], code, "--follow" in words)
+        if words[0] == "init" and self._models:
+            self.configure({"models": self._models})
+        return output
 
-    def run(self, command: list[str], code: int = 0) -> str:
-        """Run a command to its end, and return what it printed."""
+    def run(self, command: list[str], code: int = 0, is_endless: bool = False) -> str:
+        """Run a command to its end, or to the Ctrl-C that ends one that is endless, and return what it printed."""
+        look = ["timeout", "--foreground", "--preserve-status", "--signal=INT", LOOK_S] if is_endless else []
         done = subprocess.run(
-            command,
+            [*look, *command],
             cwd=self.directory, env=self.environment, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
@@ -152,7 +169,7 @@ class Player:
             assert process.poll() is None, output.read_text()
             return READY in output.read_text()
 
-        wait_until(is_ready, f"the node is not ready:\n{output.read_text()}")
+        wait_until(is_ready, "the node is not ready")
         return output.read_text()
 
     def stop(self, directory: Path) -> None:
@@ -175,11 +192,9 @@ class Player:
             directory.rename(directory.with_name(f"{directory.name}.{len(list(directory.parent.iterdir()))}"))
 
     def configure(self, part: dict[str, Any]) -> None:
-        """Put a part into ``config.yaml`` of the node that was spoken of last; a running node is started again."""
+        """Put a part into ``config.yaml`` of the node that was spoken of last."""
         path = self.current / "config.yaml"
-        content = yaml.safe_load(path.read_text())
-        path.write_text(yaml.safe_dump({**content, **part}))
-        load_config(path)
+        path.write_text(edit_config(path.read_text(), {(key,): value for key, value in part.items()}))
 
     def post(self, body: dict[str, Any]) -> None:
         """Send a request to the node that was spoken of last. AssertionError unless it is answered."""
@@ -188,14 +203,22 @@ class Player:
         assert response.is_success, response.text
 
 
+def makes_directory(words: list[str]) -> bool:
+    """Whether ``wwwserve`` with these words makes a directory that must not be there."""
+    is_of_new_node = words[0] == "share" and "--genesis" in words
+    return words[0] in ("init", "join", "restore") or words[:2] == ["network", "create"] or is_of_new_node
+
+
 def _do_nothing(player: Player) -> None:
     """What happens at most places."""
 
 
 @contextmanager
-def read_alone(directory: Path, stand_ins: Mapping[str, str] | None = None) -> Iterator[Player]:
+def read_alone(
+    directory: Path, stand_ins: Mapping[str, str] | None = None, models: Sequence[dict[str, Any]] = ()
+) -> Iterator[Player]:
     """A reader whose nodes end with the context."""
-    player = Player(directory, stand_ins or {})
+    player = Player(directory, stand_ins or {}, models)
     try:
         yield player
     finally:

@@ -1,7 +1,7 @@
-"""A program that stands for ``vllm``: listens where it is told, lists its model, and has a process of its own.
+"""Stands for ``vllm`` or ``llama-server``: listens where it is told, lists its model, has a process of its own.
 
-``python -m tests.support.fake_vllm serve MODEL --host HOST --port PORT [--notes FILE]``. It asks for the key in
-``VLLM_API_KEY``. The ids of its processes go to the file, a line for each start.
+``python -m tests.support.fake_vllm [serve MODEL] --host HOST --port PORT [--notes FILE]``. It asks for the key in
+``VLLM_API_KEY``, and passes over other arguments. The ids of its processes go to the file, a line for each start.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 def main() -> None:
     """Serve until ended."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("verb")
-    parser.add_argument("model")
+    parser.add_argument("verb", nargs="?")
+    parser.add_argument("model", nargs="?", default="fake-model")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--notes", type=Path, required=True)
-    options = parser.parse_args()
+    parser.add_argument("--notes", type=Path, default=Path(os.devnull))
+    options, _ = parser.parse_known_args()
     engine = subprocess.Popen(["sleep", "1000"])
     listed = json.dumps({"data": [{"id": options.model, "owned_by": "vllm"}]}).encode()
     key = os.environ.get("VLLM_API_KEY", "")

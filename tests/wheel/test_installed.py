@@ -125,7 +125,7 @@ def test_from_nothing_to_an_answer(environment: Path, tmp_path: Path) -> None:
 
         def is_ready() -> bool:
             assert node.poll() is None, (tmp_path / "log").read_text()
-            return "ready in " in (tmp_path / "log").read_text()
+            return "Stop with Ctrl-C" in (tmp_path / "log").read_text()
 
         wait_until(is_ready, "it is not ready")
         answer = json.loads(

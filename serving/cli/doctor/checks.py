@@ -32,7 +32,7 @@ from serving.config.schema import ConfigError, NodeConfig, OpenAIModel
 
 PROBE_TIMEOUT_S = 2.0
 """Patience with a backend, a peer or a port."""
-PROBED = ("backend", "backend_loading", "bootstrap", "disk_full")
+PROBED = ("backend", "backend_loading", "bootstrap", "connecting", "disk_full")
 """Codes of a running node whose subjects are looked at from here."""
 
 

@@ -121,10 +121,15 @@ def describe_check(found: dict[str, Any]) -> list[str]:
         False: "! reachable   nobody can dial this node: forward the peer port, or set upnp: true in config.yaml",
         None: "! reachable   not known yet: no peer has tried",
     }
+    reachable = reached[found["can_be_dialled"]]
+    nat = f"{'!' if found['nat'] in ('closed', 'unknown') else '✓'} nat         {NATS[found['nat']]}"
+    if not found["listening"]:  # an anonymous node, which others need not dial
+        reachable = "✓ reachable   through relays: this node listens nowhere"
+        nat = "  nat         without effect on a node that listens nowhere"
     clock = found["clock_ms"]
     clock_line = f"✓ clock       the last block became final {(clock or 0) / 1000:.1f} s after its time stamp"
     if clock is None:
-        clock_line = "! clock       not known: the ledger is catching up"
+        clock_line = "! clock       not known: no block became final since this node has caught up"
     elif clock < 0:
         clock_line = f"✗ clock       {-clock / 1000:.1f} s behind the last block: timedatectl set-ntp true"
     elif clock > MAX_CLOCK_MS:
@@ -132,8 +137,8 @@ def describe_check(found: dict[str, Any]) -> list[str]:
     paths = f"{found['connected']} connected of {found['known']} known, {found['relayed']} through relays"
     lines = [
         f"{'✓' if found['connected'] else '✗'} peers       {paths}",
-        reached[found["can_be_dialled"]],
-        f"{'!' if found['nat'] in ('closed', 'unknown') else '✓'} nat         {NATS[found['nat']]}",
+        reachable,
+        nat,
         f"  seen as     {', '.join(found['seen_as']) or '-'}",
         f"  relays      {', '.join(found['relays']) or '-'}",
         f"  addresses   IPv4: {found['ipv4']}, IPv6: {found['ipv6']} (own and of connected peers)",

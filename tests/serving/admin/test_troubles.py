@@ -29,6 +29,7 @@ from serving.admin.troubles import (
 
 WELL = Facts(
     address="12D3KooW",
+    uptime_s=60,
     height=100,
     final_age_s=3,
     idle_beat_s=10,
@@ -73,6 +74,7 @@ def test_a_healthy_node_has_no_trouble() -> None:
         ({"backends": [DOWN]}, "backend", "9000/v1 (a-model): connection refused", Verdict.DEGRADED),
         ({"backends": [LOADING]}, "backend_loading", "backend embedded: does not answer", Verdict.DEGRADED),
         ({"connected": 0}, "bootstrap", "do not answer: /ip4/192.0.2.1/tcp/4001", Verdict.DEGRADED),
+        ({"connected": 0, "uptime_s": 9}, "connecting", "dialled: /ip4/192.0.2.1/tcp/4001", Verdict.READY),
         ({"connected": 0, "bootstrap": []}, "alone", "(5 known)", Verdict.READY),
         ({"is_dialable": False}, "unreachable", "nobody can dial", Verdict.READY),
         ({"spendable": 0}, "no_credit", "cannot be offloaded", Verdict.READY),

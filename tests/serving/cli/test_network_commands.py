@@ -24,7 +24,7 @@ from tests.support.owner_answers import ANSWERS
 ONE, TWO = sorted(make_key(name).address for name in ("one", "two"))
 FOUND: dict[str, Any] = {
     "can_be_dialled": False,
-    "listening": [],
+    "listening": ["/ip4/10.0.0.7/tcp/4001"],
     "seen_as": ["203.0.113.7"],
     "nat": "closed",
     "relays": [TWO],
@@ -90,6 +90,12 @@ def test_netcheck_has_a_line_for_each_subject(asked: list[Any]) -> None:
     assert lines["nat"].startswith("! nat") and "upnp: true" in lines["reachable"] and TWO in lines["relays"]
     assert "no answer" in outcome.stdout
     assert json.loads(run("netcheck", "--json").stdout) == FOUND
+
+
+def test_a_node_that_listens_nowhere_is_not_told_to_forward_a_port() -> None:
+    lines = ping.describe_check({**FOUND, "listening": [], "nat": "unknown"})
+    assert "✓ reachable   through relays: this node listens nowhere" in lines
+    assert not any("forward" in line or line.startswith("!") for line in lines)
 
 
 @pytest.mark.parametrize(

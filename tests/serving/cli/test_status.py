@@ -11,7 +11,7 @@ import pytest
 from node import Node
 from serving.admin.health import find_node_troubles
 from serving.admin.reports import report_status
-from serving.admin.troubles import MIN_STALL_S, Verdict, judge
+from serving.admin.troubles import CONNECTING_S, MIN_STALL_S, Verdict, judge
 from serving.cli.app import build_wwwserve_app
 from serving.cli.running.status import describe_start, describe_status
 from tests.serving.admin.client import expect, with_admin
@@ -68,6 +68,9 @@ async def test_a_chain_that_stands_still_is_stalled_and_unavailable(node: Node, 
 @with_admin
 async def test_bootstrap_peers_that_do_not_answer_are_named(node: Node, client: httpx.AsyncClient) -> None:
     node.bootstrap = ((make_key("peer").public_key, "/ip4/192.0.2.1/tcp/4001"),)
+    (trouble,) = found = find_node_troubles(node)
+    assert (judge(found), trouble.code) == (Verdict.READY, "connecting")
+    node.engine._started_at -= CONNECTING_S
     (trouble,) = found = find_node_troubles(node)
     assert (judge(found), trouble.code) == (Verdict.DEGRADED, "bootstrap") and "192.0.2.1" in trouble.text
 

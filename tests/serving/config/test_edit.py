@@ -38,6 +38,15 @@ def test_a_list_of_several_lines_is_replaced_as_a_whole() -> None:
     assert "# the end of the policy\n\nlog: {level: debug}\n" in edited and "Mon-Fri" not in edited
 
 
+def test_a_list_that_is_not_indented_below_its_key_is_replaced() -> None:
+    """As many write lists, and PyYAML does."""
+    text = "listen:\n- /ip4/0.0.0.0/tcp/1\n# the API\napi:\n  allowed_hosts:\n  - a.example.org\n  port: 1\n"
+    edited = edit_config(text, {("listen",): [], ("api", "allowed_hosts"): ["b.example.org"]})
+    config = parse_config(edited)
+    assert (config.listen, config.api.allowed_hosts, config.api.port) == ((), ("b.example.org",), 1)
+    assert "\n# the API\napi:\n" in edited
+
+
 def test_a_key_is_added_to_its_section() -> None:
     edited = edit_config(BY_HAND, {("policy", "max_queue"): 5, ("log", "format"): "json"})
     assert edited == BY_HAND.replace("# all day\n", "# all day\n  max_queue: 5\n").replace(
