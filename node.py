@@ -515,7 +515,8 @@ async def _serve(
 ) -> None:
     """Run until a signal to stop comes, then end in order: finish what is under way, for ``drain_timeout_s`` at most.
 
-    A second signal ends that at once. What follows it, which takes a moment, no signal interrupts.
+    A second signal ends that at once. What follows it, which takes a moment, no signal interrupts. A node that is still
+    starting has nothing under way, and does not know yet which peers it knew: it ends at once.
     """
     from serving.admin.policy_orders import reload_on_signal
 
@@ -523,18 +524,20 @@ async def _serve(
         signal.signal(number, signal.SIG_IGN)  # trio puts this handler back when the receiver is closed
     with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_start, node, network, front, admin, data_dir, announce, manager, nursery)
+            is_running = trio.Event()
+            nursery.start_soon(_start, node, network, front, admin, data_dir, announce, manager, nursery, is_running)
             async for received in signals:
                 if received in STOP_SIGNALS:
                     break
                 reload_on_signal(reload)
             _withdraw_addresses(data_dir)
             manager.notify("STOPPING=1")
-            node.take_nothing_new()
-            await node.discovery.leave()
-            await _drain(node, signals, drain_timeout_s)
+            if is_running.is_set():
+                node.take_nothing_new()
+                await node.discovery.leave()
+                await _drain(node, signals, drain_timeout_s)
             nursery.cancel_scope.cancel()
-    _withdraw_addresses(data_dir)  # again, for a node that was still starting when it was told to stop
+    _withdraw_addresses(data_dir)  # again, for a listener that had only just begun
 
 
 def _withdraw_addresses(data_dir: Path) -> None:
@@ -570,10 +573,12 @@ async def _start(
     announce: Announce,
     manager: ServiceManager,
     nursery: trio.Nursery,
+    is_running: trio.Event,
 ) -> None:
     with name_setting("listen"):
         await nursery.start(network.run)
     await nursery.start(node.run)
+    is_running.set()
     nursery.start_soon(front.run)
     nursery.start_soon(admin.run)
     (data_dir / ADMIN_ADDRESS_FILE).write_text("{}:{}".format(*admin.address))

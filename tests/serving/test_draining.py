@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import trio
+import trio.testing
 
 from chain.crypto import format_address
-from node import _drain
+from node import _drain, _serve
 from serving.api import Api
 from tests.support.api_calls import call
 from tests.support.market_world import Options, World, make_body, simulate
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 def test_an_executor_that_ends_finishes_its_answers_and_has_captured_them() -> None:
@@ -91,3 +97,51 @@ def test_draining_has_an_end() -> None:
             await _drain(Hanging(), signals, 3600.0)  # type: ignore[arg-type]
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_node_that_is_told_to_stop_while_it_starts_ends_at_once_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_running: bool
+) -> None:
+    monkeypatch.setattr("node._describe_briefly", lambda _: "")
+    done: list[str] = []
+
+    async def run(*_: object, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def start(*, task_status: Any) -> None:
+        if is_running:
+            task_status.started()
+        await trio.sleep_forever()
+
+    async def note(what: str) -> None:
+        done.append(what)
+
+    runnable = SimpleNamespace(run=run, address=("127.0.0.1", 1))
+    node: Any = SimpleNamespace(
+        run=start,
+        take_nothing_new=lambda: done.append("refuse"),
+        discovery=SimpleNamespace(leave=lambda: note("leave")),
+        drain=lambda: note("drain"),
+    )
+    manager: Any = SimpleNamespace(notify=lambda *_: None, run=run)
+
+    async def play() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def stop() -> None:
+                await trio.testing.wait_all_tasks_blocked()
+                done.append("stop")
+                signal.raise_signal(signal.SIGTERM)
+
+            nursery.start_soon(stop)
+            with trio.fail_after(PATIENCE):
+                await _serve(
+                    node, runnable, runnable, runnable, tmp_path, lambda: None, lambda *_: done.append("ready"),
+                    manager, 60.0,
+                )  # fmt: skip
+
+    trio.run(play)
+    assert done == (["ready", "stop", "refuse", "leave", "drain"] if is_running else ["stop"])
+    assert not list(tmp_path.iterdir())
