@@ -12,11 +12,16 @@ from libp2p.connection_types import ConnectionType
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
+from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
+from libp2p.security.noise.io import BaseNoiseMsgReadWriter
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.security.secure_session import SecureSession
 from libp2p.stream_muxer.yamux.yamux import (
     FLAG_SYN,
     HEADER_SIZE,
@@ -43,6 +48,8 @@ MAX_BUFFERED_BYTES = 16 << 20
 """Unread bytes of all streams of one connection."""
 MAX_BUFFERED_TOTAL_BYTES = 48 << 20
 """Unread bytes of all connections."""
+READ_BYTES = 64 << 10
+"""Bytes that are taken off a connection at once."""
 BODY_TIMEOUT_S = 30.0
 """Time from the header of a frame to its last byte."""
 FRAME_RATE_POLL_S = 0.02
@@ -70,23 +77,72 @@ MAX_WINDOW_POLL_S = 0.25
 
 
 class EagerLock:
-    """What ``trio.Lock`` is in ``async with``, but one that is free is taken without giving the turn to other tasks."""
+    """What ``trio.Lock`` is in ``async with``, but one that is free is taken without giving the turn to other tasks.
+
+    Nor does it keep a record of its owner, which is most of what ``trio.Lock`` costs.
+    """
+
+    __slots__ = ("_is_taken", "_waiting")
 
     def __init__(self) -> None:
-        self._lock = trio.Lock()
+        self._is_taken = False
+        self._waiting = trio.lowlevel.ParkingLot()
 
     async def __aenter__(self) -> None:
-        try:
-            self._lock.acquire_nowait()
-        except trio.WouldBlock:
-            await self._lock.acquire()
+        if self._is_taken:
+            await self._waiting.park()  # who leaves hands it over
+        self._is_taken = True
 
     async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
+        self._is_taken = bool(self._waiting.unpark())
 
     def write_lock(self) -> EagerLock:
         """As the library's lock of readers and writers, of which it uses the writers' half alone."""
         return self
+
+
+class BufferedReads:
+    """Each message of the peer is read in two system calls, the first of which is for two bytes.
+
+    Here all that has come is taken at once. Delete when the library does that.
+    """
+
+    def __init__(self, connection: ReadWriteCloser) -> None:
+        self._read = connection.read
+        self._buffer = b""
+        self._start = 0
+        self.stream = getattr(connection, "stream", None)
+        self.write = connection.write
+        self.close = connection.close
+        self.get_remote_address = connection.get_remote_address
+
+    async def read(self, n: int | None = None) -> bytes:
+        if self._start == len(self._buffer):
+            self._buffer, self._start = await self._read(READ_BYTES), 0
+        end = len(self._buffer) if n is None else self._start + n
+        data = self._buffer[self._start : end]
+        self._start += len(data)
+        return data
+
+
+def ease_connection(connection: ISecureConn) -> None:
+    """Reads and writes of a connection wait for locks that nobody holds; see also :class:`BufferedReads`.
+
+    Here a lock that is free is taken at once. Delete when it is.
+    """
+    encrypted = connection.conn if isinstance(connection, SecureSession) else None
+    if isinstance(encrypted, BaseNoiseMsgReadWriter):
+        messages = encrypted.read_writer
+        raw = messages.read_write_closer
+        vars(messages)["read_write_closer"] = BufferedReads(raw)
+        if isinstance(raw, RawConnection) and isinstance(raw.stream, TrioTCPStream):
+            vars(raw.stream)["read_lock"] = EagerLock()
+            vars(raw.stream)["write_lock"] = EagerLock()
+
+
+def count_decrypted(connection: ISecureConn) -> int:
+    """Bytes that can be read without waiting."""
+    return connection.high_watermark - connection.low_watermark if isinstance(connection, SecureSession) else 0
 
 
 class GuardedYamux(Yamux):
@@ -110,6 +166,7 @@ class GuardedYamux(Yamux):
         self._outbox: dict[int, bytes] = {}
         self._queued = 0
         vars(self)["streams_lock"] = EagerLock()
+        ease_connection(secured_conn)
         circuit = secured_conn.get_connection_type() == ConnectionType.RELAYED
         self._write_timeout = CIRCUIT_WRITE_TIMEOUT_S if circuit else FRAME_WRITE_TIMEOUT_S
         self._keepalive_interval = CIRCUIT_KEEPALIVE_INTERVAL_S if circuit else KEEPALIVE_INTERVAL_S
@@ -175,6 +232,8 @@ class GuardedYamux(Yamux):
             self._nursery.start_soon(surplus.drop)
         self._in_body = True
         try:
+            if count_decrypted(self.secured_conn) >= length:  # the usual case: no time limits for what is here
+                return await self.secured_conn.read(length)
             with trio.fail_after(BODY_TIMEOUT_S):
                 return await super()._read_data_body(length)
         finally:
@@ -210,8 +269,8 @@ class GuardedYamux(Yamux):
                 raise RawConnError("the connection is broken")
         finally:
             self._write_lock.release()
-        if not has_waited:
-            await trio.lowlevel.checkpoint()
+        if not has_waited:  # writing has given other tasks their turn
+            await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _write_batch(self) -> None:
         """Write the frames that wait, the oldest first, up to :data:`BATCH_BYTES`."""
