@@ -15,7 +15,6 @@ import structlog
 import trio
 
 from chain import crypto
-from chain.crypto import verify_all
 from chain.exceptions import CodecError, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
 from chain.histogram import Histogram
@@ -36,7 +35,8 @@ from consensus.mempool.pool import AlreadyKnown, Mempool
 from consensus.network.committee_streams import CommitteeStreams
 from consensus.network.compact_blocks import CompactPropose
 from consensus.network.fair_queue import FairQueue
-from consensus.network.gossip import Batch, GossipPublisher, get_topic
+from consensus.network.forwarding import MAX_FORWARD_BYTES, Forwarder
+from consensus.network.gossip import OPERATIONS_INTERVAL_S, Batch, GossipPublisher, get_topic
 from consensus.network.ingress import OperationIngress
 from consensus.rebroadcast import Rebroadcaster
 from consensus.receiver import Receiver
@@ -62,8 +62,6 @@ QUEUE_BYTES = 1 << 20
 """Bytes of one source's events that may wait for the loop; beyond, the source waits."""
 SUBSCRIPTION_BLOCKS = 256
 """Final blocks that a subscriber may fall behind before it loses the oldest."""
-FORWARD_BYTES = 64 * 1024
-"""Bytes of operations that are forwarded to a leader at a time."""
 MAX_FETCHES = 16
 """Blocks that agreement needs, fetched at the same time."""
 INTERVAL_BOUNDS_S = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 12, 20, 40, 80)
@@ -166,9 +164,10 @@ class Engine:
         self._server = SyncServer(store, self._driver.find_block, self._mempool.get, runtime)
         self._streams = streams
         self._gossip = {
-            name: GossipPublisher(network, get_topic(genesis.chain_id, name), self.settings.gossip_delay_s)
-            for name in ("ops", "blocks", "certs")
+            name: GossipPublisher(network, get_topic(genesis.chain_id, name), self.settings.gossip_delay_s, interval)
+            for name, interval in (("ops", OPERATIONS_INTERVAL_S), ("blocks", 0.0), ("certs", 0.0))
         }
+        self._forwarder = Forwarder(self._committee, lambda: self._driver.leader)
         self._rebroadcaster = Rebroadcaster(self._me, self._mempool, self._gossip, runtime)
         self._receiver = Receiver(
             genesis.chain_id, self._me, network, store, self._mempool, self._ingress, self._driver, self._sync,
@@ -208,6 +207,10 @@ class Engine:
         """Chain time of the last final block in ms. The next block's is later, by at most the idle beat."""
         return self.header.chain_time
 
+    def trust(self, operation: SignedOperation) -> None:
+        """Take the signature of an operation as checked: this node has made it just now."""
+        self._mempool.note_verified([operation])
+
     async def submit(self, operation: SignedOperation) -> None:
         """Check an operation and send it on its way into a block. Submitting it once more is harmless.
 
@@ -217,8 +220,8 @@ class Engine:
         """
         try:
             self._mempool.check(operation)
-            checks = [] if self._mempool.is_verified(operation) else [operation.signature_check(self.genesis.chain_id)]
-            if checks and not await self._runtime.run_sync(verify_all, checks):
+            await trio.lowlevel.checkpoint()
+            if not await self._ingress.is_signed(operation):
                 raise InvalidSignature(f"not signed by {crypto.format_address(operation.signer)}")
             is_proven: bool | None = None
             if isinstance(operation.operation, Register):  # slow: some 20 ms
@@ -238,11 +241,15 @@ class Engine:
         if reason is not None and not isinstance(operation.operation, NoncedOperation):
             self._mempool.remove(operation.id)
             raise InvalidOperation(reason)
-        self._rebroadcaster.add(operation)
-        # Gossip takes a moment; the leader may have it sooner. Does nothing unless this node is a validator.
-        self._committee.send(self._driver.leader, FORWARDED_KIND + Batch((operation.encoded,)).encode(), is_hint=True)
-        self._committee.flush()
+        is_shared = self._shares_itself(operation.signer)
+        self._rebroadcaster.add(operation, is_shared=is_shared)
+        if not is_shared:
+            self._forwarder.put(operation.encoded)
         self._wake()
+
+    def _shares_itself(self, signer: bytes) -> bool:
+        """Whether the node of an account is here and sends its operations on their way as this one would."""
+        return self._committee.is_member(signer) and signer in self._network.peers()
 
     def is_overdue(self, operation_id: bytes, patience: float) -> bool:
         """Whether an operation could go into a block, but none has become final here for ``patience`` seconds."""
@@ -345,6 +352,7 @@ class Engine:
             for publisher in self._gossip.values():
                 nursery.start_soon(publisher.run)
             nursery.start_soon(self._ingress.run)
+            nursery.start_soon(self._forwarder.run)
             nursery.start_soon(self._rebroadcaster.run)
             await self._driver.start()
             nursery.start_soon(self._alarm.run)
@@ -402,7 +410,7 @@ class Engine:
         self._conflicts.publish((first, second))
 
     def forward_work(self, leader: bytes) -> None:
-        operations = self._mempool.select(FORWARD_BYTES)
+        operations = self._mempool.select(MAX_FORWARD_BYTES)
         if operations:
             self._committee.send(
                 leader, FORWARDED_KIND + Batch(tuple(o.encoded for o in operations)).encode(), is_hint=True

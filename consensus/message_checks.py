@@ -1,4 +1,4 @@
-"""Checks the signatures of what comes, in worker threads, before the event loop of agreement looks at it."""
+"""Checks the signatures of what comes, many of them in worker threads, before the loop of agreement looks at it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class MessageChecks:
         """Check the signatures of messages that an instance is going to look at."""
         found = [(rules, message) for message in messages if (rules := self._find_rules(message)) is not None]
         if found:
-            await self._verifier.run(_validate, found)
+            await self._verifier.check(_validate, found)
 
     async def verify_certificate(self, certificate: Certificate, validators: ValidatorSet) -> None:
         """Check form, quorum and signatures of a certificate.
@@ -49,12 +49,12 @@ class MessageChecks:
         Raises:
             InvalidCertificate: any of them fails.
         """
-        await self._verifier.run(_verify_certificate, certificate, self._chain_id, validators)
+        await self._verifier.check(_verify_certificate, certificate, self._chain_id, validators)
 
     async def verify_block(self, block: Block) -> None:
         """Check that a gossiped block is authentic, if the driver is going to ask."""
         if self._is_near(block):
-            await self._verifier.run(_verify_block, block)
+            await self._verifier.check(_verify_block, block)
 
     def _find_rules(self, message: Message | CompactPropose) -> MessageValidation | None:
         """The rules for a message, if an instance is going to look at its signatures."""

@@ -17,6 +17,8 @@ IDLE_PERIOD_S = 1.0
 """Seconds between two looks while nothing is waiting."""
 REGOSSIP_S = 2.0
 """Seconds after which an own operation that is not final yet is gossiped again."""
+SHARED_DELAY_S = 1.0
+"""Seconds that an operation has to become final which its author gossips; then this node gossips it too."""
 MIN_SHARE_DELAY_S = 0.2
 """Least seconds that a validator that did not propose a block waits for another node to share its finality."""
 MAX_SHARE_DELAY_S = 0.5
@@ -34,9 +36,16 @@ class Rebroadcaster:
         self._own: dict[bytes, float] = {}  # own operations that are not final, and when they were last gossiped
         self._certificate: tuple[float, Certificate] | None = None  # to be gossiped then, unless another does
 
-    def add(self, operation: SignedOperation) -> None:
-        """Gossip an operation of this node, now and again until it is final."""
-        self._own[operation.id] = trio.current_time()
+    def add(self, operation: SignedOperation, *, is_shared: bool = False) -> None:
+        """Gossip an operation that was submitted here, now and again until it is final.
+
+        ``is_shared``: its author is gossiping it. It is gossiped here if it is not final in time all the same.
+        """
+        now = trio.current_time()
+        if is_shared:
+            self._own[operation.id] = now - REGOSSIP_S + SHARED_DELAY_S
+            return
+        self._own[operation.id] = now
         self._gossip["ops"].put(operation.encoded)
 
     def on_final(self, executed: list[ExecutedBlock], certificate: Certificate, is_validator: bool) -> None:

@@ -7,6 +7,7 @@ them pushes nothing out. Signatures of operations are not kept here: the mempool
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from chain import crypto
@@ -50,11 +51,19 @@ class SignatureCache:
             self.add(verification.verdicts)
 
 
-class Verification:
-    """Checks signatures that a cache does not know, in any thread; ``verdicts`` has what was found out."""
+class TooManySignatures(Exception):
+    """More signatures would have to be checked than may be here."""
 
-    def __init__(self, cache: SignatureCache) -> None:
+
+class Verification:
+    """Checks signatures that a cache does not know, in any thread; ``verdicts`` has what was found out.
+
+    Raises TooManySignatures instead of checking more than ``most``.
+    """
+
+    def __init__(self, cache: SignatureCache, most: float = math.inf) -> None:
         self._cache = cache
+        self._most = most
         self.verdicts: dict[crypto.SignatureCheck, bool] = {}
 
     def verify(self, checks: Iterable[crypto.SignatureCheck]) -> bool:
@@ -66,5 +75,7 @@ class Verification:
         if known is None:
             known = self.verdicts.get(check)
         if known is None:
+            if len(self.verdicts) >= self._most:
+                raise TooManySignatures
             known = self.verdicts[check] = crypto.verify_all([check])
         return known

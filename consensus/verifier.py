@@ -1,4 +1,4 @@
-"""Checking signatures in worker threads, so that the event loop does not wait for them."""
+"""Checking signatures in worker threads, so that the event loop does not wait for more than a few."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar, TypeVarTuple
 
 from chain import crypto
-from consensus.signature_cache import SignatureCache, Verification
+from consensus.signature_cache import SignatureCache, TooManySignatures, Verification
 from p2p.runtime import Runtime
+
+LOOP_SIGNATURES = 2
+"""Signatures that are checked on the event loop: to hand them to a thread would take it as long."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -35,3 +38,14 @@ class SignatureVerifier:
             return await self._runtime.run_sync(function, verification.verify, *args)
         finally:
             self._cache.add(verification.verdicts)
+
+    async def check(self, function: Callable[[crypto.Verify, *Ts], T], *args: *Ts) -> T:
+        """As :meth:`run`, for what does little else than check signatures: on the loop, if only a few are not known."""
+        verification = Verification(self._cache, LOOP_SIGNATURES)
+        try:
+            return function(verification.verify, *args)
+        except TooManySignatures:
+            pass
+        finally:
+            self._cache.add(verification.verdicts)
+        return await self.run(function, *args)

@@ -36,6 +36,8 @@ GOSSIP_BATCH_BYTES = 32 * 1024
 """Bytes of items that are published without further delay."""
 GOSSIP_DELAY_S = 0.1
 """Seconds that the first item of a batch waits for others."""
+OPERATIONS_INTERVAL_S = 0.3
+"""Seconds at least from one batch of operations to the next: the leader has what is urgent by a forward."""
 MAX_BATCH_BYTES = 900 * 1024
 """Largest payload published, in bytes; gossip carries less than 1 MiB."""
 MAX_PUBLISH_QUEUE_BYTES = 8 << 20
@@ -85,10 +87,12 @@ def get_topic(chain_id: bytes, name: str) -> str:
 class GossipPublisher:
     """Gathers the items of one topic and publishes them."""
 
-    def __init__(self, network: Network, topic: str, delay: float = GOSSIP_DELAY_S) -> None:
+    def __init__(self, network: Network, topic: str, delay: float = GOSSIP_DELAY_S, interval: float = 0.0) -> None:
+        """The first item of a batch waits ``delay`` seconds, and until ``interval`` seconds after the last batch."""
         self._network = network
         self._topic = topic
         self._delay = delay
+        self._interval = interval
         self._queue: deque[bytes] = deque()
         self._size = 0
         self._filled = trio.Event()
@@ -106,11 +110,12 @@ class GossipPublisher:
 
     async def run(self) -> None:
         """Publish until cancelled."""
+        last = -math.inf
         while True:
             await self._filled.wait()
-            with trio.move_on_after(self._delay):
+            with trio.move_on_at(max(trio.current_time() + self._delay, last + self._interval)):
                 await self._full.wait()
-            payload = self._take()
+            payload, last = self._take(), trio.current_time()
             if not self._queue:
                 self._filled = trio.Event()
             if self._size < GOSSIP_BATCH_BYTES:

@@ -23,6 +23,7 @@ from chain.genesis import Genesis
 from chain.state.state import State
 from chain.transition.validators.registration import has_valid_proof_of_work
 from chain.types.operations import MAX_CAPTURE_BYTES, Register, SignedOperation
+from consensus import verifier
 from consensus.mempool.pool import AlreadyKnown, Mempool
 from consensus.network.gossip import Batch, SeenCache
 from p2p.rate_limit import Limiter, Rate
@@ -156,7 +157,7 @@ class OperationIngress:
         names = [operation.encoded for operation in unknown]
         self._verifying.update(names)
         try:
-            verdicts = await self._runtime.run_sync(self._verify_each, unknown) if unknown else []
+            verdicts = await self._verify(unknown)
         finally:
             self._verifying.difference_update(names)
         forged = {name for name, is_signed in zip(names, verdicts, strict=True) if not is_signed}
@@ -173,6 +174,16 @@ class OperationIngress:
                 refused.append(error)
         if fault is not None:
             raise fault
+
+    async def is_signed(self, operation: SignedOperation) -> bool:
+        """Whether the signature of an operation holds."""
+        return self._mempool.is_verified(operation) or (await self._verify([operation]))[0]
+
+    async def _verify(self, operations: list[SignedOperation]) -> list[bool]:
+        """Whether each is signed."""
+        if len(operations) <= verifier.LOOP_SIGNATURES:
+            return self._verify_each(operations)
+        return await self._runtime.run_sync(self._verify_each, operations)
 
     def _verify_each(self, operations: list[SignedOperation]) -> list[bool]:
         """Whether each is signed. Blocks for as long as that takes, but for those that came in a block meanwhile."""

@@ -171,6 +171,7 @@ class Payer:
             self._store.write(changes)
         self._unconfirmed_holds[signed.id] = (cost, hold)
         self._remember(signed.id, hold.payee, hold.amount, hold.deadline)
+        self._engine.trust(signed)
         return signed
 
     def sign_receipt(self, delivery: Delivery) -> bytes:

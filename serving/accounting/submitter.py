@@ -24,7 +24,9 @@ class Submitter:
 
     async def submit(self, operation: Operation) -> bool:
         """Sign and submit. Returns whether the operation was taken."""
-        return await self.submit_signed(sign_operation(self._key, self._engine.genesis.chain_id, operation))
+        signed = sign_operation(self._key, self._engine.genesis.chain_id, operation)
+        self._engine.trust(signed)
+        return await self.submit_signed(signed)
 
     async def submit_signed(self, signed: SignedOperation) -> bool:
         """Submit. Returns whether the operation was taken."""

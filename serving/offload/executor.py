@@ -48,6 +48,9 @@ from serving.scheduling.predictor import expect_size, watch_length
 BUSY_RETRY_MS = 1000
 """Least time after which a busy node may be asked again, as it tells originators."""
 
+LOOP_BODY_BYTES = 8 << 10
+"""Longest body that is read on the event loop: to hand it to a thread takes as long."""
+
 MAX_RETRY_AFTER_MS = 7 * 86_400_000
 """Longest time that is told."""
 
@@ -264,8 +267,9 @@ class Executor:
                 del self._sessions[hold_id]
 
     async def _receive_request(self, exchange: Exchange, offer: Offer) -> tuple[bytes, Request, AnswerTap | None]:
-        """The body that was offered, the request in it, which is read in a thread (one at a time), and the tap on its
-        answer, if there is one.
+        """The body that was offered, the request in it, and the tap on its answer, if there is one.
+
+        A long body is read in a thread, one at a time.
 
         Raises:
             _Declined: it is none, the terms of the offer do not suit it, or too many bodies are on their way.
@@ -274,6 +278,8 @@ class Executor:
         has_paid = self._payee.history.get_paid(exchange.peer) > 0
         with self._bodies.receive(exchange.peer, has_paid) as received:
             body = await self._receive_body(exchange, offer, received)
+            if len(body) <= LOOP_BODY_BYTES:
+                return body, *self._read_request(offer, body)
             async with self._reading:
                 return body, *await self._context.runtime.run_sync(self._read_request, offer, body)
         raise _Declined("busy", BUSY_RETRY_MS)

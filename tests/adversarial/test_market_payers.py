@@ -24,6 +24,7 @@ from chain.types.operations import (
     compute_hold_id,
     sign_operation,
 )
+from consensus.rebroadcast import SHARED_DELAY_S
 from p2p.network import Misbehaviour, NetworkError
 from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange
@@ -404,7 +405,7 @@ def test_one_hold_pays_for_one_answer(spacing: float) -> None:
             await try_again(other)
             receipt = sign_receipt(world.members[0].key, world.genesis.chain_id, final.delivery)
             await exchange.send(encode_message(Receipt(receipt)), end=True)
-        await trio.sleep(0.2)
+        await trio.sleep(SHARED_DELAY_S + 0.5)  # the executor waits for its payer to share it
         assert bool(world.operations(Hold)) == (spacing < 1)
         await try_again(BODY)
         await world.settle()

@@ -130,7 +130,8 @@ def test_requests_at_once_never_promise_more_than_there_is() -> None:
         results = await ask_many(world, 12)
         refused = [result.error.status for result in results if result.error is not None]
         served = [result for result in results if result.error is None]
-        assert len(served) == 5 and refused == [402] * 7
+        assert len(served) == 5 and len(refused) == 7
+        assert set(refused) <= {402, 503}, "this node sees that it cannot pay, or the executors do before it"
         assert all(result.status == 200 and result.broken is None for result in served)
         await world.settle()
         assert len(world.operations(Hold)) == 5
