@@ -17,7 +17,7 @@ from serving.admin.health import find_node_troubles, report_backends
 from serving.admin.levels import Level
 from serving.admin.node_view import NodeView
 from serving.admin.policy_orders import report_policy
-from serving.admin.reports import report_duels, report_models, report_peers, report_requests, report_wallet
+from serving.admin.reports import report_duels, report_models, report_requests, report_wallet
 from serving.admin.troubles import compute_stall
 from serving.dashboard.block_log import BlockLog
 from serving.dashboard.events import Section
@@ -26,7 +26,9 @@ from serving.scheduling.admission import Origin
 from serving.scheduling.announced_load import read_model_load
 
 LISTED_REQUESTS = 40
-"""Requests in the live data; ``/requests`` has more."""
+"""Requests in the live data; ``/requests`` has more, and says more of each."""
+LEFT_OUT = ("age_s", "attempt", "reason", "predicted_ttft_ms", "predicted_duration_ms", "completion_tokens_estimated")
+"""What the page does not show of a request."""
 RECENT_S = 60.0
 """Age of the requests whose first token is measured."""
 
@@ -81,7 +83,7 @@ def make_sections(node: NodeView, blocks: BlockLog, history: History) -> dict[st
     return {
         "chain": Section(Level.PUBLIC, lambda: view_chain(node)),
         "network": Section(Level.PUBLIC, lambda: view_network(node), every=2),
-        "flows": Section(Level.PUBLIC, lambda: blocks.find_flows(node.runtime.now())),
+        "flows": Section(Level.PUBLIC, lambda: blocks.find_flows(node.runtime.now()), every=2),
         "models": Section(Level.PUBLIC, lambda: report_models(node)["models"], every=5),
         "node": Section(Level.READING, lambda: view_node(node)),
         "sample": Section(Level.READING, lambda: history.latest),
@@ -176,14 +178,28 @@ def view_requests(node: NodeView) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = report_requests(node, LISTED_REQUESTS)["requests"]
     now, records = node.runtime.now() / 1000 - trio.current_time(), reversed(node.dispatcher.records)
     for row, record in zip(rows, records, strict=False):
-        del row["age_s"]
+        for name in LEFT_OUT:
+            del row[name]
         row["started_at"] = round(now + record.started)
     return rows
 
 
 def view_peers(node: NodeView) -> list[dict[str, Any]]:
-    """The peers as the owner sees them, with addresses and the path to each."""
-    rows: list[dict[str, Any]] = report_peers(node)["peers"]
-    for row in rows:
-        row["path"] = "relayed" if row["relayed"] else "direct" if row["connected"] else None
-    return rows
+    """What the owner sees of the peers beside what the public does: the path to each, and its addresses.
+
+    Nothing in it changes as often as loads do, so that it is seldom sent.
+    """
+    connected = node.network.peers()
+    return [
+        {
+            "address": format_address(peer.peer),
+            "path": _find_path(node, peer.peer) if peer.peer in connected else None,
+            "addresses": list(peer.addresses),
+            "relays": list(peer.relays),
+        }
+        for peer in node.discovery.table.present()
+    ]
+
+
+def _find_path(node: NodeView, peer: bytes) -> str:
+    return "relayed" if node.network.is_relayed(peer) else "direct"

@@ -57,12 +57,13 @@ class Parrot:
         await trio.sleep_forever()
 
 
-def make_node() -> tuple[Node, SimulatedInternet]:
-    """A node that can be looked at without running it, and the hub of its network."""
+def make_node(*others: GenesisAccount) -> tuple[Node, SimulatedInternet]:
+    """A node that can be looked at without running it, and the hub of its network; ``others`` have accounts too."""
     parameters = Parameters(epoch_heights=1_024, min_validator_bond=100 * CREDIT, duels=DuelParameters(rate=100))
     accounts = [
         make_validator(KEY, bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT),
         GenesisAccount(OTHER.public_key, 1_000 * CREDIT, 100 * CREDIT, (), None),
+        *others,
     ]
     genesis = make_genesis("test", RealRuntime().now() - 1, bytes(32), accounts, parameters)
     hub = SimulatedInternet(1)

@@ -37,7 +37,7 @@ PUBLIC = [
 ]
 READING = [
     *(("GET", path) for path in ("/status", "/peers", "/models", "/requests", "/wallet", "/policy", "/duels")),
-    *(("GET", path) for path in ("/ledger/total", "/dashboard/history", "/dashboard/history?span=day")),
+    *(("GET", path) for path in ("/doctor", "/ledger/total", "/dashboard/history", "/dashboard/history?span=day")),
 ]
 ACTING = [("PUT", "/policy"), ("POST", "/wallet/bond"), ("POST", "/wallet/transfer"), ("POST", "/dashboard/code")]
 
