@@ -137,6 +137,8 @@ class Engine:
         """Trio time at which a block last became final here (or the engine started)."""
         self.block_intervals = Histogram(INTERVAL_BOUNDS_S)
         """Seconds between the timestamps of each block that became final here and of the one before it."""
+        self.skipped_views = 0
+        """Views without a block before the blocks that became final here: a leader was away or late."""
         self._last_timestamp = store.header.timestamp
         self._started_at = 0.0
         self._network = network
@@ -386,6 +388,7 @@ class Engine:
             timestamp = node.block.header.timestamp
             self.block_intervals.observe((timestamp - self._last_timestamp) / 1000)
             self._last_timestamp = timestamp
+            self.skipped_views += len(node.block.body.nullifications)
             for operation in node.block.body.operations:
                 for event in self._waiting.get(operation.id, ()):
                     event.set()

@@ -13,6 +13,7 @@ import trio
 
 from chain.amounts import format_credits
 from chain.crypto import KeyPair
+from chain.histogram import Histogram
 from chain.state.records import OpenHold
 from chain.store.kv import MemoryStore, Store
 from chain.store.layout import HOLD_NUMBER_KEY, SET_ASIDE_KEY, encode_number
@@ -34,6 +35,8 @@ from serving.accounting.max_captures import MaxCaptures
 from serving.accounting.receipts import sign_receipt
 from serving.accounting.submitter import RESUBMIT_DELAY_S, Submitter
 
+FINALITY_BOUNDS_S = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 15, 30, 60)
+"""Bounds of the histogram of times until a hold is final."""
 MAX_REMEMBERED_HOLDS = 4096
 """Holds that are remembered; more only while they may have to be disputed or released."""
 
@@ -81,6 +84,8 @@ class Payer:
         self._unconfirmed_holds: dict[bytes, tuple[int, Hold]] = {}
         """Amount with deposit and fee of each hold that is signed but not final."""
         self._records: dict[bytes, HoldRecord] = {}
+        self.finality_times = Histogram(FINALITY_BOUNDS_S)
+        """Seconds from signing a hold until it was final here; without those that were signed before a restart."""
 
     def _load_numbers(self) -> HoldNumbers:
         stored, aside = (self._store.get(key) or b"" for key in (HOLD_NUMBER_KEY, SET_ASIDE_KEY))
@@ -228,6 +233,8 @@ class Payer:
         self._unconfirmed_holds.pop(hold_id, None)
         if hold_id not in self._records:  # signed before a restart
             self._remember(hold_id, hold.payee, hold.amount, hold.deadline)
+        else:
+            self.finality_times.observe(trio.current_time() - self._records[hold_id].made_at)
         self._records[hold_id].hold_height = height
 
     def on_capture(self, delivery: Delivery, height: int) -> None:

@@ -114,6 +114,9 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
         "block_interval_seconds": MetricKind(
             "histogram", "time between each block that became final here and the one before it, by their timestamps"
         ),
+        "skipped_views_total": MetricKind(
+            "counter", "views without a block before those that became final here: a leader was away, or late"
+        ),
         "epoch": MetricKind("gauge", "epoch that agreement is in"),
         "view": MetricKind("gauge", "view that agreement is in"),
         "validator": MetricKind("gauge", "1 if this node votes in this epoch"),
@@ -143,6 +146,9 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
             "gauge", "final balance: available, held, bonded, unbonding, deposit", ("kind",)
         ),
         "spendable_microcredits": MetricKind("gauge", "available, less the holds that are not final yet"),
+        "hold_finality_seconds": MetricKind(
+            "histogram", "from the moment at which a hold is signed to that at which it is final here"
+        ),
         "earned_microcredits_total": MetricKind("counter", "captured for answers to other nodes since the start"),
     },
     "Duels and checks of a model": {

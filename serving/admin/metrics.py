@@ -195,7 +195,9 @@ class _NodeCollector(Collector):
         yield _gauge("final_block_age_seconds", status.final_age)
         intervals = _histograms("block_interval_seconds")
         _add_histogram(intervals, self._node.engine.block_intervals)
-        yield intervals
+        skipped = _counter("skipped_views")
+        skipped.add_metric([], self._node.engine.skipped_views)
+        yield from (intervals, skipped)
         yield _gauge("epoch", status.epoch)
         yield _gauge("view", status.view)
         yield _gauge("validator", status.is_validator)
@@ -236,6 +238,9 @@ class _NodeCollector(Collector):
         yield balance
         spendable = self._node.payments.payer.spendable
         yield _gauge("spendable_microcredits", spendable)
+        finality = _histograms("hold_finality_seconds")
+        _add_histogram(finality, self._node.payments.payer.finality_times)
+        yield finality
         earned = _counter("earned_microcredits")
         earned.add_metric([], self._node.payments.payee.earned)
         yield earned

@@ -253,6 +253,7 @@ def test_the_leader_dies_with_work_in_hand() -> None:
             await world.engine(alive).wait_final(operation.id, 30.0)
             await world.start(number)
             await world.wait_height(world.engine(alive).header.height, timeout=30.0)
+        assert sum(engine.skipped_views for engine in world.engines) > 0, "the leader of a view was away"
         world.check_same_chain()
 
     simulate(make_equal_genesis(4), play)

@@ -106,6 +106,7 @@ def test_a_payment_needs_the_deposit_of_its_hold(more: int, status: int | None) 
         assert (None if result.error is None else result.error.status) == status
         await world.settle()
         assert len(world.operations(Hold)) == (status is None) and world.account(0).held == 0
+        assert world.gateway.payments.payer.finality_times.count == (status is None)
 
     simulate(play, Options(available={0: PRICE + more}, parameters={"deposit_per_byte": 1}))
 

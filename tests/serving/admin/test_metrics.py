@@ -162,6 +162,8 @@ def test_what_is_counted_elsewhere_is_passed_on(tmp_path: Path, monkeypatch: pyt
             async with admission.slot(Demand(Origin.OWN)):
                 pass
             node.engine.block_intervals.observe(4)
+            node.engine.skipped_views = 3
+            node.payments.payer.finality_times.observe(0.5)
             samples = read(Metrics(node))
         assert get(samples, "disk_free_bytes") == 7
         assert get(samples, "event_loop_lag_seconds_bucket", le="0.0025") == 0
@@ -173,6 +175,8 @@ def test_what_is_counted_elsewhere_is_passed_on(tmp_path: Path, monkeypatch: pyt
         assert get(samples, "queue_wait_seconds_count", origin="own") == 1
         assert get(samples, "queue_wait_seconds_count", origin="delegated") == 0
         assert get(samples, "block_interval_seconds_sum") >= 4
+        assert get(samples, "skipped_views_total") == 3
+        assert get(samples, "hold_finality_seconds_bucket", le="0.5") == 1
 
     trio.run(main)
 
