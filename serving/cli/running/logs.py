@@ -29,6 +29,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is logged, until Ctrl-C.")] = False,
     level: Annotated[str, typer.Option(help="The least level: debug, info, warning or error.")] = "info",
     event: Annotated[str | None, typer.Option(help="Only events whose name contains this.")] = None,
+    request: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only those of a request, by the X-Request-Id of its answer.")
+    ] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many, the latest; 0: all.")] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -41,7 +44,7 @@ def logs(
     directory = data_dir or get_default_data_dir()
     try:
         follower = LogFollower(directory) if follow else None  # first, so that no event falls between the two
-        found = deque(select(read_events(directory), level, event), maxlen=lines or None)
+        found = deque(select(read_events(directory), level, event, request), maxlen=lines or None)
     except FileNotFoundError:
         hint = f"a node that runs writes it, unless log.file_mib in config.yaml is 0: wwwserve run -d {directory}"
         raise CommandError(f"no log in {directory}", code=ExitCode.NO_NODE, hint=hint) from None
@@ -54,19 +57,23 @@ def logs(
                 print_result(each, as_json, describe_event(each))
             sys.stdout.flush()
             time.sleep(FOLLOW_INTERVAL_S)
-            found = deque(select(follower.read(), level, event))
+            found = deque(select(follower.read(), level, event, request))
     except KeyboardInterrupt:
         raise typer.Exit from None
     finally:
         follower.close()
 
 
-def select(events: Iterable[dict[str, Any]], level: str, name: str | None) -> Iterator[dict[str, Any]]:
-    """The events from ``level`` on whose name contains ``name``."""
+def select(
+    events: Iterable[dict[str, Any]], level: str, name: str | None, request: str | None
+) -> Iterator[dict[str, Any]]:
+    """The events from ``level`` on whose name contains ``name``, and which are of ``request``."""
     least = LEVELS.index(level)
     for each in events:
         found = each.get("level", "info")
-        if (LEVELS.index(found) if found in LEVELS else least) >= least and (name is None or name in each["event"]):
+        if (LEVELS.index(found) if found in LEVELS else least) < least:
+            continue
+        if (name is None or name in each["event"]) and (request is None or each.get("request") == request):
             yield each
 
 

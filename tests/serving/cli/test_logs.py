@@ -18,6 +18,8 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "peer joined", "level": "info", "timestamp": "2026-01-02T03:04:06Z", "peer": "\x1b[2J"},
     {"event": "trouble", "level": "warning", "timestamp": "2026-01-02T03:04:07Z", "text": "backend down"},
     {"event": "block dropped", "level": "debug", "timestamp": "2026-01-02T03:04:08Z", "height": 5},
+    {"event": "request ended", "level": "info", "timestamp": "2026-01-02T03:04:09Z", "request": "req-7"},
+    {"event": "payment final", "level": "debug", "timestamp": "2026-01-02T03:04:09Z", "request": "req-8"},
     {"event": "admin request failed", "level": "error", "timestamp": "x", "exception": "Traceback\n  line"},
 ]
 
@@ -39,7 +41,7 @@ def show(home: Path, *arguments: str) -> list[str]:
 
 def test_an_event_is_a_line_and_nothing_of_others_is_obeyed(home: Path) -> None:
     lines = show(home)
-    assert len(lines) == 6 and lines[0].endswith('info     ready  models=["m"]')
+    assert len(lines) == 7 and lines[0].endswith('info     ready  models=["m"]')
     assert lines[-2:] == ["Traceback", "  line"]
     assert "\x1b" not in "".join(lines) and "block dropped" not in "".join(lines)
 
@@ -47,12 +49,13 @@ def test_an_event_is_a_line_and_nothing_of_others_is_obeyed(home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), ["ready", "peer joined", "trouble", "admin request failed"]),
+        ((), ["ready", "peer joined", "trouble", "request ended", "admin request failed"]),
         (("--level", "debug"), [event["event"] for event in EVENTS]),
         (("--level", "warning"), ["trouble", "admin request failed"]),
         (("--event", "peer"), ["peer joined"]),
         (("-n", "1"), ["admin request failed"]),
-        (("-n", "0", "--event", "r"), ["ready", "peer joined", "trouble", "admin request failed"]),
+        (("--request", "req-7"), ["request ended"]),
+        (("-n", "0", "--event", "r"), ["ready", "peer joined", "trouble", "request ended", "admin request failed"]),
     ],
 )
 def test_events_are_chosen_by_level_name_and_number(
