@@ -158,7 +158,9 @@ def build_certificate(config: NodeConfig, directory: Path) -> ServerCertificate 
 
 def build_originator_settings(config: NodeConfig) -> OriginatorSettings:
     """How the node offloads."""
-    return OriginatorSettings(choices=config.offload.choices, hedging=config.offload.hedging)
+    return OriginatorSettings(
+        enabled=config.offload.enabled, choices=config.offload.choices, hedging=config.offload.hedging
+    )
 
 
 def build_judge(config: NodeConfig, directory: Path) -> DuelJudgeSettings | None:

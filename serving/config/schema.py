@@ -658,6 +658,11 @@ class LimitsConfig(Section):
 class OffloadConfig(Section):
     """Whom this node asks to answer the requests that it offloads."""
 
+    enabled: bool = Field(
+        default=OriginatorSettings().enabled,
+        description="Whether requests of your users may go to other nodes. With false each stays here, also when the "
+        "queue is full or a backend fails.",
+    )
     choices: int = Field(
         default=OriginatorSettings().choices,
         ge=1,

@@ -23,7 +23,7 @@ import trio
 from chain.crypto import format_address
 from chain.exceptions import CodecError
 from chain.parameters import CREDIT, Price
-from chain.state.lottery import compute_lottery_seed
+from chain.state.lottery import ServingTable, compute_lottery_seed
 from p2p.network import NetworkError
 from p2p.peers.announcement import PeerLoad
 from serving.accounting.hold_numbers import TooManyPayments
@@ -79,9 +79,15 @@ class Originator:
         self._waiting: dict[tuple[bytes, str], dict[OffloadAttempt, None]] = {}
         """Attempts whose answers have not begun, by executor and model."""
 
+    def _get_table(self) -> ServingTable | None:
+        """The executors of this serving period; None if there are none, or if this node offloads nothing."""
+        if not self._settings.enabled:
+            return None
+        return self._context.engine.state.serving_table(self._context.first_round)
+
     def has_executors(self, model: str, rules: ProviderRules = ANYBODY) -> bool:
         """Whether another node stands behind ``model`` in this serving period, one that ``rules`` allow."""
-        table = self._context.engine.state.serving_table(self._context.first_round)
+        table = self._get_table()
         me = self._context.key.public_key
         return table is not None and any(
             model in entry.models and entry.public_key != me and self._is_allowed(entry.public_key, model, rules)
@@ -96,12 +102,12 @@ class Originator:
 
     def get_models(self) -> set[str]:
         """Every model that a node stands behind in this serving period."""
-        table = self._context.engine.state.serving_table(self._context.first_round)
+        table = self._get_table()
         return {model for entry in table.entries for model in entry.models} if table is not None else set()
 
     def find_speeds(self) -> dict[str, list[ServiceSpeed]]:
         """What the other executors of each model announce of it, of those that are present."""
-        table = self._context.engine.state.serving_table(self._context.first_round)
+        table = self._get_table()
         me, found = self._context.key.public_key, dict[str, list[ServiceSpeed]]()
         for entry in table.entries if table is not None else ():
             for model in entry.models:

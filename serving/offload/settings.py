@@ -27,6 +27,8 @@ class OriginatorSettings:
     """For finding an executor again that was lost in the middle of a stream."""
     hold_time_ms: int = 600_000
     """Chain time for which a hold is good; also the most time for an answer."""
+    enabled: bool = True
+    """Whether any request is offloaded; if not, no other node is an executor for this one."""
     choices: int = 4
     """Candidates of a draw of which the one with the least predicted time is asked first; 1: as they are drawn."""
     attempts: int = 8

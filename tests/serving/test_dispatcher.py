@@ -293,6 +293,19 @@ def make_question(number: int) -> Request:
     return make_request(messages=[{"role": "user", "content": f"question {number}"}])
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_leaves_a_node_that_offloads_nothing_even_if_its_backend_fails(fails: bool) -> None:
+    async def play(world: World) -> None:
+        own = world.members[0].backend
+        assert own is not None
+        own.script = Script(refuses=fails)
+        result = await ask(world.gateway, make_request())
+        assert (result.error is not None) == fails and (fails or result.executor is None)
+        assert world.gateway.dispatcher.get_models() == [MODEL] and world.operations(Hold) == []
+
+    simulate(play, Options(own_backend=True, originator=OriginatorSettings(enabled=False)))
+
+
 CHOOSES = OriginatorSettings(exploration=0.0)
 
 
