@@ -115,7 +115,12 @@ def make_directions(network: Cluster) -> dict[str, Mapping[str, Direction]]:
         player.stop(player.default)  # made when the other node was not running, it has the same ports
         player.type("wwwserve run -d DIR")
 
+    def make_node(player: Player) -> None:
+        player.type("wwwserve init --genesis genesis.json")
+        player.type("wwwserve run")
+
     return {
+        "docs/api.md": {"The API of a node": make_node},
         "README.md": {"wwwserve join market/invitation.txt": invite},
         "docs/operating.md": {
             "wwwserve wallet transfer -d DIR 12D3KooW… 100": fund,
