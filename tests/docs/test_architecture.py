@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
-    *(f"docs/{name}.md" for name in ("api", "architecture", "evaluation", "operating", "performance", "protocol", "scaling")),
+    *(
+        f"docs/{name}.md"
+        for name in ("api", "architecture", "evaluation", "operating", "performance", "protocol", "scaling")
+    ),
 )
 CODE = ("chain", "consensus", "p2p", "serving", "node.py")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
