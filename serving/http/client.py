@@ -22,6 +22,7 @@ import h11
 import trio
 
 from serving.http.messages import Headers
+from serving.http.transport import Transport
 
 RESPONSE_READ_BYTES = 65536
 """Most bytes of one read from a socket."""
@@ -267,14 +268,14 @@ class HttpPool:
             with trio.fail_after(timeouts.connect_s):
                 tcp = await trio.open_tcp_stream(url.host, url.port)
                 if self._ssl is None:
-                    return _Connection(tcp, tcp)
+                    return _Connection(Transport(tcp))
                 tls = trio.SSLStream(tcp, self._ssl, server_hostname=url.host, https_compatible=True)
                 try:
                     await tls.do_handshake()
                 except BaseException:
                     await trio.aclose_forcefully(tcp)
                     raise
-                return _Connection(tls, tcp)
+                return _Connection(Transport(tcp, tls))
         except trio.TooSlowError:
             raise HttpClientError(f"no connection to {url.authority} within {timeouts.connect_s:g} s") from None
         except (OSError, trio.BrokenResourceError) as error:
@@ -288,14 +289,13 @@ class _DeadConnection(Exception):
 class _Connection:
     """One connection: the exchange that runs over it, if any."""
 
-    def __init__(self, stream: trio.abc.Stream, tcp: trio.SocketStream) -> None:
-        self._stream = stream
-        self._tcp = tcp
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
         self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
 
     def is_usable(self) -> bool:
         """Whether an idle connection has nothing to read, such as the end of the stream or bytes of no response."""
-        return not self._tcp.socket.is_readable()
+        return not self._transport.has_data()
 
     async def exchange(self, head: h11.Request, body: bytes, deadline: float) -> h11.Response:
         """Send a request and receive the head of its response. On any exception the connection is closed.
@@ -319,7 +319,7 @@ class _Connection:
         with trio.CancelScope(deadline=deadline) as scope:
             # A server that answers without reading the whole request may close at once: see what it said.
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._stream.send_all(data)
+                await self._transport.send(data)
             received = False
             while True:
                 event = self._next_event()
@@ -365,7 +365,7 @@ class _Connection:
 
     async def close(self) -> None:
         """Close at once, without a TLS close_notify."""
-        await trio.aclose_forcefully(self._stream)
+        await self._transport.abort()
 
     def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         try:
@@ -375,6 +375,6 @@ class _Connection:
 
     async def _receive(self) -> bytes:
         try:
-            return bytes(await self._stream.receive_some(RESPONSE_READ_BYTES))
+            return await self._transport.receive(RESPONSE_READ_BYTES)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""

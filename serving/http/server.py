@@ -31,6 +31,7 @@ from serving.http.limits import BodyBudget, ConnectionCounter, HttpLimits, Verdi
 from serving.http.messages import HttpRequest, RequestHead, check_framing, find_header
 from serving.http.responder import ClientGone, Responder
 from serving.http.tls import ServerCertificate
+from serving.http.transport import Transport
 from serving.openai.errors import (
     INVALID_REQUEST,
     ApiError,
@@ -62,8 +63,6 @@ class ListenError(Exception):
     """The address cannot be listened on: the port is in use, not permitted, or not of this machine."""
 
 
-ByteStream = trio.SocketStream | trio.SSLStream
-"""A connection, in the clear or secured."""
 Handler = Callable[[HttpRequest, Responder], Awaitable[None]]
 Admit = Callable[[RequestHead, Responder], None]
 """Admits a request by its head, or raises ``ApiError``; it may add to the headers of whatever the response is."""
@@ -168,16 +167,16 @@ class HttpServer:
         finally:
             self.counter.remove(client)
 
-    async def _secure(self, stream: trio.SocketStream) -> ByteStream | None:
-        """The stream to speak HTTP over; None if the client does not finish a TLS handshake in time."""
+    async def _secure(self, stream: trio.SocketStream) -> Transport | None:
+        """What to speak HTTP over; None if the client does not finish a TLS handshake in time."""
         if self._certificate is None:
-            return stream
+            return Transport(stream)
         secured = trio.SSLStream(
             stream, self._certificate.get_context(trio.current_time()), server_side=True, https_compatible=True
         )
         with trio.move_on_after(self.limits.headers_timeout_s), suppress(trio.BrokenResourceError):
             await secured.do_handshake()
-            return secured
+            return Transport(stream, secured)
         return None
 
     def date(self) -> bytes:
@@ -191,11 +190,11 @@ class HttpServer:
 class _Connection:
     """One client's connection: the request loop, and the task that reads."""
 
-    def __init__(self, server: HttpServer, stream: ByteStream, client: str, handler: Handler, refuse: bool) -> None:
+    def __init__(self, server: HttpServer, transport: Transport, client: str, handler: Handler, refuse: bool) -> None:
         self.date = server.date
         self.server = server
         self.protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=server.limits.header_bytes)
-        self._stream = stream
+        self._transport = transport
         self._client = client
         self._handler = handler
         self._refuse = refuse
@@ -239,17 +238,17 @@ class _Connection:
             ClientGone: the connection is broken, or the client has stopped reading.
         """
         deadline = trio.current_time() + self.server.limits.write_timeout_s
-        with trio.CancelScope(deadline=deadline), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._stream.send_all(data)
-            return
-        raise ClientGone
+        try:
+            await self._transport.send(data, deadline)
+        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ClientGone from None
 
     # --- the reading task ---
 
     async def _read(self) -> None:
         """Move bytes from the socket to the inbox until the client is gone, then stop whatever works for it."""
         try:
-            while data := await self._stream.receive_some(REQUEST_READ_BYTES):
+            while data := await self._transport.receive(REQUEST_READ_BYTES):
                 if self._discarding:
                     continue
                 self._inbox += data
@@ -482,8 +481,7 @@ class _Connection:
         self._taken.set()
         with trio.move_on_after(REFUSAL_READ_TIMEOUT_S):
             try:
-                if isinstance(self._stream, trio.SocketStream):  # TLS has no half-closed connections
-                    await self._stream.send_eof()
+                await self._transport.end()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             while not self._gone:
