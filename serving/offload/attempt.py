@@ -105,6 +105,8 @@ class OffloadAttempt:
         """Whether it was queued before its content came."""
         self.has_failed = False
         """Whether it did not, by the executor's fault."""
+        self.has_stalled = False
+        """Whether it fell silent in the middle of an answer, which it may capture for."""
         self.begun_at = trio.current_time()
         self.first_token_s: float | None = None
         """How long the first content of a stream took."""
@@ -430,6 +432,7 @@ class OffloadAttempt:
                     await trio.sleep(delay)
         except Stalled:
             self.has_failed = True
+            self.has_stalled = self.inspector.completion_bytes > 0
             raise
         except BackendError:
             self.reject()
@@ -459,6 +462,11 @@ class OffloadAttempt:
         if self.inspector.is_over:
             self._patience.note_closed(trio.current_time())
         return passed
+
+    @property
+    def owed(self) -> int:
+        """Price of the content received so far, in micro-credits."""
+        return self._compute_owed()
 
     def _compute_owed(self, in_flight: int = 0) -> int:
         """Price of the content received so far, and of ``in_flight`` completion bytes more."""

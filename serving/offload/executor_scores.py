@@ -5,12 +5,16 @@ error that another did not share. Old outcomes lose weight, both with time and w
 each new outcome, so an executor that was repaired is back within minutes. That is also why scores are kept in memory
 alone. A score decides who is asked last; it never replaces the order of the executor lottery.
 
+A stall in the middle of an answer is paid, the prompt above all, and costs its executor no work. So it is remembered
+for hours, beside what else the executor was paid: a payer that asks seldom would else be stalled every time.
+
 Beside its score each has a circuit breaker, as the backends of the node have. The breaker is quicker: two failures in a
 row open it, whatever the record. And when the time has come to try an executor again, only one request does.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -34,6 +38,12 @@ FILTERED_WEIGHT = 0.25
 is asked last."""
 MAX_FAULT_SHARE = 1 / 3
 """Above this share of faults an executor is faulty. It starts with one success: a single fault counts for a while."""
+STALL_MEMORY_S = 6 * 3600.0
+"""Time for which an executor that was paid for an answer that it did not end is asked last."""
+PAID_HALF_LIFE_S = 3 * 3600.0
+"""Time after which what it was paid has half of its weight."""
+MAX_STALLED_SHARE = 1 / 8
+"""It is not, if no larger share of what it was paid was for such answers: those who work stall now and then."""
 MAX_RETRY_AFTER_S = 60.0
 """Longest time to wait that is respected, or passed on to a user: executors may name any."""
 MAX_SCORES = 4096
@@ -59,17 +69,33 @@ class ExecutorScore:
     failed: float = 0.0
     unshared_errors: float = 0.0
     """Client errors that another executor, or the node's own backend, did not share."""
+    paid: float = 0.0
+    """What whole answers have cost, in micro-credits."""
+    stalled: float = 0.0
+    """What answers have cost that it fell silent in."""
+    stalled_at: float = -math.inf
+    """When it did so last."""
     waits_until: float = 0.0
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     @property
     def is_faulty(self) -> bool:
         faults = self.failed + self.unshared_errors
-        return faults > MAX_FAULT_SHARE * (1.0 + self.delivered + faults)
+        return self.is_staller or faults > MAX_FAULT_SHARE * (1.0 + self.delivered + faults)
+
+    @property
+    def is_staller(self) -> bool:
+        """Whether it is paid for answers that it does not end."""
+        is_remembered = self.updated_at - self.stalled_at < STALL_MEMORY_S
+        return is_remembered and self.stalled > MAX_STALLED_SHARE * (self.paid + self.stalled)
 
     def decay(self, now: float) -> None:
         """Take off the weight that the outcomes have lost since the last time."""
-        self._scale(0.5 ** (max(0.0, now - self.updated_at) / HALF_LIFE_S))
+        elapsed_s = max(0.0, now - self.updated_at)
+        self._scale(0.5 ** (elapsed_s / HALF_LIFE_S))
+        kept = 0.5 ** (elapsed_s / PAID_HALF_LIFE_S)
+        self.paid *= kept
+        self.stalled *= kept
         self.updated_at = now
 
     def age(self) -> None:
@@ -98,10 +124,11 @@ class ExecutorScores:
         if score is not None:
             score.breaker.begin(now)
 
-    def note_delivered(self, executor: bytes, model: str, now: float) -> None:
-        """A whole answer came."""
+    def note_delivered(self, executor: bytes, model: str, now: float, paid: int = 0) -> None:
+        """A whole answer came, for so many micro-credits."""
         score = self._begin_outcome(executor, model, now)
         score.delivered += 1.0
+        score.paid += paid
         score.waits_until = 0.0
         score.breaker.note_answer()
 
@@ -113,6 +140,13 @@ class ExecutorScores:
         score = self._begin_outcome(executor, model, now)
         score.failed += 1.0 + waited_s / FAILURE_WAIT_S
         score.breaker.note_failure(now)
+
+    def note_stalled(self, executor: bytes, model: str, now: float, paid: int) -> None:
+        """It fell silent in the middle of an answer, of which it may capture so many micro-credits."""
+        self.note_failed(executor, model, now)
+        score = self._touch(executor, model, now)
+        score.stalled += paid
+        score.stalled_at = now
 
     def note_unreachable(self, executor: bytes, model: str, now: float) -> None:
         """No connection to it could be made."""

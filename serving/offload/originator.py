@@ -212,10 +212,12 @@ class Originator:
     def _note_outcome(self, attempt: OffloadAttempt, doubted: OffloadAttempt | None) -> None:
         """Score the executor of an attempt that has ended, and the one whose client error it may not have shared."""
         executor, model, now = attempt.terms.executor, attempt.terms.request.model, trio.current_time()
-        if attempt.has_failed:
+        if attempt.has_stalled:
+            self.scores.note_stalled(executor, model, now, attempt.owed)
+        elif attempt.has_failed:
             self.scores.note_failed(executor, model, now)
         elif attempt.is_over and attempt.answer.status == 200:
-            self.scores.note_delivered(executor, model, now)
+            self.scores.note_delivered(executor, model, now, attempt.owed)
             self._note_measured(attempt)
             if doubted is not None:
                 self._note_unshared(doubted.terms)

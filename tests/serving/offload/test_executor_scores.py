@@ -10,6 +10,7 @@ from serving.offload.executor_scores import (
     HALF_LIFE_S,
     MAX_RETRY_AFTER_S,
     OUTCOME_DECAY,
+    STALL_MEMORY_S,
     UNREACHABLE_WAIT_S,
     ExecutorScores,
     Rank,
@@ -43,6 +44,20 @@ def test_a_failure_that_a_user_waited_for_counts_for_longer() -> None:
         scores.note_failed(ONE, MODEL, 0.0, waited_s)
         assert rank(scores, ONE, (half_lives - 0.1) * HALF_LIFE_S) is Rank.FAULTY
         assert rank(scores, ONE, (half_lives + 0.1) * HALF_LIFE_S) is Rank.GOOD
+
+
+def test_a_stall_that_is_paid_is_remembered_for_hours_unless_the_record_outweighs_it() -> None:
+    scores = ExecutorScores()
+    scores.note_stalled(ONE, MODEL, 0.0, 1_000)
+    assert rank(scores, ONE, 0.99 * STALL_MEMORY_S) is Rank.FAULTY
+    assert rank(scores, ONE, 1.01 * STALL_MEMORY_S) is Rank.GOOD
+    for paid, expected in ((6_900, Rank.FAULTY), (7_100, Rank.GOOD)):
+        scores = ExecutorScores()
+        scores.note_delivered(TWO, MODEL, 0.0, paid)
+        scores.note_stalled(TWO, MODEL, 0.0, 1_000)
+        assert rank(scores, TWO, 2 * HALF_LIFE_S) is expected, "a share of what it was paid"
+    scores.note_stalled(THREE, MODEL, 0.0, 0)
+    assert rank(scores, THREE, 2 * HALF_LIFE_S) is Rank.GOOD, "nothing was paid"
 
 
 def test_one_out_of_reach_waits_a_moment_and_is_faulty_only_after_several_times() -> None:
