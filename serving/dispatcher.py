@@ -89,6 +89,8 @@ class RequestRecord:
     is_estimated: bool = False
     """Whether ``completion_tokens`` were counted here, because the backend reported no usage."""
     is_stream: bool = False
+    key: str = ""
+    """The name of the API key that it came with, if there was one."""
     reason: str = ""
     """Why it was answered where it was."""
     load: LoadSnapshot | None = None
@@ -216,7 +218,8 @@ class Dispatcher:
         if self.availability.is_ending:
             raise unavailable("This node is ending.", ENDING_RETRY_AFTER_S)
         number = self.runtime.random.getrandbits(64)
-        record = RequestRecord(f"req-{number:016x}", request.model, trio.current_time(), is_stream=request.stream)
+        name, now = f"req-{number:016x}", trio.current_time()
+        record = RequestRecord(name, request.model, now, is_stream=request.stream, key=request.key)
         self.records.append(record)
         answer: Answer | None = None
         whole: ContinuedAnswer | None = None

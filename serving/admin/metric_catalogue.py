@@ -85,7 +85,9 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
         ),
     },
     "Backends and queues": {
-        "offers_total": MetricKind("counter", "offers of other nodes: served, declined", ("outcome",)),
+        "offers_total": MetricKind(
+            "counter", "offers of other nodes: served, declined_for_now (busy or closed), declined", ("outcome",)
+        ),
         "backend_up": MetricKind(
             "gauge", "1 if a backend answers; backends are numbered as in `models`, from 0", ("backend",)
         ),

@@ -133,7 +133,8 @@ class _NodeCollector(Collector):
         yield errors
         offers = _counter("offers")
         offers.add_metric(["served"], executor.served)
-        offers.add_metric(["declined"], executor.declined)
+        offers.add_metric(["declined_for_now"], executor.declined_for_now)
+        offers.add_metric(["declined"], executor.declined - executor.declined_for_now)
         yield offers
 
     def _collect_admission(self) -> Iterator[Metric]:

@@ -216,6 +216,7 @@ def _report_request(node: NodeView, record: RequestRecord) -> dict[str, Any]:
     return {
         "id": record.id,
         "model": record.model,
+        "key": record.key,
         "executor": executor if record.executor is None else format_address(record.executor),
         "attempt": record.attempt,
         "reason": record.reason,

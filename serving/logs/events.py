@@ -56,8 +56,8 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
     "Requests of your users": {
         "request ended": Event(
             "info",
-            ("request", "model", "served_by", "reason", "first_byte_ms", "duration_ms", "tokens", "outcome"),
-            "what became of a request; `served_by` is local or the address of a node",
+            ("request", "model", "key", "served_by", "reason", "first_byte_ms", "duration_ms", "tokens", "outcome"),
+            "what became of a request; `key` names its API key, and `served_by` is local or the address of a node",
         ),
         "payment final": Event("info", ("request", "hold", "credits", "height"), "what an answer cost is final"),
         "served here after all": Event("info", ("request", "reason"), "no other node took it"),

@@ -103,6 +103,9 @@ class Executor:
         self._nursery: trio.Nursery | None = None
         self.served = 0
         self.declined = 0
+        """Offers that were declined, for now or for good."""
+        self.declined_for_now = 0
+        """Those of them that may come again: the node was busy or closed."""
 
     @property
     def under_way(self) -> int:
@@ -143,6 +146,7 @@ class Executor:
                 raise NetworkError("expected an offer")
         except _Declined as declined:
             self.declined += 1
+            self.declined_for_now += declined.retry_after_ms > 0
             answer = Declined(cut_reason(str(declined)), declined.retry_after_ms)
             await exchange.send(encode_message(answer), end=True)
 

@@ -125,7 +125,7 @@ class LargeNode:
         started = trio.current_time()
         record = RequestRecord(f"req-{chance.getrandbits(64):016x}", MODEL, started - 2, chance.choice(self.keys))
         record.first_byte, record.finished, record.completion_tokens = started - 1.8, started, chance.randrange(400)
-        record.outcome = "completed"
+        record.outcome, record.key = "completed", chance.choice(("", "alice"))
         node.dispatcher.records.append(record)
         await node.wallet.submit(lambda nonce: Transfer(nonce, OTHER.public_key, 1))
         await trio.sleep(1)

@@ -1,7 +1,8 @@
 """What a node's owner hands to somebody who helps: findings, reports and log in one archive, without any secret.
 
 Keys, tokens and passphrases are never read. In the configuration every value that may be a secret is replaced, and a
-configuration that cannot be read is left out. Addresses, models, balances and the times of requests are in it.
+configuration that cannot be read is left out. Addresses, models, balances, names of API keys and the times of requests
+are in it.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def test_reads_the_live_parts() -> None:
             counters.local, counters.offloaded, counters.completion_tokens = 3, 4, 77
             node.originator.client_errors.shared, node.originator.client_errors.unshared = 8, 7
             node.originator.hedges.won = 3
-            node.executor.served, node.executor.declined = 6, 9
+            node.executor.served, node.executor.declined, node.executor.declined_for_now = 6, 9, 4
             node.payments.payee.earned = 1_234
             node.dispatcher.records.append(RequestRecord("running", "m", 0.0))
             node.dispatcher.records.append(RequestRecord("done", "m", 0.0, finished=1.0, outcome="completed"))
@@ -110,7 +110,8 @@ def test_reads_the_live_parts() -> None:
             assert get(samples, "hedges_total", outcome="won") == 3
             assert get(samples, "hedges_total", outcome="lost") == 0
             assert get(samples, "offers_total", outcome="served") == 6
-            assert get(samples, "offers_total", outcome="declined") == 9
+            assert get(samples, "offers_total", outcome="declined_for_now") == 4
+            assert get(samples, "offers_total", outcome="declined") == 5
             assert get(samples, "earned_microcredits_total") == 1_234
             assert get(samples, "backend_capacity", backend="0") == CAPACITY
             assert get(samples, "backend_running", backend="0") == 2

@@ -53,7 +53,7 @@ def test_a_request_is_logged_when_it_ended_and_its_payment_when_that_is_final(mo
     observer, records = Observer(node), node.dispatcher.records
     payment = SimpleNamespace(settled_height=None, paid=70)
     monkeypatch.setattr(node.payments.payer, "find", lambda hold: payment if hold == b"h" * 32 else None)
-    local = RequestRecord("req-1", "m", 10.0, first_byte=10.5)
+    local = RequestRecord("req-1", "m", 10.0, first_byte=10.5, key="ann")
     paid = RequestRecord("req-2", "m", 11.0, executor=PEERS[0], hold_id=b"h" * 32)
     forgotten = RequestRecord("req-3", "m", 11.0, executor=PEERS[0], hold_id=b"g" * 32, finished=12.0)
 
@@ -70,15 +70,11 @@ def test_a_request_is_logged_when_it_ended_and_its_payment_when_that_is_final(mo
     records.extend([paid, forgotten])
     assert step() == [("request ended", "req-1"), ("request ended", "req-3")]
     ended = steps[-1][0]
-    assert (ended["served_by"], ended["first_byte_ms"], ended["duration_ms"], ended["tokens"]) == (
-        "local",
-        500,
-        1000,
-        9,
-    )
+    names = ("served_by", "key", "first_byte_ms", "duration_ms", "tokens")
+    assert [ended[name] for name in names] == ["local", "ann", 500, 1000, 9]
     paid.finished = 12.0
     assert step() == [("request ended", "req-2")]
-    assert steps[-1][0]["served_by"] == format_address(PEERS[0])
+    assert (steps[-1][0]["served_by"], steps[-1][0]["key"]) == (format_address(PEERS[0]), None)
     assert step() == []
     payment.settled_height = 8
     assert step() == [("payment final", "req-2")]

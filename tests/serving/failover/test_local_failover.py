@@ -114,6 +114,7 @@ def test_an_error_costs_an_api_key_nothing(status: int) -> None:
         assert (await ask(world.gateway, request)).status == 200
         left = keys.get_left("alice")
         assert left is not None and left < 10_000_000
+        assert [record.key for record in world.gateway.dispatcher.records] == ["alice", "alice"]
 
     simulate(play, Options(executors=0, own_backend=True, two_backends=(0,)))
 

@@ -112,6 +112,7 @@ function Requests() {
   const columns = [
     { name: "Began", cell: (row) => html`<span title=${row.id}>${age(now.value - 1000 * row.started_at)} ago</span>` },
     { name: "Model", cell: (row) => row.model },
+    rows.some((row) => row.key) && { name: "Key", cell: (row) => row.key || html`<span class="dim">none</span>` },
     { name: "Served by", cell: (row) => (row.executor === "local" ? "here" : html`<${Account} address=${row.executor} />`) },
     { name: "Outcome", cell: (row) => html`<${Pill} kind=${OUTCOMES[row.outcome]}>${row.outcome}<//>` },
     { name: "First token", number: true, cell: (row) => (row.ttft_ms == null ? "–" : duration(row.ttft_ms)) },
@@ -123,7 +124,7 @@ function Requests() {
       cell: (row) => (row.amount != null ? cost(row.amount) : row.held != null ? html`<span class="dim">≤ ${cost(row.held)}</span>` : "–"),
     },
     { name: "Payment", cell: (row) => html`<${Payment} row=${row} />` },
-  ];
+  ].filter(Boolean);
   return html`<${Card} title="Requests of your users" note="the latest first" span=${12}>
     <${Table} label="Requests of your users" columns=${columns} rows=${rows.slice(0, 20)} keyOf=${(row) => row.id}
       empty="No request yet. Ask something on the Chat page, or send one to the API." />
