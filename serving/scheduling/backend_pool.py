@@ -55,8 +55,8 @@ class ScheduledBackend:
 
     def expect_speed(self, model: str, speed: ServiceSpeed) -> ServiceSpeed:
         """The same, where the present ``speed`` is known."""
-        tokens = self.meter.get(model).request_tokens
-        share = compute_cache_share(self.backend.get_load().cache_tokens, tokens, speed.running + speed.waiting + 1)
+        tokens = self.meter.get(model).held_tokens
+        share = compute_cache_share(self.backend.get_load().cache_tokens, tokens, speed.running)
         return speed if share == 1.0 else replace(speed, decode_rate=share * speed.decode_rate)
 
     def get_number_formats(self, model: str) -> NumberFormats:
@@ -101,15 +101,18 @@ class ScheduledBackend:
                 yield answer
 
 
-def compute_cache_share(cache_tokens: int, request_tokens: float, requests: int) -> float:
-    """The part of the time in which each of some requests is worked on, once all have their full length.
+def compute_cache_share(cache_tokens: int, held_tokens: float, running: int) -> float:
+    """The part of its time in which a request is worked on that comes to ``running`` others, each of ``held_tokens``.
 
-    A cache that has room for few of them while they are short makes some wait again in the middle of their answers, and
-    the next ones at their beginning. 1 if either number of tokens is not known (0).
+    A cache that has room for few of them makes some wait again in the middle of their answers, and the next ones at
+    their beginning. Whether it will be full before the answer ends is not known, only that it is likelier the more run
+    now. So each that runs takes its part long before that, as if all shared one processor: there the mean time grows in
+    proportion to the requests that are found (Coffman, Muntz and Trotter 1970). 1 if either number of tokens is not
+    known (0).
     """
-    if not cache_tokens or not request_tokens:
+    if not cache_tokens or not held_tokens:
         return 1.0
-    return min(1.0, cache_tokens / (request_tokens * requests))
+    return cache_tokens / (cache_tokens + held_tokens * running)
 
 
 def find_room(load: Load, capacity: int) -> int:

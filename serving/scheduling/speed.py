@@ -4,7 +4,8 @@ A prompt is read from the moment the request has its slot to the first piece of 
 written is seen in windows of some seconds while it comes: a change of load shows long before a long answer ends. The
 pieces are counted in raw bytes, which cost nothing to count; how many of them make a token is learned from answers
 that have ended. Windows in which the reader held the stream up do not count: else a slow reader would make the node
-announce that it is slow.
+announce that it is slow. A stream that the server has put back into its queue stands still for as long as that lasts.
+That is waiting, not slow writing, and has no more weight than some usual windows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from serving.scheduling.prediction import PRIOR_PREFILL_RATE
 
 WINDOW_S = 2.0
 """Seconds of a stream that make one measurement."""
+MAX_WINDOW_S = 10.0
+"""Most seconds that one measurement counts for, however long it took."""
 DECODE_HALF_LIFE_S = 20.0
 """Time after which a measured window has half of its weight beside a new one."""
 SAMPLE_DECAY = 7 / 8
@@ -56,8 +59,8 @@ class ModelSpeed:
         """Raw bytes by seconds of one stream."""
         self._streamed_at = 0.0
         self._bytes_per_token = DecayedRatio()
-        self._request_tokens = DecayedRatio()
-        """Tokens of a prompt and its answer, of requests answered."""
+        self._held_tokens = DecayedRatio()
+        """Tokens that requests held in the cache, weighted by those that they wrote: the longest are there longest."""
         self._whole = DecayedRatio()
         """Tokens by seconds, of answers that are not streamed."""
 
@@ -76,13 +79,13 @@ class ModelSpeed:
         return self._streamed.value / per_token if per_token and self._streamed.numerator else self._whole.value
 
     @property
-    def request_tokens(self) -> float:
-        """Tokens of a prompt with its whole answer, on average; 0: unknown."""
-        return self._request_tokens.value
+    def held_tokens(self) -> float:
+        """Tokens that a running request holds in the cache, on average over its time; 0: unknown."""
+        return self._held_tokens.value
 
-    def note_request(self, tokens: float) -> None:
-        """A prompt and its whole answer had so many tokens."""
-        self._request_tokens.add(tokens, 1.0)
+    def note_request(self, prompt: int, tokens: float) -> None:
+        """A prompt of so many tokens and its whole answer: it held the prompt, and half of the answer on average."""
+        self._held_tokens.add((prompt + tokens / 2) * tokens, tokens, 1.0)
 
     def note_prefill(self, prompt: int, seconds: float) -> None:
         """A prompt of so many tokens was read in ``seconds``."""
@@ -90,8 +93,9 @@ class ModelSpeed:
 
     def note_window(self, now: float, raw_bytes: int, seconds: float) -> None:
         """So many bytes of a stream came in ``seconds``."""
+        weight = min(1.0, MAX_WINDOW_S / seconds)
         scale = 0.5 ** (max(0.0, now - self._streamed_at) / DECODE_HALF_LIFE_S)
-        self._streamed.add(raw_bytes, seconds, scale)
+        self._streamed.add(weight * raw_bytes, weight * seconds, scale)
         self._streamed_at = now
 
     def note_size(self, raw_bytes: int, tokens: float) -> None:
@@ -161,7 +165,7 @@ class AnswerTimer:
         """The whole answer has come, with so many tokens."""
         if tokens <= 0 or self._last_at is None:
             return
-        self._speed.note_request(self._prompt + tokens)
+        self._speed.note_request(self._prompt, tokens)
         if not self._is_stream:
             self._speed.note_whole(self._prompt, tokens, self._last_at - self._started_at)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -137,7 +138,9 @@ def test_requests_of_other_users_of_the_backend_keep_none_of_ours_out() -> None:
     assert find_room(compute_load(MetricsPage(30, 5, 1.0), 3, 3, CAPACITY), CAPACITY) == CAPACITY
 
 
-def test_each_request_gets_its_share_of_a_cache_that_does_not_hold_all_of_them_at_full_length() -> None:
-    shares = [compute_cache_share(10_000, 2_000.0, requests) for requests in (1, 5, 6, 10)]
-    assert shares == [1.0, 1.0, pytest.approx(5 / 6), 0.5]
+def test_a_further_request_gets_less_of_a_cache_with_each_one_that_runs() -> None:
+    shares = [compute_cache_share(10_000, 2_000.0, running) for running in (0, 1, 5, 10)]
+    assert shares == [1.0, pytest.approx(5 / 6), 0.5, pytest.approx(1 / 3)]
+    slower = [1 / compute_cache_share(10_000, 2_000.0, running) for running in range(20)]
+    assert [after - before for before, after in pairwise(slower)] == pytest.approx([0.2] * 19)
     assert compute_cache_share(0, 2_000.0, 10) == compute_cache_share(10_000, 0.0, 10) == 1.0

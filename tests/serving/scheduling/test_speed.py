@@ -47,6 +47,31 @@ def test_a_change_of_load_shows_long_before_an_answer_ends() -> None:
     assert meter.get("m").decode_rate == pytest.approx(5.0, rel=0.4)
 
 
+def test_a_stream_that_the_server_queues_again_does_not_make_the_others_slow() -> None:
+    meter = SpeedMeter()
+    stream(meter, 0.0, 5.0, 10)
+    timers = [meter.start_timer("m", 100, 0.0, is_stream=True) for _ in range(9)]
+    for step in range(300):
+        for timer in timers if step == 0 else timers[1:]:
+            timer.feed(step / 5, RAW)
+    timers[0].feed(60.0, RAW)
+    assert meter.get("m").decode_rate == pytest.approx(5.0, rel=0.05)
+
+
+def test_all_windows_that_take_long_are_a_slow_server() -> None:
+    meter = SpeedMeter()
+    stream(meter, 0.0, 1 / 30, 20)
+    assert meter.get("m").decode_rate == pytest.approx(1 / 30, rel=0.02)
+
+
+def test_a_request_holds_its_prompt_and_half_of_its_answer_on_average_over_its_time() -> None:
+    meter = SpeedMeter()
+    assert meter.get("m").held_tokens == 0.0
+    for tokens in (100, 300):  # the second is there for three times as long
+        stream(meter, 0.0, 25.0, tokens, prompt=1000)
+    assert meter.get("m").held_tokens == pytest.approx((1050 + 3 * 1150) / 4)
+
+
 def test_a_slow_reader_does_not_make_the_backend_slow() -> None:
     meter = SpeedMeter()
     now = stream(meter, 0.0, 50.0, 500)
