@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -19,6 +20,7 @@ from typer._click.exceptions import ClickException
 from typer.main import get_command
 
 from benchmarks.__main__ import BENCHMARKS, PACKAGES
+from serving.admin.metric_catalogue import METRICS, PREFIX
 from serving.cli.app import build_wwwserve_app
 from serving.cli.ledger.chain import build_chain_app
 from serving.config.build import build_policy
@@ -53,14 +55,18 @@ async def run_nothing(*_: object) -> None:
     """Stands for running a node."""
 
 
+@cache
+def get_program(name: str) -> Any:
+    """The command line of ``wwwserve`` or ``chain``."""
+    return get_command(build_wwwserve_app(run_nothing) if name == "wwwserve" else build_chain_app())
+
+
 def find_fault(command: str) -> str | None:
     """What is wrong with a command, as far as can be said without doing it."""
     program, *words = split_words(fill_in(command))
     match program:
-        case "wwwserve":
-            return find_fault_of_arguments(get_command(build_wwwserve_app(run_nothing)), words)
-        case "chain":
-            return find_fault_of_arguments(get_command(build_chain_app()), words)
+        case "wwwserve" | "chain":
+            return find_fault_of_arguments(get_program(program), words)
         case "make":
             return find_fault_of_targets(words)
         case "curl" | "export":
@@ -130,6 +136,27 @@ def test_every_command_is_one_that_the_program_understands(page: str) -> None:
 def test_the_check_of_commands_finds_faults(command: str, fault: str | None) -> None:
     found = find_fault(command)
     assert found is None if fault is None else fault.lower() in str(found).lower()
+
+
+def find_unknown(words: list[str]) -> str | None:
+    """A command or an option in a line of text that the program does not have; arguments may be left out there."""
+    command, rest = get_program(words[0]), words[1:]
+    while (commands := getattr(command, "commands", None)) is not None and rest:
+        if rest[0] not in commands:
+            return rest[0]
+        command, rest = commands[rest[0]], rest[1:]
+    known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+    own = rest[: rest.index("--")] if "--" in rest else rest
+    return next((word for word in own if word.startswith("-") and len(word) > 1 and word not in known), None)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/protocol.md"])  # which names protocols so
+def test_commands_and_metrics_in_the_text_of_a_page_exist(page: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    commands = re.findall(r"`((?:wwwserve|chain) [a-z-][^`]*)`", text)
+    assert [command for command in commands if find_unknown(command.replace("[", "").replace("]", "").split())] == []
+    series = set(re.findall(rf"`{PREFIX}([a-z_]+)[`{{]", text))
+    assert series <= set(METRICS)
 
 
 def test_every_excuse_is_needed_and_names_what_does_the_work_instead() -> None:
