@@ -17,7 +17,6 @@ import trio
 from chain import crypto
 from chain.exceptions import CodecError, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
-from chain.histogram import Histogram
 from chain.light.client import Checkpoint, LightClientUpdate
 from chain.state.state import State
 from chain.store.writer import ChainStore
@@ -38,6 +37,7 @@ from consensus.network.fair_queue import FairQueue
 from consensus.network.forwarding import MAX_FORWARD_BYTES, Forwarder
 from consensus.network.gossip import OPERATIONS_INTERVAL_S, Batch, GossipPublisher, get_topic
 from consensus.network.ingress import OperationIngress
+from consensus.pace import Pace
 from consensus.rebroadcast import Rebroadcaster
 from consensus.receiver import Receiver
 from consensus.simplex.core import Timeouts
@@ -64,8 +64,6 @@ SUBSCRIPTION_BLOCKS = 256
 """Final blocks that a subscriber may fall behind before it loses the oldest."""
 MAX_FETCHES = 16
 """Blocks that agreement needs, fetched at the same time."""
-INTERVAL_BOUNDS_S = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 12, 20, 40, 80)
-"""Bounds of the histogram of times between blocks."""
 DEFAULT_TIMEOUTS = Timeouts()
 """Timeouts of a view unless the configuration has others."""
 
@@ -135,17 +133,14 @@ class Engine:
         self.settings = settings or Settings()
         self.last_final_at = 0.0
         """Trio time at which a block last became final here (or the engine started)."""
-        self.block_intervals = Histogram(INTERVAL_BOUNDS_S)
-        """Seconds between the timestamps of each block that became final here and of the one before it."""
-        self.skipped_views = 0
-        """Views without a block before the blocks that became final here: a leader was away or late."""
-        self._last_timestamp = store.header.timestamp
         self._started_at = 0.0
         self._network = network
         self._runtime = runtime
         self._store = store
         self._vote_store = vote_store
         self._me = vote_store.key.public_key if vote_store is not None else b""
+        self.pace = Pace(store.header, self._me)
+        """That of the blocks that became final here."""
         self._mempool = Mempool(genesis, store.header, store.state)
         self._committee = CommitteeStreams(
             streams, lambda peer, raw: self._receiver.on_committee_message(peer, raw), find_addresses
@@ -385,10 +380,7 @@ class Engine:
     def on_final(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         self.last_final_at = trio.current_time()
         for node in executed:
-            timestamp = node.block.header.timestamp
-            self.block_intervals.observe((timestamp - self._last_timestamp) / 1000)
-            self._last_timestamp = timestamp
-            self.skipped_views += len(node.block.body.nullifications)
+            self.pace.note(node.block, self._driver.epoch)
             for operation in node.block.body.operations:
                 for event in self._waiting.get(operation.id, ()):
                     event.set()
@@ -442,7 +434,7 @@ class Engine:
         if not was_locked:
             self._ask_for_votes()
         self.last_final_at = trio.current_time()
-        self._last_timestamp = self.header.timestamp
+        self.pace.go_on_from(self.header)
 
     def _ask_for_votes(self) -> None:
         """Have the operation made that ends the wait of a validator, if it has to wait."""

@@ -145,6 +145,8 @@ class Counters:
     continued: int = 0
     """Times that another went on with an answer."""
     completion_tokens: int = 0
+    offloaded_tokens: int = 0
+    """Those of them that other nodes made."""
 
 
 @dataclass(slots=True)
@@ -286,6 +288,7 @@ class Dispatcher:
         self.counters.refused += record.outcome == "refused"
         self.counters.cancelled += record.outcome == "cancelled"
         self.counters.completion_tokens += record.completion_tokens
+        self.counters.offloaded_tokens += record.completion_tokens if record.executor is not None else 0
 
     def _note_measured(self, request: Request, record: RequestRecord, inspector: AnswerInspector) -> None:
         """Compare what an answer of this node's backend took with what was predicted, and learn from both.

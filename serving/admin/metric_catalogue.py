@@ -66,7 +66,9 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
             "failed (neither)",
             ("outcome",),
         ),
-        "completion_tokens_total": MetricKind("counter", "completion tokens of the answers to your users"),
+        "completion_tokens_total": MetricKind(
+            "counter", "completion tokens of the answers to your users, by where they were served", ("served",)
+        ),
         "client_errors_total": MetricKind(
             "counter",
             "errors 400, 413, 415 and 422 of executors, by what another answered: shared (passed on), unshared (an "
@@ -118,6 +120,9 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
         ),
         "skipped_views_total": MetricKind(
             "counter", "views without a block before those that became final here: a leader was away, or late"
+        ),
+        "missed_leads_total": MetricKind(
+            "counter", "those of them that this validator led, as far as the blocks show them"
         ),
         "epoch": MetricKind("gauge", "epoch that agreement is in"),
         "view": MetricKind("gauge", "view that agreement is in"),

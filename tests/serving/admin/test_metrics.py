@@ -80,7 +80,8 @@ def test_reads_the_live_parts() -> None:
             metrics = Metrics(node)
             counters = node.dispatcher.counters
             counters.completed, counters.refused, counters.failed = 5, 2, 1
-            counters.local, counters.offloaded, counters.completion_tokens = 3, 4, 77
+            counters.local, counters.offloaded = 3, 4
+            counters.completion_tokens, counters.offloaded_tokens = 77, 7
             node.originator.client_errors.shared, node.originator.client_errors.unshared = 8, 7
             node.originator.hedges.won = 3
             node.executor.served, node.executor.declined, node.executor.declined_for_now = 6, 9, 4
@@ -103,7 +104,8 @@ def test_reads_the_live_parts() -> None:
             assert get(samples, "routed_requests_total", served="local") == 3
             assert get(samples, "routed_requests_total", served="offloaded") == 4
             assert get(samples, "requests_in_flight") == 1
-            assert get(samples, "completion_tokens_total") == 77
+            assert get(samples, "completion_tokens_total", served="local") == 70
+            assert get(samples, "completion_tokens_total", served="offloaded") == 7
             assert get(samples, "client_errors_total", outcome="shared") == 8
             assert get(samples, "client_errors_total", outcome="unshared") == 7
             assert get(samples, "client_errors_total", outcome="unconfirmed") == 0
@@ -162,8 +164,8 @@ def test_what_is_counted_elsewhere_is_passed_on(tmp_path: Path, monkeypatch: pyt
             (admission,) = node.backend_pool.admissions
             async with admission.slot(Demand(Origin.OWN)):
                 pass
-            node.engine.block_intervals.observe(4)
-            node.engine.skipped_views = 3
+            node.engine.pace.intervals.observe(4)
+            node.engine.pace.skipped_views, node.engine.pace.missed_leads = 3, 2
             node.payments.payer.finality_times.observe(0.5)
             samples = read(Metrics(node))
         assert get(samples, "disk_free_bytes") == 7
@@ -177,6 +179,7 @@ def test_what_is_counted_elsewhere_is_passed_on(tmp_path: Path, monkeypatch: pyt
         assert get(samples, "queue_wait_seconds_count", origin="delegated") == 0
         assert get(samples, "block_interval_seconds_sum") >= 4
         assert get(samples, "skipped_views_total") == 3
+        assert get(samples, "missed_leads_total") == 2
         assert get(samples, "hold_finality_seconds_bucket", le="0.5") == 1
 
     trio.run(main)
