@@ -97,7 +97,14 @@ def test_what_the_second_backend_repeats_is_neither_sent_nor_paid() -> None:
     simulate(play, get_options())
 
 
-@pytest.mark.parametrize("does", ["begins again", "is cut too", "cannot go on"])
+@pytest.mark.parametrize(
+    "does",
+    [
+        pytest.param("begins again", marks=pytest.mark.long),
+        "is cut too",
+        pytest.param("cannot go on", marks=pytest.mark.long),
+    ],
+)
 def test_where_the_second_backend_does_not_another_executor_goes_on(does: str) -> None:
     async def play(world: World) -> None:
         first, other = world.drawn()
