@@ -8,6 +8,9 @@ The executor that stalls is the fastest. From the middle on no token leaves it, 
 well; it accepts what is offered. A request that it has not begun to answer is given to another node: *beyond* counts
 the seconds from the predicted first token to the next offer. A request that its executor says is *queued* is waited for
 until the node that sent it there sees that none of its own streams grows; it has a goal of its own.
+
+The same is done with *hedging* (``serving.offload.hedging``): a second executor is asked beside one that is late. What
+that gains is seen where the fastest *hiccups*: it does not stall, but few of its answers begin seconds later.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.types.operations import Capture, CaptureItem
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.backends.backend import Backend
+from serving.offload.hedging import MAX_PERCENT
+from serving.offload.settings import OriginatorSettings
 from serving.openai.answers import Answer
 from serving.simulation.gpu_curves import GpuCurve, load_curve
 from serving.simulation.modelled_backend import ModelledBackend
@@ -54,8 +59,14 @@ MAX_QUEUED_BEYOND_S = 15.0
 payment and a first token are waited for."""
 MIN_GOODPUT = 0.95
 """Of the oracle's."""
+MAX_HEDGES = MAX_PERCENT / 100
+"""Of all attempts."""
 MAX_REPLACED = 0.05
 """Of all attempts, those that were given up for another while nothing stalled."""
+HICCUP_SHARE, HICCUP_S = 0.03, 6.0
+"""Share of the answers of the fastest that begin later where it hiccups, and by how much."""
+STALLS, STALLS_HEDGED = "market, one stalls", "market, one stalls, hedging"
+HICCUPS, HICCUPS_HEDGED = "market, one hiccups", "market, one hiccups, hedging"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +94,33 @@ SETTING = Setting(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one run: results; of a market also its attempts, those replaced before the stall, the seconds beyond the
-    predicted first token until each request was taken from the stalled node (that had a slot there, and that had none),
-    and payments for unused answers.
+    """Of one run: results; of a market also its attempts, and up to the stall, those replaced before it, the seconds
+    beyond the predicted first token until each request was taken from the stalled node (that had a slot there, and that
+    had none), payments for unused answers, hedges and those of them that gave the answer, and the seconds until each
+    first token.
     """
 
     results: tuple[Result, ...]
     attempts: int = 0
+    attempts_before: int = 0
     replaced: int = 0
     beyond: tuple[float, ...] = ()
     queued_beyond: tuple[float, ...] = ()
     paid_in_vain: int = 0
+    hedges: int = 0
+    hedges_won: int = 0
+    first_tokens: tuple[float, ...] = ()
 
 
 class StallingBackend:
-    """A backend whose answers stop once :attr:`is_stalled`: no error, and its load is as usual."""
+    """A backend whose answers stop once :attr:`is_stalled`: no error, and its load is as usual.
 
-    def __init__(self, backend: ModelledBackend) -> None:
+    ``hiccups`` draws those that begin later; None: none does.
+    """
+
+    def __init__(self, backend: ModelledBackend, hiccups: random.Random | None = None) -> None:
         self.is_stalled = False
+        self._hiccups = hiccups
         self.models = backend.models
         self.get_load = backend.get_load
         self.get_limits = backend.get_limits
@@ -112,6 +132,8 @@ class StallingBackend:
     @asynccontextmanager
     async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
         """See :meth:`serving.backends.backend.Backend.complete`."""
+        if self._hiccups is not None and self._hiccups.random() < HICCUP_SHARE:
+            await trio.sleep(HICCUP_S)
         async with self._backend.complete(path, body, stream=stream) as answer:
             yield replace(answer, body=_Stalling(self, answer.body))
 
@@ -134,19 +156,21 @@ class _Stalling:
 
 
 class MixedMarket(Market):
-    """The pool, whose fastest node may stall at ``stalls_at`` seconds from the first request."""
+    """The pool, whose fastest node stalls or hiccups if the run ``name`` says so. ``duration``: of all requests."""
 
-    def __init__(self, requests: Sequence[Request], seed: int, stalls_at: float) -> None:
-        self._stalls_at = stalls_at
+    def __init__(self, name: str, requests: Sequence[Request], seed: int, duration: float) -> None:
+        self._stalls_at = duration / 2 if name in (STALLS, STALLS_HEDGED) else math.inf
+        self._hiccups = random.Random(f"hiccups:{seed}") if name in (HICCUPS, HICCUPS_HEDGED) else None
         self._stalling: StallingBackend | None = None
-        super().__init__(SETTING, requests, seed, MarketKind())
+        is_hedged = name in (STALLS_HEDGED, HICCUPS_HEDGED)
+        super().__init__(SETTING, requests, seed, MarketKind(originator=OriginatorSettings(hedging=is_hedged)))
         self.log = AttemptLog(self.nodes)
 
     def make_backend(self, number: int, runtime: SimulatedRuntime, capacity: int) -> Backend:
         """The GPU of a node."""
         if number != FASTEST:
             return super().make_backend(number, runtime, capacity)
-        self._stalling = StallingBackend(self.servers.make_backend(number, runtime, capacity))
+        self._stalling = StallingBackend(self.servers.make_backend(number, runtime, capacity), self._hiccups)
         return self._stalling
 
     async def run_mixed(self) -> Outcome:
@@ -172,6 +196,7 @@ class MixedMarket(Market):
     def _find(self, results: Sequence[Result], stalled_at: float) -> Outcome:
         attempts, replaced = self.log.attempts, 0
         beyond: dict[bool, list[float]] = {False: [], True: []}
+        hedges = [attempt for attempt in attempts if attempt.terms.is_hedge]
         for place, attempt in enumerate(attempts):
             if attempt.hold_id is not None or attempt.within_s is None:
                 continue
@@ -185,7 +210,18 @@ class MixedMarket(Market):
         used = {attempt.hold_id for attempt in attempts if attempt.hold_id is not None}
         vain = sum(item.delivery.amount > 0 and item.delivery.hold not in used for item in self._captured())
         before = sum(attempt.begun_at < stalled_at for attempt in attempts)
-        return Outcome(tuple(results), before, replaced, tuple(beyond[False]), tuple(beyond[True]), vain)
+        return Outcome(
+            tuple(results),
+            len(attempts),
+            before,
+            replaced,
+            tuple(beyond[False]),
+            tuple(beyond[True]),
+            vain,
+            len(hedges),
+            sum(hedge.hold_id is not None for hedge in hedges),
+            tuple(self.first_tokens.values()),
+        )
 
     def _captured(self) -> list[CaptureItem]:
         store = self.nodes[1].engine._store
@@ -204,7 +240,7 @@ def draw_mixed_requests(duration: float, seed: int) -> list[Request]:
     return requests
 
 
-RUNS = ("single", "oracle", "market", "market, one stalls")
+RUNS = ("single", "oracle", "market", STALLS, STALLS_HEDGED, HICCUPS, HICCUPS_HEDGED)
 
 
 def work(task: Task) -> Outcome:
@@ -215,7 +251,7 @@ def work(task: Task) -> Outcome:
     if task.setting in ("single", "oracle"):
         scheduler = Single if task.setting == "single" else Oracle
         return Outcome(tuple(replay(SETTING, requests, task.seed, scheduler)))
-    market = MixedMarket(requests, task.seed, math.inf if task.setting == "market" else duration / 2)
+    market = MixedMarket(task.setting, requests, task.seed, duration)
     return run_simulation(f"mixed:{task.seed}", market.run_mixed)
 
 
@@ -242,9 +278,9 @@ def make_figures(outcomes: dict[str, list[Outcome]], duration: float) -> list[Fi
             lost = 1 - ratio.mean
             figures.append(Figure("market: goodput lost to the oracle", lost, "", None, "", 1 - MIN_GOODPUT))
     calm = outcomes["market"]
-    share = sum(each.replaced for each in calm) / max(1, sum(each.attempts for each in calm))
+    share = sum(each.replaced for each in calm) / max(1, sum(each.attempts_before for each in calm))
     figures.append(Figure("market: attempts given up for another", share, "of attempts", None, "", MAX_REPLACED))
-    stalled = outcomes["market, one stalls"]
+    stalled = outcomes[STALLS]
     beyond = [seconds for each in stalled for seconds in each.beyond]
     if beyond:
         name = "stall: replaced beyond the predicted first token"
@@ -257,8 +293,26 @@ def make_figures(outcomes: dict[str, list[Outcome]], duration: float) -> list[Fi
         median = get_percentile(queued, 50)
         figures.append(Figure(f"{name}, p50", median, "s", None, f"of {len(queued)} requests", MAX_QUEUED_BEYOND_S))
         figures.append(Figure(f"{name}, longest", max(queued), "s"))
-    vain = sum(each.paid_in_vain for each in (*calm, *stalled))
+    figures += make_hedging_figures(STALLS_HEDGED, outcomes[STALLS_HEDGED], outcomes[STALLS])
+    figures += make_hedging_figures(HICCUPS_HEDGED, outcomes[HICCUPS_HEDGED], outcomes[HICCUPS])
+    vain = sum(each.paid_in_vain for each in (*calm, *stalled, *outcomes[HICCUPS]))
     figures.append(Figure("answers paid and not used", vain, "answers", None, "", 0.0))
+    return figures
+
+
+def make_hedging_figures(name: str, hedged: list[Outcome], others: list[Outcome]) -> list[Figure]:
+    """How many hedges a row had, what they cost, and times to the first token beside the same workloads without."""
+    hedges, attempts = sum(each.hedges for each in hedged), sum(each.attempts for each in hedged)
+    note = f"{sum(each.hedges_won for each in hedged)} of {hedges} gave the answer"
+    figures = [Figure(f"{name}: hedges", hedges / max(1, attempts), "of attempts", None, note, MAX_HEDGES)]
+    for percent in (50, 95, 99):
+        ours, theirs = (
+            get_percentile([seconds for each in group for seconds in each.first_tokens], percent)
+            for group in (hedged, others[: len(hedged)])
+        )
+        figures.append(Figure(f"{name}: first token, p{percent}", ours, "s", theirs, "without hedging"))
+    vain = sum(each.paid_in_vain for each in hedged)
+    figures.append(Figure(f"{name}: beginnings paid and not used", vain, "answers", hedges, "hedges"))
     return figures
 
 
@@ -270,7 +324,7 @@ def make_charts(outcomes: dict[str, list[Outcome]]) -> list[Chart]:
         curves.append(make_cumulative(name, latencies))
     curves.append(Series("deadline", (DEADLINE_S, DEADLINE_S), (0.0, 1.0), is_limit=True))
     charts = [Chart("Latency in a mixed pool", "seconds", "share of requests", tuple(curves), x_scale="log")]
-    beyond = [seconds for outcome in outcomes["market, one stalls"] for seconds in outcome.beyond]
+    beyond = [seconds for outcome in outcomes[STALLS] for seconds in outcome.beyond]
     if beyond:
         series = (
             make_cumulative("replaced", beyond),
@@ -291,7 +345,7 @@ def main() -> None:
         is_timed=False,
     )
     duration = run.values["minutes"] * 60
-    counts = {name: run.values["stalls" if name == "market, one stalls" else "seeds"] for name in RUNS}
+    counts = {name: run.values["stalls" if name == STALLS else "seeds"] for name in RUNS}
     tasks = [Task("mixed", name, run.seed + number, str(duration)) for name in RUNS for number in range(counts[name])]
     done = map_tasks(tasks, work)
     outcomes = {name: [done[task] for task in tasks if task.setting == name] for name in RUNS}

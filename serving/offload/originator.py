@@ -12,7 +12,7 @@ late (``hedging``).
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -251,12 +251,12 @@ class Originator:
 
     def _choose(
         self, request: Request, amount: int, stack: AsyncExitStack, predict_here: Callable[[], float]
-    ) -> Iterator[AttemptTerms]:
+    ) -> Generator[AttemptTerms, bool | None, None]:
         """The attempts to make, one after the other, each with a candidate that was not asked before.
 
         The loads of that moment decide about each: an attempt may have waited in a queue in vain. Where the first was
-        expected to be sooner than this node, those that no longer are end it. Once the serving period has ended, the
-        candidates are drawn anew. ``stack`` returns the hold numbers.
+        expected to be sooner than this node, those that no longer are end it; not where True is sent, for a hedge. Once
+        the serving period has ended, the candidates are drawn anew. ``stack`` returns the hold numbers.
 
         Raises:
             TooManyPayments: no hold number is free.
@@ -264,6 +264,7 @@ class Originator:
         payer, asked = self._context.payments.payer, set[bytes]()
         most = min(self._settings.attempts, self._context.engine.genesis.parameters.max_attempts)
         has_ended, was_sooner = True, False
+        is_hedge: bool | None = None
         while has_ended:
             first_round, seq, has_ended = self._context.first_round, payer.take_seq(), False
             stack.callback(payer.give_back, seq)
@@ -278,7 +279,7 @@ class Originator:
                 executor, prediction, here_s = candidate.executor, candidate.prediction, predict_here()
                 if is_first:
                     was_sooner = prediction.score < here_s
-                elif was_sooner and prediction.score >= here_s:
+                elif was_sooner and prediction.score >= here_s and not is_hedge:
                     return  # time has passed: what is left is no better than this node
                 asked.add(executor)
                 # The last one is waited for as long as the settings say: late is better than never.
@@ -288,11 +289,11 @@ class Originator:
                 is_hedged = self._settings.hedging and not is_last
                 late_s = self.predictor.find_late(prediction, request, trio.current_time()) if is_hedged else None
                 number, why = candidate.number, reason if is_first else Reason.NEXT
-                yield AttemptTerms(
+                is_hedge = yield AttemptTerms(
                     request, amount, first_round, seq, number, executor, prediction, why, within_s, late_s, is_last
                 )
 
-    def _find_hedge(self, choosing: Iterator[AttemptTerms], amount: int) -> AttemptTerms | None:
+    def _find_hedge(self, choosing: Generator[AttemptTerms, bool | None, None], amount: int) -> AttemptTerms | None:
         """Whom to ask as well, where the first content of one that was asked is late; None: nobody.
 
         The account must cover a second hold: one that is offered and not paid would count against this node.
@@ -301,10 +302,9 @@ class Originator:
             return None
         try:
             self._context.payments.payer.check_affordable(amount)
-            terms = next(choosing, None)
-        except (CannotAfford, TooManyPayments):
+            return replace(choosing.send(True), reason=Reason.HEDGED, late_after_s=None)
+        except (CannotAfford, TooManyPayments, StopIteration):
             return None
-        return None if terms is None else replace(terms, reason=Reason.HEDGED, late_after_s=None)
 
     async def _begin(
         self, stack: AsyncExitStack, terms: AttemptTerms, race: Race, is_late: trio.Event

@@ -55,6 +55,13 @@ def test_a_node_that_joins_is_given_work_and_one_that_left_is_not() -> None:
 
 @pytest.mark.long
 def test_requests_of_an_executor_that_stalls_are_given_to_others_and_paid_once() -> None:
-    outcome = mixed.work(Task("mixed", "market, one stalls", 1, "60"))
+    outcome = mixed.work(Task("mixed", mixed.STALLS, 1, "60"))
     assert outcome.beyond and get_percentile(outcome.beyond, 50) < mixed.MAX_BEYOND_S
     assert not outcome.paid_in_vain
+
+
+@pytest.mark.long
+def test_hedges_are_few_and_give_answers() -> None:
+    outcome = mixed.work(Task("mixed", mixed.HICCUPS_HEDGED, 1, "60"))
+    assert 0 < outcome.hedges <= mixed.MAX_HEDGES * outcome.attempts
+    assert outcome.hedges_won and outcome.paid_in_vain <= outcome.hedges
