@@ -230,14 +230,14 @@ class Dispatcher:
         try:
             self._check_price(request)
             charge = await self._reserve(request)
-            async with AsyncExitStack() as stack:
-                stack.enter_context(self.availability.own_use())
-                trying = await stack.enter_async_context(AsyncExitStack())
-                begun = await self._begin(trying, request, record)
-                ask = partial(self._ask_for_rest, request, record, [])
-                whole = ContinuedAnswer(request, begun, trying, ask, partial(self._blame, record))
-                answer = replace(begun[0], body=await stack.enter_async_context(aclosing(_watch(whole, record))))
-                yield answer, record
+            with self.availability.own_use():
+                async with AsyncExitStack() as stack:
+                    begun = await self._begin(stack, request, record)
+                    ask = partial(self._ask_for_rest, request, record, [])
+                    whole = ContinuedAnswer(request, begun, stack, ask, partial(self._blame, record))
+                    async with aclosing(_watch(whole, record)) as body:
+                        answer = replace(begun[0], body=body)
+                        yield answer, record
         except BaseException as error:
             failure = error
             raise

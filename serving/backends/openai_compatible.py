@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,12 +141,12 @@ class OpenAICompatibleBackend:
         body = self._rename(body)
         self._in_flight += 1
         try:
-            async with AsyncExitStack() as stack:
-                try:
-                    response = await stack.enter_async_context(self._pool.request("POST", path, body, timeouts))
-                except HttpClientError as error:
-                    self._probe_now.set()
-                    raise BackendError(str(error)) from error
+            try:
+                response = await self._pool.send("POST", path, body, timeouts)
+            except HttpClientError as error:
+                self._probe_now.set()
+                raise BackendError(str(error)) from error
+            async with response:
                 content_type = response.header(b"content-type") or b"application/json"
                 retry_after_s = read_retry_after(response.headers) if response.status != 200 else 0.0
                 yield Answer(response.status, content_type.decode("latin-1"), _Body(response), retry_after_s)

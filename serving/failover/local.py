@@ -119,72 +119,79 @@ async def ask_backends(
     refusal: NotAdmitted | None = None
     for place, backend in enumerate(backends):
         is_patient = tries.is_last and place == len(backends) - 1
-        async with AsyncExitStack() as stack:
-            trying = _try(backend, tries, math.inf if is_patient else tries.patience_s, on_slot)
+        patience_s = math.inf if is_patient else tries.patience_s
+        failure: TryFailed | None = None
+        with trio.CancelScope() as scope:
             try:
-                begun = await stack.enter_async_context(trying)
+                begun, opened = await _try(scope, backend, tries, patience_s, on_slot)
             except NotAdmitted as error:
                 refusal = refusal or error
                 continue
-            except TryFailed as failure:
-                log.info("a backend did not deliver", model=tries.request.model, reason=str(failure))
-                failures.append(failure)
-                continue
-            yield begun
-            return
+            except TryFailed as error:
+                failure = error
+            else:
+                async with opened:
+                    yield begun
+                    return
+        if failure is None:  # the scope was cancelled
+            backend.breaker.note_failure(trio.current_time())
+            failure = TryFailed(f"no content within {patience_s:.0f} s", Outcome.BROKEN)
+        log.info("a backend did not deliver", model=tries.request.model, reason=str(failure))
+        failures.append(failure)
     if refusal is not None and not failures:
         raise refusal
     raise BackendsFailed(failures)
 
 
-@asynccontextmanager
 async def _try(
-    backend: ScheduledBackend, tries: Tries, patience_s: float, on_slot: Callable[[], None]
-) -> AsyncIterator[Begun]:
-    """Ask one backend, and enter once its content begins.
+    scope: trio.CancelScope,
+    backend: ScheduledBackend,
+    tries: Tries,
+    patience_s: float,
+    on_slot: Callable[[], None],
+) -> tuple[Begun, AsyncExitStack]:
+    """Ask one backend until its content begins. Returns its answer, and what to close after it.
+
+    ``scope`` is cancelled if there is no content in ``patience_s`` from its slot on.
 
     Raises:
         NotAdmitted: it has no slot.
         TryFailed: it does not deliver.
     """
-    request, breaker = tries.request, backend.breaker
-    with trio.CancelScope() as scope:
+    request = tries.request
 
-        def note_slot() -> None:
-            scope.deadline = trio.current_time() + patience_s
-            on_slot()
+    def note_slot() -> None:
+        scope.deadline = trio.current_time() + patience_s
+        on_slot()
 
-        async with AsyncExitStack() as stack:
-            serving = backend.complete(request.path, tries.body, tries.demand, stream=request.stream, on_slot=note_slot)
-            try:
-                answer = await stack.enter_async_context(serving)
-                is_stream = answer.is_stream and answer.status == 200
-                inspector = AnswerInspector(
-                    answer.is_stream,
-                    form=request.endpoint.form,
-                    choices=request.choices,
-                    has_tools=request.has_tools,
-                    withhold_usage=tries.withhold_usage,
-                )
-                hold_back = _hold_back_stream(answer, inspector) if is_stream else _hold_back_whole(answer, inspector)
-                held, passed = await hold_back
-            except BackendError as error:
-                breaker.note_failure(trio.current_time())
-                raise TryFailed(str(error), Outcome.BROKEN) from error
-            if scope.cancel_called:  # at the same moment: no other try may come after content has gone out
-                await trio.lowlevel.checkpoint()
-            scope.deadline = math.inf
-            outcome = judge_status(answer.status, held)
-            if outcome is not None and outcome.rule.next is Next.ELSEWHERE:
-                if request.endpoint.feature is None or answer.status not in NO_ENDPOINT:
-                    _note(backend, outcome, answer.retry_after_s)
-                whole = Answer(answer.status, answer.content_type, _give(held), answer.retry_after_s)
-                raise TryFailed(f"the backend answered {answer.status}", outcome, whole)
-            answer.body = await stack.enter_async_context(aclosing(_pass_on(answer.body, backend)))
-            yield Begun(backend, answer, held, inspector, passed)
-    if scope.cancelled_caught:
-        breaker.note_failure(trio.current_time())
-        raise TryFailed(f"no content within {patience_s:.0f} s", Outcome.BROKEN)
+    async with AsyncExitStack() as stack:
+        serving = backend.complete(request.path, tries.body, tries.demand, stream=request.stream, on_slot=note_slot)
+        try:
+            answer = await stack.enter_async_context(serving)
+            is_stream = answer.is_stream and answer.status == 200
+            inspector = AnswerInspector(
+                answer.is_stream,
+                form=request.endpoint.form,
+                choices=request.choices,
+                has_tools=request.has_tools,
+                withhold_usage=tries.withhold_usage,
+            )
+            hold_back = _hold_back_stream(answer, inspector) if is_stream else _hold_back_whole(answer, inspector)
+            held, passed = await hold_back
+        except BackendError as error:
+            backend.breaker.note_failure(trio.current_time())
+            raise TryFailed(str(error), Outcome.BROKEN) from error
+        if scope.cancel_called:  # at the same moment: no other try may come after content has gone out
+            await trio.lowlevel.checkpoint()
+        scope.deadline = math.inf
+        outcome = judge_status(answer.status, held)
+        if outcome is not None and outcome.rule.next is Next.ELSEWHERE:
+            if request.endpoint.feature is None or answer.status not in NO_ENDPOINT:
+                _note(backend, outcome, answer.retry_after_s)
+            whole = Answer(answer.status, answer.content_type, _give(held), answer.retry_after_s)
+            raise TryFailed(f"the backend answered {answer.status}", outcome, whole)
+        answer.body = await stack.enter_async_context(aclosing(_pass_on(answer.body, backend)))
+        return Begun(backend, answer, held, inspector, passed), stack.pop_all()
 
 
 async def inspect_answer(begun: Begun, timer: AnswerTimer, length: AnswerLength) -> AsyncGenerator[bytes, None]:

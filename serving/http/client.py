@@ -126,14 +126,26 @@ class IdleConnections(Generic[C]):
 
 
 class HttpResponse:
-    """Head of a response, and its body as an asynchronous iterator of the pieces in which it arrives."""
+    """Head of a response, and its body as an asynchronous iterator of the pieces in which it arrives.
 
-    def __init__(self, status: int, headers: Headers, connection: _Connection, timeouts: HttpTimeouts, deadline: float):
-        self.status = status
-        self.headers = headers
+    It has a connection of ``pool`` until its context is left.
+    """
+
+    def __init__(
+        self, pool: HttpPool, head: h11.Response, connection: _Connection, timeouts: HttpTimeouts, deadline: float
+    ) -> None:
+        self.status = head.status_code
+        self.headers: Headers = head.headers
+        self._pool = pool
         self._connection = connection
         self._timeouts = timeouts
         self._deadline = deadline  # of the first piece
+
+    async def __aenter__(self) -> HttpResponse:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.take_back(self._connection)
 
     def header(self, name: bytes) -> bytes | None:
         """Value of the first header called ``name`` (lower case), or None."""
@@ -199,14 +211,21 @@ class HttpPool:
     async def request(
         self, method: str, path: str, body: bytes = b"", timeouts: HttpTimeouts | None = None
     ) -> AsyncIterator[HttpResponse]:
-        """Send a request (a body is sent as JSON) and enter with the head of the response.
+        """Send a request and enter with the head of the response: see :meth:`send`."""
+        async with await self.send(method, path, body, timeouts) as response:
+            yield response
+
+    async def send(
+        self, method: str, path: str, body: bytes = b"", timeouts: HttpTimeouts | None = None
+    ) -> HttpResponse:
+        """Send a request (a body is sent as JSON) and return the response, whose context must be entered.
 
         A request that finds a kept connection dead before any byte of a response is sent once more, over a fresh
         connection, if that took no longer than :data:`RESEND_WITHIN_S`: a server that worked on it for longer would
         do it all again.
 
         Raises:
-            HttpClientError: on entering, if the server does not answer.
+            HttpClientError: the server does not answer.
         """
         timeouts = timeouts or self.timeouts
         deadline = trio.current_time() + timeouts.first_byte_s
@@ -214,12 +233,17 @@ class HttpPool:
         await self._acquire_slot(deadline)
         try:
             connection, response = await self._exchange(head, body, timeouts, deadline)
-            try:
-                yield HttpResponse(response.status_code, response.headers, connection, timeouts, deadline)
-            finally:
-                useless = self._idle.put(connection, trio.current_time()) if connection.finish() else [connection]
-                for old in useless:
-                    await old.close()
+        except BaseException:
+            self._slots.release()
+            raise
+        return HttpResponse(self, response, connection, timeouts, deadline)
+
+    async def take_back(self, connection: _Connection) -> None:
+        """A response has been read as far as it will be; its connection is kept if it is of further use."""
+        try:
+            useless = self._idle.put(connection, trio.current_time()) if connection.finish() else [connection]
+            for old in useless:
+                await old.close()
         finally:
             self._slots.release()
 
