@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from urllib.parse import unquote
 
@@ -183,8 +182,10 @@ class Api:
         if has_rules(body):
             rules, content = take_rules(parse_body(body), partial(self._choose_model, key))
             body = encode_body(content)
-        request = parse_request(path, body, cap, local_only, model_caps=model_caps, timeout_s=read_timeout(http))
-        return replace(request, key=key, rules=rules)
+        timeout_s = read_timeout(http)
+        return parse_request(
+            path, body, cap, local_only, model_caps=model_caps, timeout_s=timeout_s, key=key, rules=rules
+        )
 
     def _choose_model(self, key: str, rules: ProviderRules) -> str:
         """The model of a request that leaves it open.

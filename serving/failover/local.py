@@ -161,7 +161,8 @@ async def _try(
     request = tries.request
 
     def note_slot() -> None:
-        scope.deadline = trio.current_time() + patience_s
+        if patience_s < math.inf:
+            scope.deadline = trio.current_time() + patience_s
         on_slot()
 
     async with AsyncExitStack() as stack:
@@ -183,7 +184,8 @@ async def _try(
             raise TryFailed(str(error), Outcome.BROKEN) from error
         if scope.cancel_called:  # at the same moment: no other try may come after content has gone out
             await trio.lowlevel.checkpoint()
-        scope.deadline = math.inf
+        if patience_s < math.inf:
+            scope.deadline = math.inf
         outcome = judge_status(answer.status, held)
         if outcome is not None and outcome.rule.next is Next.ELSEWHERE:
             if request.endpoint.feature is None or answer.status not in NO_ENDPOINT:

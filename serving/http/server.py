@@ -237,9 +237,8 @@ class _Connection:
         Raises:
             ClientGone: the connection is broken, or the client has stopped reading.
         """
-        deadline = trio.current_time() + self.server.limits.write_timeout_s
         try:
-            await self._transport.send(data, deadline)
+            await self._transport.send(data, self.server.limits.write_timeout_s)
         except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
             raise ClientGone from None
 

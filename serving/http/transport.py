@@ -42,18 +42,18 @@ class Transport:
             except OSError as error:
                 raise _describe_broken(error) from error
 
-    async def send(self, data: bytes, deadline: float = math.inf) -> None:
+    async def send(self, data: bytes, timeout_s: float = math.inf) -> None:
         """Write all of ``data``.
 
         Raises:
-            trio.TooSlowError: not by ``deadline``.
+            trio.TooSlowError: not in so many seconds.
             trio.BrokenResourceError, trio.ClosedResourceError: the connection is broken, or closed here.
         """
         if self._tls is None:
             data = data[self._write(data) :]
             if not data and self._writes % WRITES_PER_TURN:
                 return
-        with trio.fail_at(deadline):
+        with trio.fail_after(timeout_s):
             await (self._tls or self._tcp).send_all(data)
 
     async def end(self) -> None:

@@ -75,11 +75,11 @@ class ProviderRules:
     @property
     def has_formats(self) -> bool:
         """Whether not every number format may answer."""
-        return self.formats != NOT_KNOWN
+        return self.formats is not NOT_KNOWN and self.formats != NOT_KNOWN
 
     def allows_formats(self, formats: NumberFormats) -> bool:
         """Whether a model may answer that is served in ``formats``."""
-        return all(self.allows_part(part, getattr(formats, part)) for part in FORMATS.values())
+        return not self.has_formats or all(self.allows_part(part, getattr(formats, part)) for part in FORMATS.values())
 
     def allows_part(self, part: str, classes: frozenset[str]) -> bool:
         """Whether one part of a model may be of any of some classes; of none: it is not known of which."""

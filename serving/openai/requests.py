@@ -138,10 +138,13 @@ def parse_request(
     *,
     model_caps: Mapping[str, int] | None = None,
     timeout_s: float = math.inf,
+    key: str = "",
+    rules: ProviderRules = ANYBODY,
 ) -> Request:
     """Read a request, and fill in what billing needs.
 
-    ``token_cap`` is the most tokens of an answer; models in ``model_caps`` have another number.
+    ``token_cap`` is the most tokens of an answer; models in ``model_caps`` have another number. What the body does not
+    say is passed on.
 
     Raises:
         ApiError: 400, naming the field at fault.
@@ -151,17 +154,27 @@ def parse_request(
     if model_caps and isinstance(model, str):
         token_cap = model_caps.get(model, token_cap)
     request = _read(path, body, content, token_cap, local_only, DEFAULT_TEXT_TOKENS)
-    prefixes = hash_prefixes(request.model, content.get("messages"))
-    request = replace(request, timeout_s=timeout_s, prefixes=prefixes)
+    return replace(
+        request,
+        body=_fill_in(request, content, token_cap),
+        timeout_s=timeout_s,
+        prefixes=hash_prefixes(request.model, content.get("messages")),
+        key=key,
+        rules=rules,
+    )
+
+
+def _fill_in(request: Request, content: Mapping[str, Any], token_cap: int) -> bytes:
+    """The body of a request with what billing needs; the very same bytes if it has all of that."""
     if request.endpoint is EMBEDDINGS:
-        return request
+        return request.body
     limits = {name: content.get(name) for name in LIMITS}
     changes: dict[str, Any] = {name: token_cap for name, value in limits.items() if value and value > token_cap}
     if all(value is None for value in limits.values()):
         changes["max_tokens"] = request.max_tokens // request.choices
     if request.stream and not request.wants_usage:
         changes["stream_options"] = {**(content.get("stream_options") or {}), "include_usage": True}
-    return replace(request, body=encode_body({**content, **changes})) if changes else request
+    return encode_body({**content, **changes}) if changes else request.body
 
 
 def parse_body(body: bytes) -> dict[str, Any]:

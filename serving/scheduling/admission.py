@@ -170,7 +170,7 @@ class Admission:
     @property
     def total_waiting(self) -> int:
         """Requests that wait in all."""
-        return sum(map(self.waiting, Origin))
+        return sum(map(len, self._queues.values())) + self.unpaid_waiting
 
     @contextmanager
     def unpaid(self) -> Iterator[bool]:
@@ -374,6 +374,8 @@ class Admission:
 
     def _find_next(self) -> _Ticket | None:
         """The request to get the next slot."""
+        if not any(self._queues.values()):
+            return None
         firsts = [next(filter(self._is_within_limit, queue), None) for queue in self._queues.values()]
         own, delegated = firsts
         if own is None or delegated is None:

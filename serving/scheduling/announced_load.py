@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 from p2p.peers.announcement import MAX_RATE, RATE_SCALE, ModelLoad
 from serving.backends.backend import FEATURES
@@ -13,6 +14,8 @@ RATE_DIGITS = 2
 """Significant digits of an announced rate: a change that would change no choice is not announced."""
 MAX_COUNT = 1_000_000
 """Largest number of requests that can be announced."""
+MAX_READ = 1024
+"""What was announced of so many models is remembered as it was read: it is asked for with every request."""
 
 
 def make_model_load(model: str, speed: ServiceSpeed) -> ModelLoad:
@@ -33,6 +36,7 @@ def make_model_load(model: str, speed: ServiceSpeed) -> ModelLoad:
     )
 
 
+@lru_cache(MAX_READ)
 def read_model_load(load: ModelLoad) -> ServiceSpeed:
     """What a node said of one of its models."""
     formats = (load.weight_formats, load.activation_formats, load.cache_formats)

@@ -30,6 +30,9 @@ SIZE_CLASSES = (512, 4096)
 """Tokens of prompt and expected output at which the next class begins."""
 MAX_FACTORS = 4096
 """Factors that are kept; beyond it, the one that changed longest ago is forgotten."""
+_CLASSES = range(len(SIZE_CLASSES) + 1)
+_NEAREST_CLASSES = [sorted(_CLASSES, key=lambda each: abs(each - size_class)) for size_class in _CLASSES]
+"""For each class all of them, itself first."""
 
 
 @dataclass(slots=True)
@@ -103,9 +106,10 @@ class Corrections:
         return factors is not None and factors.total.is_known
 
     def _find(self, node: bytes, model: str, size_class: int) -> _Factors | None:
-        classes = sorted(range(len(SIZE_CLASSES) + 1), key=lambda each: abs(each - size_class))
-        found = (self._factors.get((node, model, each)) for each in classes)
-        return next((factors for factors in found if factors is not None), None)
+        for each in _NEAREST_CLASSES[size_class]:
+            if (factors := self._factors.get((node, model, each))) is not None:
+                return factors
+        return None
 
 
 def get_size_class(size: RequestSize) -> int:
