@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from chain.genesis import load_genesis
 from chain.keyfile import load_identity
 from chain.parameters import CREDIT, Parameters
 from tests.docs.blocks import PAGES, SHELL, read_blocks
@@ -99,6 +100,10 @@ def make_directions(network: Cluster) -> dict[str, Mapping[str, Direction]]:
     def invite(player: Player) -> None:
         shutil.copy(player.directory / "invitation.txt", player.directory / "market")
 
+    def find_grant(player: Player) -> None:
+        created = load_genesis(player.directory / "market" / "node1" / "genesis.json")
+        assert created.parameters.register_grant, "the network that the page has made grants nothing"
+
     def fund(player: Player) -> None:
         give_credit(network, player)
 
@@ -121,7 +126,10 @@ def make_directions(network: Cluster) -> dict[str, Mapping[str, Direction]]:
 
     return {
         "docs/api.md": {"The API of a node": make_node},
-        "README.md": {"wwwserve join market/invitation.txt": invite},
+        "README.md": {
+            "wwwserve join market/invitation.txt": invite,
+            "wwwserve wallet register": find_grant,
+        },
         "docs/operating.md": {
             "wwwserve wallet transfer -d DIR 12D3KooW… 100": fund,
             "Who answers a request": forget_keys,
@@ -140,6 +148,7 @@ def has_something_to_play(page: str) -> bool:
     )
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl (Debian: apt-get install curl)")
 @pytest.mark.long  # a dozen nodes are started, one after the other
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", [page for page in PAGES if has_something_to_play(page)])
