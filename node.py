@@ -393,6 +393,7 @@ async def run_node(
             announce = partial(_announce, config=config, as_json=as_json)
             await _serve(node, network, front, admin, data_dir, reload, announce, manager, config.drain_timeout_s)
             nursery.cancel_scope.cancel()
+        opened.blocks.extend_index()  # what came in last, for those who look while no node runs
     log.info("stopped", after_s=round(time.monotonic() - _LOADED_AT))
 
 

@@ -3,7 +3,8 @@
 Each command is run several times in a process of its own, one after the other; the figures are medians. The reference
 is a Python that starts and ends. ``status`` and the ledger are asked of a node in a process of its own that is its own
 only validator. What readers cost finality is measured by the time from submitting a transfer to its finality, in turn
-with and without readers that ask the node for blocks and for what moved an account.
+with and without readers that ask the node for blocks and for what moved an account. What the index of accounts costs is
+the processor time of appending blocks of transfers to a database with and without it, in turn.
 """
 
 from __future__ import annotations
@@ -22,13 +23,21 @@ from statistics import median
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.parameters import CREDIT
+from chain.store.kv import LevelStore
+from chain.store.writer import ChainStore
+from chain.transition.block import Transition, apply_block
+from chain.types.blocks import Block
+from chain.types.operations import Transfer
 from serving.cli.running.admin_client import ask_node
+from tests.support.chain_builder import Chain
 from tests.support.cluster import Cluster, run_cluster
 
 PROGRAM = (sys.executable, "-P", "-m", "serving.cli.main")
 READS_PER_S = 100
 """Answers of the ledger that readers ask for."""
 READERS = 2
+TRANSFERS = 200
+"""Transfers in a block that is appended."""
 COMPLETION = {"_WWWSERVE_COMPLETE": "complete_bash", "COMP_WORDS": "wwwserve st", "COMP_CWORD": "1"}
 
 
@@ -86,6 +95,50 @@ def measure_finality(cluster: Cluster, count: int) -> list[float]:
     return taken
 
 
+def make_blocks(count: int) -> tuple[Chain, list[tuple[Block, Transition]]]:
+    """A chain of ``count`` blocks with :data:`TRANSFERS` transfers each, and what each block does."""
+    chain, done = Chain(4, TRANSFERS // 10), []
+    for number in range(count):
+        operations, nonces = [], {user: chain.account(user).nonce for user in chain.users}
+        for place in range(TRANSFERS):
+            payer = chain.users[place % len(chain.users)]
+            payee = chain.users[(7 * place + number + 1) % len(chain.users)]
+            operations.append(chain.sign(payer, Transfer(nonces[payer], payee.public_key, 5, b"")))
+            nonces[payer] += 1
+        head, state = chain.head, chain.state
+        block = chain.append(operations)
+        done.append((block, apply_block(chain.genesis, head, state, block)))
+    return chain, done
+
+
+def measure_appends(count: int, rounds: int) -> list[Figure]:
+    """Processor time of appending ``count`` blocks with and without an index, and of making the index behind them."""
+    chain, done = make_blocks(count)
+    taken: dict[str, list[float]] = {"with": [], "without": [], "behind": []}
+    for number in range(2 * rounds):
+        name, operations = ("with", "without")[number % 2], count * TRANSFERS
+        with tempfile.TemporaryDirectory() as directory:
+            store = ChainStore(LevelStore(Path(directory, "chain")), chain.genesis, index_accounts=name == "with")
+            appending = indexing = 0.0
+            for each in done:
+                certificate, started = chain.finality(each[0]), time.thread_time()
+                store.append([each], certificate)
+                appended = time.thread_time()
+                while store.extend_index():
+                    pass
+                appending += appended - started
+                indexing += time.thread_time() - appended
+            store.close()
+        taken[name].append(1e6 * appending / operations)
+        if name == "with":
+            taken["behind"].append(1e6 * indexing / operations)
+    appends = median(taken["with"]), "µs/operation", median(taken["without"]), "no index"
+    return [
+        Figure("an append with an index of accounts, processor time", *appends),
+        Figure("making the index behind the chain, processor time", median(taken["behind"]), "µs/operation"),
+    ]
+
+
 def measure(rounds: int, transfers: int) -> tuple[list[Figure], list[Chart]]:
     """Run each command ``rounds`` times, and make ``transfers`` transfers with and without readers."""
     bare = measure_command((sys.executable, "-c", ""), rounds)
@@ -118,6 +171,7 @@ def measure(rounds: int, transfers: int) -> tuple[list[Figure], list[Chart]]:
             get_percentile(beside, 99), "ms", get_percentile(alone, 99), "no reads",
         ),
         Figure("a read of the ledger, p99", get_percentile(reads, 99), "ms"),
+        *measure_appends(transfers // 8, rounds),
     ]  # fmt: skip
     bars = Series("ms", (), tuple(times.values()))
     return figures, [Chart("Commands", "", "ms", (bars,), tuple(name.replace(" ", "\n") for name in times))]

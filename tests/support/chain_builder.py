@@ -19,7 +19,7 @@ from chain.state.state import State, compute_supply
 from chain.transition.block import Transition, build_block, state_transition
 from chain.transition.epochs import Epoch, get_next_epoch
 from chain.transition.fees import compute_fee
-from chain.transition.movements import Balance, compute_movements
+from chain.transition.movements import Balance, Movement, Stage, compute_movements
 from chain.transition.payments import get_executor
 from chain.types.blocks import MAX_NULLIFICATIONS, Block, Header
 from chain.types.checks import DeclaredIdentity
@@ -145,6 +145,8 @@ class Chain:
         self.blocks: list[Block] = []
         self.states: list[State] = [self.genesis.state]
         self.failures: list[tuple[str | None, ...]] = []
+        self.moved: dict[bytes, list[Movement]] = {}
+        """What moved each account in the last block."""
 
     @property
     def head(self) -> Header:
@@ -289,14 +291,24 @@ class Chain:
 
     def _check_movements(self, checked: Transition, proposed: Transition) -> None:
         """What moved each account adds up to the difference of its balance, and it is the same for the proposer."""
-        moved = compute_movements(self.state, checked.steps)
-        assert moved == compute_movements(self.state, proposed.steps)
+        self.moved = compute_movements(self.state, checked.steps)
+        assert self.moved == compute_movements(self.state, proposed.steps)
+        moved = dict(self.moved)
         for key, record in checked.changes.items():
             if key[:1] == ACCOUNT_PREFIX:
                 sums = [sum(part) for part in zip(*(each.change for each in moved.pop(key[1:], ())), strict=True)]
                 after = Balance.of(record) if isinstance(record, Account) else Balance()
                 assert Balance(*sums) == after.minus(Balance.of(self.state.account(key[1:])))
         assert not moved
+
+    def sum_moved(self, stage: Stage) -> dict[bytes, int]:
+        """What a stage of the last block moved, by account, in micro-credits."""
+        return {
+            key: movement.change.total
+            for key, movements in self.moved.items()
+            for movement in movements
+            if movement.cause is stage and movement.change.total
+        }
 
     def append_epochs(self, count: int, *, elapsed: int = 1_000, voters: Sequence[KeyPair] | None = None) -> None:
         """Append empty blocks until ``count`` more epochs have ended; across their borders everybody votes."""

@@ -22,6 +22,7 @@ from chain.transition.checks.opening import draw_checkers, open_check
 from chain.transition.checks.settlement import close_check_stages
 from chain.transition.deposits import compute_models_deposit
 from chain.transition.duels.money import Movement, compute_levy
+from chain.transition.movements import Stage
 from chain.types.checks import (
     ABSTAINED,
     MEASURED,
@@ -232,6 +233,7 @@ def test_each_duty_is_done_once_in_its_stage_and_by_its_account(opened: tuple[Ch
     chain.let_check_run_out(hold)
     settled = chain.get_settled(hold)
     assert amounts(settled) == {first.public_key: PAY, second.public_key: -FINE, third.public_key: PAY}
+    assert chain.sum_moved(Stage.CHECKS) == amounts(settled)
     assert "no check about" in refusal(chain, chain.reveal_report(hold, first, PASSED))
     assert_sound(chain)
 

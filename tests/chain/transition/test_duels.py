@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from chain.transition.duels.events import ChallengerReplaced, DuelOpened
 from chain.transition.duels.money import compute_levy, compute_share
 from chain.transition.duels.opening import draw_challenger, draw_seats
 from chain.transition.duels.verdict import DuelVerdict
+from chain.transition.movements import Stage
 from chain.types.duels import DuelBallot
 from chain.types.operations import CaptureItem, Dispute
 from tests.support.chain_builder import MODEL, Chain, do, refusal
@@ -483,6 +485,10 @@ def test_a_verdict_moves_what_it_should(
     seats = chain.duel(hold).seats
     ballots = [None if vote is None else make_ballot(seat, vote) for seat, vote in zip(seats, votes, strict=True)]
     check(chain, hold, ballots, verdict, executor, challenger, judges)
+    moved: Counter[bytes] = Counter()
+    for each in chain.settled(hold).movements:
+        moved[each.public_key] += each.amount
+    assert chain.sum_moved(Stage.DUELS) == {key: amount for key, amount in moved.items() if amount}
 
 
 @pytest.mark.parametrize(

@@ -126,13 +126,13 @@ function Movements({ wallet: { address, nonce, available, held, bonded } }) {
     <${Table} label="What changed the balance" rows=${rows} keyOf=${(row) => `${row.height}.${row.number}`} empty="Nothing yet."
       columns=${[
         { name: "Block", cell: (row) => html`<a href=${`#chain/block/${row.height}`}>${count(row.height)}</a>` },
-        { name: "Time", cell: (row) => dateTime(row.timestamp) },
         { name: "What", cell: (row) => html`${row.id ? html`<a href=${`#chain/operation/${row.id}`}>${row.cause}</a>` : row.cause}${row.failure && html` <span class="failure">failed</span>`}` },
         { name: "Change, credits", number: true, cell: (row) => (row.change ? cost(row.change) : "–") },
+        { name: "Balance", number: true, cell: (row) => cost(row.balance) },
         { name: "Available", number: true, cell: (row) => (row.available ? cost(row.available) : "–") },
         { name: "Held", number: true, cell: (row) => (row.held ? cost(row.held) : "–") },
         { name: "At stake", number: true, cell: (row) => (row.bonded ? cost(row.bonded) : "–") },
-        { name: "Balance", number: true, cell: (row) => cost(row.balance) },
+        { name: "Time", cell: (row) => dateTime(row.timestamp) },
       ]} />
     <p class="locked"><button type="button" onClick=${() => saveMovements(address)}>Download all as CSV</button><span class="dim">Every entry: its change and the balance after it, which add up to the balance on the ledger.</span></p>
   <//>`;
