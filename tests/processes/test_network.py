@@ -117,8 +117,8 @@ def test_the_owner_watches_a_node_by_commands(calm_cluster: Cluster) -> None:
         if request(entry, f"never logged {number}", stream=False)[1] != "local":
             break
     rows = ask_settled(entry)
-    history = ask("wallet", "history", "--limit", 0)["operations"]
-    captured = -sum(each["amount"] for each in history if each["kind"] == "capture")
+    history = ask("wallet", "history", "--limit", 0)["entries"]
+    captured = -sum(each["change"] for each in history if each["cause"] == "capture")
     assert captured == sum(row["amount"] for row in rows) > 0
     wait_until(
         lambda: len(ask("logs", "-n", 0, "--event", "payment final")["events"]) == len(rows), "nothing is logged"
