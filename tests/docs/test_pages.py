@@ -150,7 +150,7 @@ def has_something_to_play(page: str) -> bool:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl (Debian: apt-get install curl)")
 @pytest.mark.long  # a dozen nodes are started, one after the other
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", [page for page in PAGES if has_something_to_play(page)])
 def test_a_page_works_from_top_to_bottom(page: str, network: Cluster, proxy: str, tmp_path: Path) -> None:
     with read_in(network, tmp_path, proxy) as player:
