@@ -10,6 +10,7 @@ queue. Once its deadline has passed, a hold that was not captured is released to
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from chain import crypto
 from chain.exceptions import CannotPay, InvalidOperation, InvalidSignature
@@ -155,10 +156,19 @@ def check_receipts(context: BlockContext, operation: Capture, holds: list[OpenHo
     """
     for item, hold in zip(operation.items, holds, strict=True):
         if item.receipt is not None:
-            message = item.delivery.encode()
-            claim = crypto.SignatureCheck(hold.payer, "receipt", context.genesis.chain_id, message, item.receipt)
-            if not crypto.verify_all([claim]):
-                raise InvalidSignature("the receipt is not the payer's")
+            check_receipt(hold.payer, context.genesis.chain_id, item.delivery, item.receipt)
+
+
+@lru_cache(maxsize=1 << 12)  # of those that hold: a node meets each in a session, in the mempool and in blocks
+def check_receipt(payer: bytes, chain_id: bytes, delivery: Delivery, receipt: bytes) -> None:
+    """Check that a receipt is the payer's signature over a delivery.
+
+    Raises:
+        InvalidSignature: it is not.
+    """
+    claim = crypto.SignatureCheck(payer, "receipt", chain_id, delivery.encode(), receipt)
+    if not crypto.verify_all([claim]):
+        raise InvalidSignature("the receipt is not the payer's")
 
 
 def charge_capture(overlay: StateOverlay, operation: Capture, holds: list[OpenHold], signer: bytes, fee: int) -> None:

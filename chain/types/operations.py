@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated
+from functools import cached_property, lru_cache
+from typing import Annotated, Self
 
 from chain import crypto
-from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record, Signature
+from chain.codec import MAX_RECORD_BYTES, Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record, Signature
 from chain.types.checks import CheckOperation, DeclaredIdentity
 from chain.types.duels import DeclaredJudge, DuelOperation
 from chain.types.votes import Vote
@@ -239,6 +239,11 @@ OneTimeOperation = Hold | Capture | Release | Dispute | Evidence | Register | Du
 Operation = NoncedOperation | OneTimeOperation
 
 
+_ARRAY_HEADER_BYTES = 1
+_SIGNED_TAIL_BYTES = 2 + 32 + 2 + 64
+"""Of an encoded signed operation: its signer and its signature, each a byte string behind two bytes."""
+
+
 @dataclass(frozen=True)
 class SignedOperation(Record):
     """An operation, the account that asks for it, and that account's signature."""
@@ -246,6 +251,12 @@ class SignedOperation(Record):
     operation: Operation
     signer: PublicKey
     signature: Signature
+
+    @classmethod
+    def decode(cls, raw: bytes, max_size: int = MAX_RECORD_BYTES) -> Self:
+        signed = super().decode(raw, max_size)
+        vars(signed)["encoded"] = bytes(raw)  # what was decoded is canonical
+        return signed
 
     @cached_property
     def encoded(self) -> bytes:
@@ -255,11 +266,16 @@ class SignedOperation(Record):
     @cached_property
     def id(self) -> bytes:
         """Hash of everything but the signature."""
-        return compute_operation_id(self.operation, self.signer)
+        return crypto.hash_bytes("operation", self.signer, self._encoded_operation)
+
+    @property
+    def _encoded_operation(self) -> bytes:
+        """Canonical bytes of the operation: those between the header of the array, and signer and signature."""
+        return self.encoded[_ARRAY_HEADER_BYTES:-_SIGNED_TAIL_BYTES]
 
     def signature_check(self, chain_id: bytes) -> crypto.SignatureCheck:
         """The signature check this operation stands on."""
-        return crypto.SignatureCheck(self.signer, "operation", chain_id, self.operation.encode(), self.signature)
+        return crypto.SignatureCheck(self.signer, "operation", chain_id, self._encoded_operation, self.signature)
 
 
 def sign_operation(key: crypto.KeyPair, chain_id: bytes, operation: Operation) -> SignedOperation:
@@ -272,6 +288,7 @@ def compute_operation_id(operation: Operation, signer: bytes) -> bytes:
     return crypto.hash_bytes("operation", signer, operation.encode())
 
 
+@lru_cache(maxsize=1 << 12)  # a hold is looked at some ten times on its way through a node
 def compute_hold_id(payer: bytes, hold: Hold) -> bytes:
     """Identifier of a hold: that of the operation, so that deliveries and receipts are bound to its terms."""
     return compute_operation_id(hold, payer)

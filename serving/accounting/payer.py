@@ -104,8 +104,12 @@ class Payer:
 
         Promised are the amounts of holds, their deposits and fees, and the deposit for numbers left out meanwhile.
         """
+        return self._compute_spendable()
+
+    def _compute_spendable(self, *seqs: int) -> int:
+        """What is spendable if holds under the numbers ``seqs`` are made as well, but for what they cost."""
         promised = sum(cost for cost, _ in self._unconfirmed_holds.values())
-        return self._engine.state.account(self._key.public_key).available - promised - self._compute_deposit_due()
+        return self._engine.state.account(self._key.public_key).available - promised - self._compute_deposit_due(*seqs)
 
     def _compute_deposit_due(self, *more: int) -> int:
         """By how much the deposit grows until the holds that are not final are, and those of ``more`` and of offers."""
@@ -148,8 +152,8 @@ class Payer:
         """
         self._check_spendable(amount + compute_hold_deposit(self._engine.genesis.parameters))
 
-    def _check_spendable(self, cost: int) -> None:
-        spendable = max(0, self.spendable)
+    def _check_spendable(self, cost: int, *seqs: int) -> None:
+        spendable = max(0, self._compute_spendable(*seqs))
         if spendable < cost:
             need, have = format_credits(cost), format_credits(spendable)
             raise CannotAfford(f"the request needs {need} credits, deposit included, and {have} are available")
@@ -165,7 +169,7 @@ class Payer:
         cost = hold.amount + compute_hold_deposit(genesis.parameters) + compute_fee(genesis, signed)
         if not self._unconfirmed_holds and not self._top:
             cost += genesis.parameters.entry_fee  # the first hold makes the window of all
-        self._check_spendable(cost + self._compute_deposit_due(hold.seq) - self._compute_deposit_due())
+        self._check_spendable(cost, hold.seq)
         reserved = self._numbers.reserve(hold.seq)
         changes: dict[bytes, bytes | None] = {}
         if reserved is not None:

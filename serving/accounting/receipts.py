@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from chain.crypto import KeyPair, verify
+from chain.crypto import KeyPair
+from chain.exceptions import InvalidSignature
+from chain.transition.payments import check_receipt
 from chain.types.operations import Delivery
 
 
@@ -13,4 +15,8 @@ def sign_receipt(key: KeyPair, chain_id: bytes, delivery: Delivery) -> bytes:
 
 def is_receipt(payer: bytes, chain_id: bytes, delivery: Delivery, signature: bytes) -> bool:
     """Whether ``signature`` is the payer's acceptance of ``delivery``."""
-    return verify(payer, "receipt", chain_id, delivery.encode(), signature)
+    try:
+        check_receipt(payer, chain_id, delivery, signature)
+    except InvalidSignature:
+        return False
+    return True

@@ -46,6 +46,8 @@ def test_the_id_covers_everything_but_the_signature() -> None:
     ]
     assert len({signed.id, *(other.id for other in others)}) == 8
     assert signed.encoded == signed.encode() and SignedOperation.decode(signed.encoded) == signed
+    received = SignedOperation.decode(signed.encoded)
+    assert received.id == signed.id and received.signature_check(bytes(32)).message == operation.encode()
 
 
 def test_the_id_of_a_hold_commits_to_its_terms() -> None:
