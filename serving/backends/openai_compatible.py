@@ -149,7 +149,8 @@ class OpenAICompatibleBackend:
             async with response:
                 content_type = response.header(b"content-type") or b"application/json"
                 retry_after_s = read_retry_after(response.headers) if response.status != 200 else 0.0
-                yield Answer(response.status, content_type.decode("latin-1"), _Body(response), retry_after_s)
+                body_type = content_type.decode("latin-1")
+                yield Answer(response.status, body_type, _Body(response), retry_after_s, response.gather)
         finally:
             self._in_flight -= 1
 

@@ -9,6 +9,10 @@ import trio
 from serving.backends.backend import BackendError
 from serving.openai.answers import Answer
 
+DUE_SHARE = 0.2
+"""Part of an interval around its beginning in which what was gathered until then goes. A busy node is later than that,
+and sends it with more."""
+
 
 class BufferFull(Exception):
     """The buffer has no room, and nothing is taken out of it."""
@@ -25,12 +29,14 @@ class AnswerBuffer:
 
     def __init__(self, limit: int, interval: float, size: int) -> None:
         self._limit = limit
-        self._interval = interval
+        self.interval = interval
         self._size = size
         self._head: Answer | None = None
         self._data = bytearray()
         self._is_closed = False
         self._error: BackendError | None = None
+        self.is_gathered = False
+        """Whether what is put in was gathered until a multiple of the interval; if that is now, it goes at once."""
         self._is_first = True
         self._is_read = True
         self._least = 1
@@ -91,8 +97,10 @@ class AnswerBuffer:
             BackendError: the answer broke off after what was given out.
         """
         await self._wait(1)
-        if not self._is_first:
-            with trio.move_on_at((math.floor(trio.current_time() / self._interval) + 1) * self._interval):
+        now, interval = trio.current_time(), self.interval
+        is_due = self.is_gathered and abs(math.remainder(now, interval)) < interval * DUE_SHARE
+        if not self._is_first and not is_due:
+            with trio.move_on_at((math.floor(now / interval) + 1) * interval):
                 await self._wait(self._size)
         self._is_first = False
         piece = bytes(self._data)

@@ -88,6 +88,7 @@ class AnswerWriter:
         async with ask_backends(backends, tries, note_slot) as begun:
             self.backend, answer = begun.backend, begun.answer
             self.buffer.begin(answer)
+            self.buffer.is_gathered = answer.is_stream and answer.gather(self.buffer.interval)
             if tap is not None:
                 tap.begin(answer.is_stream)
             prompt, meter = estimate_tokens(len(tries.request.body)), begun.backend.meter

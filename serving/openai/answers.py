@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from serving.openai.content import (
@@ -63,12 +63,15 @@ class Answer:
 
     ``body`` may be iterated once; it raises :class:`~serving.backends.backend.BackendError` if the answer breaks off.
     ``retry_after_s``: when the server expects to have time, as its header Retry-After says (0: it does not).
+    ``gather(seconds)`` has what comes until the next multiple of some seconds of trio's clock come as one piece, from
+    now on. It says whether the body can do that.
     """
 
     status: int
     content_type: str
     body: AsyncIterator[bytes]
     retry_after_s: float = 0.0
+    gather: Callable[[float], bool] = lambda seconds: False
 
     @property
     def is_stream(self) -> bool:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock, memory_stream_pair
 
-from serving.http.client import BaseUrl, HttpClientError, HttpPool, HttpTimeouts, IdleConnections
+from serving.http.client import (
+    BaseUrl,
+    HttpClientError,
+    HttpPool,
+    HttpTimeouts,
+    IdleConnections,
+    _Connection,
+)
+from serving.http.transport import Transport
 from tests.serving.certificate import write_certificate
 from tests.support.waiting import PATIENCE
 
@@ -393,3 +404,48 @@ def test_https_checks_the_certificate(tmp_path: Path) -> None:
                 await fetch(HttpPool(url))
 
     trio.run(main)
+
+
+class MemoryTransport:
+    """A connection in memory, for a clock that jumps."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    async def receive(self, most: int) -> bytes:
+        return bytes(await self._stream.receive_some(most))
+
+    async def send(self, data: bytes, deadline: float = math.inf) -> None:
+        await self._stream.send_all(data)
+
+
+def test_a_body_that_is_gathered_comes_in_one_piece_for_each_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine chunks, 10 ms apart, of which the first goes at once, and one long after them."""
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        await read_request(stream)
+        await stream.send_all(CHUNKED)
+        for number in range(9):
+            await stream.send_all(b"1\r\n%d\r\n" % number)
+            await trio.sleep(0.01)
+        await trio.sleep(0.115)
+        await stream.send_all(b"1\r\nz\r\n0\r\n\r\n")
+
+    async def main() -> None:
+        await trio.sleep(0.005)
+        ours, theirs = memory_stream_pair()
+        pool, found = HttpPool("http://backend"), list[tuple[float, bytes]]()
+
+        async def connect(timeouts: HttpTimeouts) -> _Connection:
+            return _Connection(cast(Transport, MemoryTransport(ours)))
+
+        monkeypatch.setattr(pool, "_connect", connect)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, theirs)
+            async with pool.request("POST", "/v1/x", b"{}") as response:
+                async for piece in response:
+                    found.append((round(trio.current_time(), 3), piece))
+                    assert response.gather(0.03)
+        assert found == [(0.005, b"0"), (0.03, b"12"), (0.06, b"345"), (0.09, b"678"), (0.21, b"z")]
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))

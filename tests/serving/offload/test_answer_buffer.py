@@ -76,6 +76,27 @@ def test_answers_give_out_at_the_same_moments_whenever_they_began() -> None:
     run_simulation(1, main)
 
 
+def test_what_was_gathered_goes_at_once_unless_the_node_is_late() -> None:
+    async def main() -> None:
+        buffer = AnswerBuffer(1000, 0.03, 100)
+        buffer.is_gathered = True
+        start, times = trio.current_time(), []
+
+        async def write() -> None:
+            for at in (0.001, 0.03, 0.064, 0.1, 0.121):
+                await trio.sleep_until(start + at)
+                await buffer.put(b"x")
+            buffer.close()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            while await buffer.get():
+                times.append(round(trio.current_time() - start, 3))
+        assert times == [0.001, 0.03, 0.064, 0.12, 0.121]
+
+    run_simulation(1, main)
+
+
 @pytest.mark.parametrize("limit", [1, 70, 1000])
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.01, 0.05]), st.binary(min_size=1, max_size=60)), max_size=40))
 def test_no_byte_is_lost_or_moved(limit: int, pieces: list[tuple[float, bytes]]) -> None:
