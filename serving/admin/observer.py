@@ -131,7 +131,7 @@ def _log_request(record: RequestRecord) -> None:
         "request ended",
         request=record.id,
         model=record.model,
-        key=record.key or None,
+        key_name=record.key or None,
         served_by=record.served_by,
         reason=record.reason,
         first_byte_ms=None if first_byte is None else round(1000 * first_byte, 1),

@@ -56,8 +56,18 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
     "Requests of your users": {
         "request ended": Event(
             "info",
-            ("request", "model", "key", "served_by", "reason", "first_byte_ms", "duration_ms", "tokens", "outcome"),
-            "what became of a request; `key` names its API key, and `served_by` is local or the address of a node",
+            (
+                "request",
+                "model",
+                "key_name",
+                "served_by",
+                "reason",
+                "first_byte_ms",
+                "duration_ms",
+                "tokens",
+                "outcome",
+            ),
+            "what became of a request; `key_name` names its API key, and `served_by` is local or the address of a node",
         ),
         "payment final": Event("info", ("request", "hold", "credits", "height"), "what an answer cost is final"),
         "served here after all": Event("info", ("request", "reason"), "no other node took it"),
@@ -89,6 +99,11 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
         ),
         "the first content is late: another executor is asked as well": Event(
             "info", ("executor",), "a hedge (`offload.hedging`); `executor` is the second one, and the first may answer"
+        ),
+        "no backend goes on with an answer": Event(
+            "info",
+            ("model", "reason"),
+            "a backend has cut an answer for another node, and the second did not give the rest",
         ),
         "executor did not deliver": Event("info", ("executor", "reason"), "the next one is asked"),
         "a content filter has the last word": Event(

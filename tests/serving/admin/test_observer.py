@@ -74,7 +74,7 @@ def test_a_request_is_logged_when_it_ended_and_its_payment_when_that_is_final(mo
     assert [ended[name] for name in names] == ["local", "ann", 500, 1000, 9]
     paid.finished = 12.0
     assert step() == [("request ended", "req-2")]
-    assert (steps[-1][0]["served_by"], steps[-1][0]["key"]) == (format_address(PEERS[0]), None)
+    assert (steps[-1][0]["served_by"], steps[-1][0]["key_name"]) == (format_address(PEERS[0]), None)
     assert step() == []
     payment.settled_height = 8
     assert step() == [("payment final", "req-2")]
