@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from urllib.parse import unquote
 
@@ -106,8 +104,10 @@ class Api:
             respond.common_headers += describe_response(origin)
             if is_preflight(head):  # browsers send no key with it
                 return
-        with _shape_errors(head.path):
+        try:
             self._admit(head)
+        except ApiError as error:
+            raise _shape_error(error, head.path) from error.__cause__
 
     def _admit(self, head: RequestHead) -> None:
         is_document = head.path == DOCUMENT
@@ -131,12 +131,14 @@ class Api:
             await respond.start(204, describe_preflight(request))
             await respond.end()
             return
-        with _shape_errors(request.path):
+        try:
             handle = self._handlers[_find_route(request).operation]
             if self._resent is not None and request.method == "POST" and request.header(IDEMPOTENCY_KEY) is not None:
                 await self._resent.answer(self._identify(request), request, respond, handle)
             else:
                 await handle(request, respond)
+        except ApiError as error:
+            raise _shape_error(error, request.path) from error.__cause__
 
     async def _list_models(self, http: HttpRequest, respond: Responder) -> None:
         name = unquote(http.path.removeprefix(MODELS).strip("/"))
@@ -245,14 +247,10 @@ class Api:
         await respond.end()
 
 
-@contextmanager
-def _shape_errors(path: str) -> Iterator[None]:
-    """Give errors within the context the shape of the API that a path belongs to."""
-    try:
-        yield
-    except ApiError as error:
-        route = find_route(path)
-        raise (shape_error(error) if route is not None and route.is_anthropic else error) from error.__cause__
+def _shape_error(error: ApiError, path: str) -> ApiError:
+    """An error in the shape of the API that a path belongs to."""
+    route = find_route(path)
+    return shape_error(error) if route is not None and route.is_anthropic else error
 
 
 def _find_route(head: RequestHead) -> Route:
@@ -288,12 +286,13 @@ async def _read_whole(answer: Answer) -> bytes:
 
 def read_timeout(head: RequestHead) -> float:
     """Seconds that a client waits for the answer to begin: the least of what its headers say, infinite without any."""
-    return min((_read_seconds(head.header(name)) * unit for name, unit in TIMEOUTS.items()), default=math.inf)
+    said = (_read_seconds(value) * TIMEOUTS[name] for name, value in head.headers if name in TIMEOUTS)
+    return min(said, default=math.inf)
 
 
-def _read_seconds(value: bytes | None) -> float:
+def _read_seconds(value: bytes) -> float:
     try:
-        seconds = float(value or b"inf")
+        seconds = float(value)
     except ValueError:  # also what is not ASCII; clients send such as "None", too
         return math.inf
     return seconds if seconds > 0 else math.inf

@@ -236,7 +236,7 @@ class Dispatcher:
                     ask = partial(self._ask_for_rest, request, record, [])
                     whole = ContinuedAnswer(request, begun, stack, ask, partial(self._blame, record))
                     async with aclosing(_watch(whole, record)) as body:
-                        answer = replace(begun[0], body=body)
+                        answer = begun[0].with_body(body)
                         yield answer, record
         except BaseException as error:
             failure = error
@@ -506,7 +506,7 @@ class Dispatcher:
         timer = backend.meter.start_timer(request.model, prompt, slot_at, is_stream=answer.is_stream)
         length = self.originator.predictor.watch_length(request)
         body = await stack.enter_async_context(aclosing(inspect_answer(begun, timer, length)))
-        return replace(answer, body=body), begun.inspector
+        return answer.with_body(body), begun.inspector
 
     def _make_demand(self, request: Request, record: RequestRecord, predicted_s: float) -> Demand:
         """What a request asks of admission: it must get its slot so early that its answer begins in time."""

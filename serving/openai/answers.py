@@ -78,6 +78,10 @@ class Answer:
         """Whether the body is a stream of server-sent events."""
         return self.content_type.startswith(EVENT_STREAM)
 
+    def with_body(self, body: AsyncIterator[bytes]) -> Answer:
+        """The same head with another body."""
+        return Answer(self.status, self.content_type, body, self.retry_after_s)
+
 
 class AnswerInspector:
     """Watches one answer, of ``form``, to a request for ``choices`` choices, in which calls count if it ``has_tools``.

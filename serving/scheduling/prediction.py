@@ -7,7 +7,7 @@ measured (``serving.offload``), and the expected output is learned (``output_len
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from serving.openai.number_formats import NOT_KNOWN, NumberFormats
 
@@ -98,7 +98,7 @@ def predict_wait(speed: ServiceSpeed, output: float) -> float:
 
 def predict_service(speed: ServiceSpeed, size: RequestSize, cached_tokens: int = 0) -> float:
     """Seconds for which a request of ``size`` will have its slot."""
-    return predict_time(replace(speed, running=0, waiting=0), size, cached_tokens).total
+    return predict_begun(speed, size, cached_tokens).total
 
 
 def predict_time(
@@ -114,7 +114,14 @@ def predict_time(
     in tokens; None: that of this one.
     """
     wait = predict_wait(speed, size.output if usual_output is None else usual_output)
+    return predict_begun(speed, size, cached_tokens, wait + round_trip_s)
+
+
+def predict_begun(
+    speed: ServiceSpeed, size: RequestSize, cached_tokens: int = 0, delay_s: float = 0.0
+) -> PredictedTime:
+    """The same from when it has its slot, and ``delay_s`` before that."""
     prefill = max(0, size.prompt - cached_tokens) / (speed.prefill_rate or PRIOR_PREFILL_RATE)
     decode_s_per_token = 1 / (speed.decode_rate or PRIOR_DECODE_RATE)
-    first_token = wait + round_trip_s + prefill + min(1.0, size.output) * decode_s_per_token
+    first_token = delay_s + prefill + min(1.0, size.output) * decode_s_per_token
     return PredictedTime(first_token, first_token + max(0.0, size.output - 1.0) * decode_s_per_token)

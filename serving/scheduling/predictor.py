@@ -22,6 +22,7 @@ from serving.scheduling.prediction import (
     RequestSize,
     ServiceSpeed,
     estimate_tokens,
+    predict_begun,
     predict_time,
 )
 
@@ -72,12 +73,11 @@ class Prediction:
 
     def compute_begun(self) -> float:
         """Seconds from when it has its slot to the first token, without correction."""
-        idle = replace(self.speed, running=0, waiting=0)
-        return predict_time(idle, self.size, self.cached_tokens, self.overhead_s).first_token
+        return predict_begun(self.speed, self.size, self.cached_tokens, self.overhead_s).first_token
 
     def compute_uncorrected(self, output: float, overhead_s: float | None = None) -> PredictedTime:
         """What would have been predicted without correction, had the output been known."""
-        size = replace(self.size, output=output)
+        size = RequestSize(self.size.prompt, output)
         overhead_s = self.overhead_s if overhead_s is None else overhead_s
         return predict_time(self.speed, size, self.cached_tokens, overhead_s, self.usual_output)
 
@@ -105,7 +105,7 @@ class Predictor:
         kept_by, cached = (None, 0) if found is None else (found[0], estimate_tokens(found[1]))
         size = expect_size(self.lengths, request)
         output = float(request.max_tokens // request.choices) if request.is_limited else size.output
-        largest = replace(size, output=output)
+        largest = RequestSize(size.prompt, output)
         return Expected(size, largest, self.lengths.get_usual(request.model), kept_by, cached)
 
     def predict(
