@@ -12,11 +12,12 @@ import trio
 from chain.types.operations import Dispute, Hold
 from p2p.streams.exchanges import Exchange
 from serving.offload.choice import Reason
-from serving.offload.hedging import HedgeCounts
+from serving.offload.hedging import HedgeBudget, HedgeCounts
 from serving.offload.protocol import OFFLOAD_PROTOCOL
 from serving.openai.answers import Answer
 from serving.scheduling.first_token_bound import MIN_SAMPLES
-from tests.support.fault_matrix import check_paid_at_most_once
+from tests.support.fault_matrix import PLACES, check_paid_at_most_once, play_row
+from tests.support.faulty_backend import FAULTS
 from tests.support.market_world import (
     DRAWN,
     Member,
@@ -69,7 +70,7 @@ async def measure(world: World, stream: bool) -> tuple[Member, Member]:
     for _ in range(100):
         world.gateway.originator._hedge_budget.note_attempt(is_hedge=False)
     await world.settle()
-    first, second = world.drawn()
+    first, second, *_ = world.drawn()
     return first, second
 
 
@@ -188,3 +189,22 @@ def compute_most(world: World, tokens: int) -> int:
     """What an answer of so many tokens costs at most, in micro-credits."""
     request = make_request(max_tokens=tokens)
     return world.gateway.originator.compute_price(request, request.max_completion_bytes)
+
+
+@pytest.mark.long
+@BOTH
+def test_with_hedging_every_fault_is_rescued_or_a_safe_error_and_nothing_is_left(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HedgeBudget, "has_room", True)
+    place = next(place for place in PLACES if place.name == "peer")
+
+    async def play(world: World) -> None:
+        await measure(world, stream)
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        rows = [await play_row(world, place, fault, stream) for fault in FAULTS]
+        assert world.gateway.originator.hedges.won >= 4
+        assert max(row.seconds for row in rows) < 30.0
+        await check_nothing_left(world, tasks)
+
+    simulate(play, replace(place.options(), executors=3, originator=OPTIONS.originator))
