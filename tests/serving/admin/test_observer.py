@@ -70,7 +70,7 @@ def test_a_request_is_logged_when_it_ended_and_its_payment_when_that_is_final(mo
     records.extend([paid, forgotten])
     assert step() == [("request ended", "req-1"), ("request ended", "req-3")]
     ended = steps[-1][0]
-    names = ("served_by", "key", "first_byte_ms", "duration_ms", "tokens")
+    names = ("served_by", "key_name", "first_byte_ms", "duration_ms", "tokens")
     assert [ended[name] for name in names] == ["local", "ann", 500, 1000, 9]
     paid.finished = 12.0
     assert step() == [("request ended", "req-2")]
