@@ -179,8 +179,9 @@ def _run_victim(bootstrap: list[tuple[bytes, str]], limits: dict[str, Any], dire
         announce: program.Announce,
         manager: program.ServiceManager,
         nursery: trio.Nursery,
+        is_running: trio.Event,
     ) -> None:
-        await start(node, network, front, admin, data_dir, announce, manager, nursery)
+        await start(node, network, front, admin, data_dir, announce, manager, nursery, is_running)
         node.streams.handle(ASK, _answer)
         network.handle(UNREAD, _sleep)
         network.subscribe(TOPIC)
