@@ -70,9 +70,9 @@ from serving.http.limits import HttpLimits
 from serving.http.server import HttpServer, ListenError
 from serving.keys.keyring import Keyring, open_keyring
 from serving.offload.context import OffloadContext
-from serving.offload.dialer import ExecutorDialer
-from serving.offload.executor import Executor
-from serving.offload.originator import Originator
+from serving.offload.executor.executor import Executor
+from serving.offload.originator.dialer import ExecutorDialer
+from serving.offload.originator.originator import Originator
 from serving.offload.protocol import OFFLOAD_PROTOCOL
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.quality.duels.backend_work import DuelJudge, DuelJudgeSettings

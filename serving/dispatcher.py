@@ -29,10 +29,10 @@ from serving.failover.local import BackendsFailed, Tries, ask_backends, find_con
 from serving.failover.patience import compute_patience
 from serving.keys.keyring import Charge, Keyring
 from serving.keys.usage import Usage
-from serving.offload.attempt_terms import AttemptTerms
-from serving.offload.choice import Reason, is_kept
-from serving.offload.originator import Originator
-from serving.offload.refusal import NoExecutor
+from serving.offload.originator.attempt_terms import AttemptTerms
+from serving.offload.originator.choice import Reason, is_kept
+from serving.offload.originator.originator import Originator
+from serving.offload.originator.refusal import NoExecutor
 from serving.openai.answers import Answer, AnswerInspector
 from serving.openai.errors import (
     ApiError,

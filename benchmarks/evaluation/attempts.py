@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import trio
 
 from node import Node
-from serving.offload.attempt import OffloadAttempt
-from serving.offload.attempt_terms import AttemptFailed, AttemptTerms
-from serving.offload.hedging import Race
+from serving.offload.originator.attempt import OffloadAttempt
+from serving.offload.originator.attempt_terms import AttemptFailed, AttemptTerms
+from serving.offload.originator.hedging import Race
 
 
 @dataclass(slots=True)

@@ -9,8 +9,9 @@ well; it accepts what is offered. A request that it has not begun to answer is g
 the seconds from the predicted first token to the next offer. A request that its executor says is *queued* is waited for
 until the node that sent it there sees that none of its own streams grows; it has a goal of its own.
 
-The same is done with *hedging* (``serving.offload.hedging``): a second executor is asked beside one that is late. What
-that gains is seen where the fastest *hiccups*: it does not stall, but few of its answers begin seconds later.
+The same is done with *hedging* (``serving.offload.originator.hedging``): a second executor is asked beside one that is
+late. What that gains is seen where the fastest *hiccups*: it does not stall, but few of its answers begin seconds
+later.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.types.operations import Capture, CaptureItem
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.backends.backend import Backend
-from serving.offload.hedging import MAX_PERCENT
+from serving.offload.originator.hedging import MAX_PERCENT
 from serving.offload.settings import OriginatorSettings
 from serving.openai.answers import Answer
 from serving.simulation.gpu_curves import GpuCurve, load_curve

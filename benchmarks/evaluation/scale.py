@@ -2,9 +2,8 @@
 
 The nodes are whole, and all run in one process: overlay, ledger, payments, and a committee of 32 at most. A quarter of
 them has most of the users. Counted while requests are under way: the share answered in time; the processor time of one
-choice of an executor (:meth:`serving.offload.originator.Originator.preview`, which a request makes twice: for the
-policy and for the offer), measured before every request; what all nodes send; what becomes final on the ledger; and
-simulated by processor time.
+choice of an executor (``Originator.preview``, which a request makes twice: for the policy and for the offer), measured
+before every request; what all nodes send; what becomes final on the ledger; and simulated by processor time.
 
 Larger networks are run for a shorter time, which is a figure of its own. One network of each size: processor times are
 of this machine.

@@ -17,7 +17,7 @@ from serving.accounting.wallet import Wallet
 from serving.admin.machine import Machine
 from serving.dispatcher import Dispatcher
 from serving.keys.keyring import Keyring
-from serving.offload.executor import Executor
+from serving.offload.executor.executor import Executor
 from serving.quality.duels.runner import DuelRunner
 from serving.quality.model_reports import ModelReports
 from serving.scheduling.availability import AvailabilityGate

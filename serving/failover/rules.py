@@ -2,7 +2,7 @@
 
 The same table serves the backends of this node and the executors of other nodes. The difference is trust: an owner
 believes his own backend that a request is at fault, and another node only when a second one says so too
-(``serving.offload.originator``).
+(``serving.offload.originator.originator``).
 
 All of it holds until the first content of an answer has gone to the user. From then on no other may begin it anew: its
 text would contradict what the user has read. Only the rest of it can be asked for

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class OriginatorSettings:
-    """Patience of the payer's side (:mod:`serving.offload.patience`), and how it chooses executors."""
+    """Patience of the payer's side (:mod:`serving.offload.originator.patience`), and how it chooses executors."""
 
     accept_timeout_s: float = 5.0
     """For the answer to an offer."""
@@ -34,7 +34,7 @@ class OriginatorSettings:
     attempts: int = 8
     """Executors that are asked for one request at most, as far as the chain allows; 1: none takes another's place."""
     hedging: bool = False
-    """Whether another executor is asked as well if the first content is late (:mod:`serving.offload.hedging`)."""
+    """Whether another executor is asked too if the first content is late (``serving.offload.originator.hedging``)."""
     exploration: float = 0.05
     """Probability of asking another of them, drawn evenly from those that are not predicted to be far slower."""
     corrects: bool = True

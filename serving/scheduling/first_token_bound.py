@@ -5,7 +5,7 @@ The margin is that of TCP's retransmission timer (RFC 6298): four times the mean
 later. There is no bound before a few were measured: an announcement is not a measurement.
 
 A first token is *late* after half of that margin, which is never doubled: about one honest one in twenty is. Then
-another node may be asked as well (``serving.offload.hedging``), while this one may still answer.
+another node may be asked as well (``serving.offload.originator.hedging``), while this one may still answer.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange
 from serving.accounting.payment_history import FIRST_ALLOWANCE
 from serving.accounting.receipts import sign_receipt
-from serving.offload.offer_rates import BURST_S, OFFERS_PER_ALLOWANCE
+from serving.offload.executor.offer_rates import BURST_S, OFFERS_PER_ALLOWANCE
 from serving.offload.protocol import (
     OFFLOAD_PROTOCOL,
     Accepted,

@@ -1,7 +1,7 @@
 """Executors that fall silent on purpose after one token of a long prompt: they are paid for it, and save the work.
 
-What a payer does about it is to ask them last (:mod:`serving.offload.executor_scores`). Here they are counted out
-against honest ones, by how often the payer asks.
+What a payer does about it is to ask them last (:mod:`serving.offload.originator.executor_scores`). Here they are
+counted out against honest ones, by how often the payer asks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import trio
 
 from chain.parameters import CREDIT
 from chain.types.operations import Dispute
-from serving.offload.executor_scores import ExecutorScores
+from serving.offload.originator.executor_scores import ExecutorScores
 from tests.support.begun_backend import BegunBackend
 from tests.support.fault_matrix import CONTINUING
 from tests.support.keys import make_peer

@@ -56,7 +56,7 @@ from p2p.peers import announcement as announcements
 from p2p.streams.frames import FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES, Kind
 from p2p.streams.frames import WINDOW_BYTES as WINDOW_BYTES
 from serving.offload import protocol as offers
-from serving.offload.session import MAX_UNPAID_BYTES
+from serving.offload.executor.session import MAX_UNPAID_BYTES
 from serving.openai.answers import FREE_EVENTS, LEAST_EVENT_BYTES, MAX_EVENT_BYTES
 from serving.openai.content import MAX_UNSTREAMED_BYTES
 from serving.openai.requests import HELD_BYTES_PER_TOKEN, MAX_CHOICES

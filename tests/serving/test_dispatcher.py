@@ -7,7 +7,7 @@ import trio
 
 from chain.transition.fees import compute_fee
 from chain.types.operations import Capture, Hold, Release
-from serving.offload.choice import Reason
+from serving.offload.originator.choice import Reason
 from serving.offload.settings import OriginatorSettings
 from serving.openai.requests import Request
 from serving.scheduling.policy import AdaptivePolicy, PolicyParameters
@@ -204,7 +204,7 @@ def test_everybody_declines() -> None:
 
 
 def test_a_hint_of_when_to_try_again_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.offload.executor.BUSY_RETRY_MS", 10**15)
+    monkeypatch.setattr("serving.offload.executor.executor.BUSY_RETRY_MS", 10**15)
 
     async def play(world: World) -> None:
         refused = await ask(world.gateway)

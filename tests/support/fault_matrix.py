@@ -14,7 +14,7 @@ import trio
 
 from chain.types.operations import Dispute, Hold, compute_hold_id
 from serving.backends.backend import FEATURES, ModelLimits
-from serving.offload.executor_scores import ExecutorScores
+from serving.offload.originator.executor_scores import ExecutorScores
 from serving.openai.bodies import read_events
 from serving.scheduling.policy import PolicyParameters
 from tests.support.faulty_backend import FAULTS, Fault, FaultyBackend

@@ -18,7 +18,7 @@ from p2p.network import NetworkError
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 from p2p.streams.exchanges import Exchange
-from serving.offload.dialer import ExecutorDialer
+from serving.offload.originator.dialer import ExecutorDialer
 from serving.offload.protocol import CHUNK_BYTES, MAX_ANSWER_BYTES, cut_reason
 from serving.quality.duels.protocol import DUEL_PROTOCOL, MAX_DUEL_MESSAGE_BYTES, TextHead, TextRequest
 from serving.quality.duels.table import DuelTable

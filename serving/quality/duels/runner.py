@@ -24,7 +24,7 @@ from chain.types.duels import DuelBallot
 from consensus.engine import Engine
 from p2p.runtime import Runtime
 from serving.accounting.submitter import Submitter
-from serving.offload.dialer import ExecutorDialer
+from serving.offload.originator.dialer import ExecutorDialer
 from serving.offload.protocol import DIGEST_SALT_BYTES
 from serving.quality.duels.backend_work import DuelJudge, WorkFailed, answer_request
 from serving.quality.duels.check_duties import CheckDuties, CheckEffect, ScoreTranscript

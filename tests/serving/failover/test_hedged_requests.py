@@ -11,8 +11,8 @@ import trio
 
 from chain.types.operations import Dispute, Hold
 from p2p.streams.exchanges import Exchange
-from serving.offload.choice import Reason
-from serving.offload.hedging import HedgeBudget, HedgeCounts
+from serving.offload.originator.choice import Reason
+from serving.offload.originator.hedging import HedgeBudget, HedgeCounts
 from serving.offload.protocol import OFFLOAD_PROTOCOL
 from serving.openai.answers import Answer
 from serving.scheduling.first_token_bound import MIN_SAMPLES

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from p2p.simulation.runtime import run_simulation
 from serving.backends.backend import BackendError
-from serving.offload.answer_buffer import AnswerBuffer, BufferFull
+from serving.offload.executor.answer_buffer import AnswerBuffer, BufferFull
 from serving.openai.answers import Answer
 
 

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 
 from chain.types.operations import Dispute, Hold
+from serving.offload.executor.session import MAX_UNPAID_BYTES
 from serving.offload.protocol import MAX_ANSWER_BYTES
-from serving.offload.session import MAX_UNPAID_BYTES
 from serving.openai import answers
 from serving.openai.answers import MAX_EVENT_BYTES
 from serving.openai.content import AnswerForm

@@ -7,7 +7,7 @@ import trio
 
 from chain.parameters import CREDIT
 from chain.types.operations import Hold
-from serving.offload.executor import BUSY_RETRY_MS
+from serving.offload.executor.executor import BUSY_RETRY_MS
 from serving.offload.protocol import OFFLOAD_PROTOCOL, Accepted, Completed, Declined, Message, Payment, encode_message
 from serving.scheduling.policy import PolicyParameters
 from tests.support.cheating_payer import SALT, CheatingPayer, read_answer

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.peers.announcement import ModelLoad, PeerLoad
-from serving.offload.choice import AFFINITY_FACTOR, Candidate, Reason, RequestsSent, order_candidates
-from serving.offload.executor_scores import Rank
+from serving.offload.originator.choice import AFFINITY_FACTOR, Candidate, Reason, RequestsSent, order_candidates
+from serving.offload.originator.executor_scores import Rank
 from serving.scheduling.prediction import UNKNOWN_SPEED, PredictedTime, RequestSize
 from serving.scheduling.predictor import Prediction
 

@@ -9,9 +9,9 @@ from chain.exceptions import InvalidOperation
 from chain.types.operations import Hold, SignedOperation
 from p2p.network import NetworkError
 from serving.admin.reports import report_peers
-from serving.offload.dialer import ExecutorDialer
-from serving.offload.executor_scores import HALF_LIFE_S, ExecutorScore
-from serving.offload.originator import ClientErrors
+from serving.offload.originator.dialer import ExecutorDialer
+from serving.offload.originator.executor_scores import HALF_LIFE_S, ExecutorScore
+from serving.offload.originator.originator import ClientErrors
 from serving.scheduling.policy import PolicyParameters
 from tests.support.market_world import (
     ERROR_BODY,

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from p2p.simulation.runtime import SimulatedClock
-from serving.offload.decoding_share import DECODING_BURST_S, DECODING_SHARE, DecodingShare
+from serving.offload.originator.decoding_share import DECODING_BURST_S, DECODING_SHARE, DecodingShare
 from serving.openai.answers import AnswerInspector
 from tests.support.market_world import Options, World, ask, make_request, simulate
 
@@ -45,7 +45,7 @@ def test_a_payer_reads_on_later_when_events_are_slow_to_decode(monkeypatch: pyte
             used += slow
             return super().feed(chunk)
 
-    monkeypatch.setattr("serving.offload.attempt.AnswerInspector", SlowInspector)
+    monkeypatch.setattr("serving.offload.originator.attempt.AnswerInspector", SlowInspector)
     times = []
 
     async def play(world: World) -> None:

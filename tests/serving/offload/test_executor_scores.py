@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.offload.executor_scores import (
+from serving.offload.originator.executor_scores import (
     HALF_LIFE_S,
     MAX_RETRY_AFTER_S,
     OUTCOME_DECAY,

@@ -13,7 +13,7 @@ from chain.parameters import CREDIT
 from chain.types.operations import Capture, Dispute, Hold, Release, SignedOperation
 from consensus.engine import Engine
 from serving.accounting.payment_history import FIRST_ALLOWANCE
-from serving.offload.patience import Patience
+from serving.offload.originator.patience import Patience
 from serving.offload.protocol import KeepAlive
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.scheduling.first_token_bound import MIN_SAMPLES

@@ -7,7 +7,7 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.offload.hedging import MAX_PERCENT, WINDOW, HedgeBudget, Race
+from serving.offload.originator.hedging import MAX_PERCENT, WINDOW, HedgeBudget, Race
 
 
 def play(late: list[bool]) -> list[bool]:

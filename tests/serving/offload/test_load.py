@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from serving.offload.choice import Reason
+from serving.offload.originator.choice import Reason
 from serving.offload.settings import OriginatorSettings
 from tests.support.announced_loads import LIE, announce, make_load
 from tests.support.market_world import Options, Script, World, ask, get_script, make_request, simulate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from serving.accounting.payment_history import FIRST_ALLOWANCE, MAX_ALLOWANCE, PaymentHistory
-from serving.offload.offer_rates import (
+from serving.offload.executor.offer_rates import (
     BLAME_FACTOR,
     BURST_S,
     OFFERS_PER_ALLOWANCE,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.offload.patience import MIN_QUEUED_S, PAYMENT_STEP_S, QUEUE_FACTOR, SEEN_S, Patience
+from serving.offload.originator.patience import MIN_QUEUED_S, PAYMENT_STEP_S, QUEUE_FACTOR, SEEN_S, Patience
 from serving.offload.settings import OriginatorSettings
 
 SETTINGS = OriginatorSettings()

@@ -12,6 +12,7 @@ from chain.parameters import CREDIT
 from chain.types.operations import Capture, Dispute, Release, Transfer, compute_hold_id
 from p2p.network import NetworkError
 from serving.accounting.receipts import sign_receipt
+from serving.offload.executor.session import MAX_RESUMPTIONS_ALLOWED
 from serving.offload.protocol import (
     OFFLOAD_PROTOCOL,
     Accepted,
@@ -26,7 +27,6 @@ from serving.offload.protocol import (
     Resume,
     encode_message,
 )
-from serving.offload.session import MAX_RESUMPTIONS_ALLOWED
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.openai.requests import HELD_BYTES_PER_TOKEN
 from tests.support.market_world import (

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from chain.types.operations import Bond, Hold
-from serving.offload.attempt import OffloadAttempt
+from serving.offload.originator.attempt import OffloadAttempt
 from tests.support.market_world import Options, World, ask, get_script, make_request, simulate
 from tests.support.waiting import eventually
 

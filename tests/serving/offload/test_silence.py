@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from serving.offload.silence import MAX_EXECUTORS, PAUSE_S, SILENT_S, Silences
+from serving.offload.originator.silence import MAX_EXECUTORS, PAUSE_S, SILENT_S, Silences
 
 ONE, TWO = b"1" * 32, b"2" * 32
 MODEL = "m"

@@ -1,7 +1,7 @@
 """The executor: answers offers of other nodes, and is paid for what it delivers.
 
 It accepts or declines by the owner's policy; each offer that it accepts becomes an
-:class:`~serving.offload.session.OffloadSession`.
+:class:`~serving.offload.executor.session.OffloadSession`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.accounting.credit_line import CreditExhausted, CreditLine
 from serving.accounting.unpaid_offers import TooManyUnpaid, UnpaidOffers
-from serving.offload.bond_shares import BondExhausted, BondShares
 from serving.offload.context import AnswerTap, OffloadContext, receive_message
-from serving.offload.job import Job
-from serving.offload.offer_rates import OfferRates, Verdict
-from serving.offload.offered_bodies import OfferedBodies, OfferedBody
+from serving.offload.executor.bond_shares import BondExhausted, BondShares
+from serving.offload.executor.job import Job
+from serving.offload.executor.offer_rates import OfferRates, Verdict
+from serving.offload.executor.offered_bodies import OfferedBodies, OfferedBody
+from serving.offload.executor.session import OffloadSession
 from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reason, encode_message
-from serving.offload.session import OffloadSession
 from serving.offload.settings import ExecutorSettings
 from serving.openai.endpoints import ENDPOINTS
 from serving.openai.errors import ApiError

@@ -18,9 +18,9 @@ import trio
 from serving.backends.backend import BackendError
 from serving.failover.continued_answer import ContinuedAnswer, Part
 from serving.failover.local import Tries, find_continuing
-from serving.offload.answer_writer import AnswerWriter
 from serving.offload.context import AnswerTap
-from serving.offload.job import Job
+from serving.offload.executor.answer_writer import AnswerWriter
+from serving.offload.executor.job import Job
 from serving.offload.settings import ExecutorSettings
 from serving.openai.answers import Answer, AnswerInspector
 from serving.openai.requests import Request

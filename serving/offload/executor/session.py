@@ -6,7 +6,7 @@ session. An originator that is lost in the middle of an answer, because a relay 
 back for a while on another exchange and say how much it has; the answer goes on from there.
 
 The backend works at once, but nothing of the answer leaves before the hold is final, except within the credit line of
-the payer. What it writes (:mod:`serving.offload.executor_answer`) waits in a buffer of bounded size.
+the payer. What it writes (:mod:`serving.offload.executor.executor_answer`) waits in a buffer of bounded size.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from serving.accounting.payee import make_refund
 from serving.accounting.receipts import is_receipt
 from serving.backends.backend import BackendError
 from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
-from serving.offload.executor_answer import ExecutorAnswer
-from serving.offload.job import Job
+from serving.offload.executor.executor_answer import ExecutorAnswer
+from serving.offload.executor.job import Job
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_ANSWER_BYTES,

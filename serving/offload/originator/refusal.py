@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.offload.attempt import OffloadAttempt
-from serving.offload.attempt_terms import AttemptFailed, AttemptTerms
-from serving.offload.executor_scores import MAX_RETRY_AFTER_S
+from serving.offload.originator.attempt import OffloadAttempt
+from serving.offload.originator.attempt_terms import AttemptFailed, AttemptTerms
+from serving.offload.originator.executor_scores import MAX_RETRY_AFTER_S
 
 
 @dataclass(slots=True)

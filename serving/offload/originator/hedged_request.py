@@ -15,9 +15,9 @@ import trio
 from chain.crypto import format_address
 from serving.accounting.payer import CannotAfford
 from serving.failover.rules import CLIENT_ERRORS, Outcome, judge_status
-from serving.offload.attempt import OffloadAttempt
-from serving.offload.attempt_terms import AttemptFailed, AttemptTerms, Outrun
-from serving.offload.hedging import HedgeCounts, Race
+from serving.offload.originator.attempt import OffloadAttempt
+from serving.offload.originator.attempt_terms import AttemptFailed, AttemptTerms, Outrun
+from serving.offload.originator.hedging import HedgeCounts, Race
 
 log = structlog.get_logger(__name__)
 

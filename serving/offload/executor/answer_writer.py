@@ -15,8 +15,8 @@ from p2p.network import NetworkError
 from serving.backends.backend import BackendError
 from serving.failover.local import BackendsFailed, Tries, ask_backends
 from serving.failover.rules import CLIENT_ERRORS
-from serving.offload.answer_buffer import AnswerBuffer, BufferFull
 from serving.offload.context import AnswerTap
+from serving.offload.executor.answer_buffer import AnswerBuffer, BufferFull
 from serving.offload.protocol import CHUNK_BYTES
 from serving.offload.settings import ExecutorSettings
 from serving.scheduling.admission import NotAdmitted

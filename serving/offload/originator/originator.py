@@ -30,18 +30,18 @@ from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError
 from serving.failover.rules import CLIENT_ERRORS, Outcome, judge_status
-from serving.offload.attempt import OffloadAttempt
-from serving.offload.attempt_terms import AttemptFailed, AttemptTerms, Outrun, Stalled
-from serving.offload.choice import Candidate, Reason, RequestsSent, order_candidates
 from serving.offload.context import OffloadContext
-from serving.offload.decoding_share import DecodingShare
-from serving.offload.dialer import ExecutorDialer
-from serving.offload.executor_scores import ExecutorScores, Rank
-from serving.offload.hedged_request import HedgedRequest
-from serving.offload.hedging import HedgeBudget, HedgeCounts, Race
-from serving.offload.refusal import ClientErrors, make_refusal
+from serving.offload.originator.attempt import OffloadAttempt
+from serving.offload.originator.attempt_terms import AttemptFailed, AttemptTerms, Outrun, Stalled
+from serving.offload.originator.choice import Candidate, Reason, RequestsSent, order_candidates
+from serving.offload.originator.decoding_share import DecodingShare
+from serving.offload.originator.dialer import ExecutorDialer
+from serving.offload.originator.executor_scores import ExecutorScores, Rank
+from serving.offload.originator.hedged_request import HedgedRequest
+from serving.offload.originator.hedging import HedgeBudget, HedgeCounts, Race
+from serving.offload.originator.refusal import ClientErrors, make_refusal
+from serving.offload.originator.silence import Silences
 from serving.offload.settings import OriginatorSettings
-from serving.offload.silence import Silences
 from serving.openai.provider_rules import ANYBODY, FASTEST, ProviderRules
 from serving.openai.requests import Request
 from serving.scheduling.announced_load import read_model_load

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serving.backends.backend import BackendError
-from serving.offload.choice import Reason
+from serving.offload.originator.choice import Reason
 from serving.openai.requests import Request
 from serving.scheduling.predictor import Prediction
 

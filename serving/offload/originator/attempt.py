@@ -21,12 +21,13 @@ from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.failover.rules import CLIENT_ERRORS
-from serving.offload.attempt_terms import AttemptFailed, AttemptTerms, Outrun, Stalled
 from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
-from serving.offload.decoding_share import DecodingShare
-from serving.offload.dialer import ExecutorDialer
-from serving.offload.hedging import Race
-from serving.offload.patience import Patience
+from serving.offload.originator.attempt_terms import AttemptFailed, AttemptTerms, Outrun, Stalled
+from serving.offload.originator.decoding_share import DecodingShare
+from serving.offload.originator.dialer import ExecutorDialer
+from serving.offload.originator.hedging import Race
+from serving.offload.originator.patience import Patience
+from serving.offload.originator.silence import PAUSE_S, Silences
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_ANSWER_BYTES,
@@ -46,7 +47,6 @@ from serving.offload.protocol import (
     is_signed_delivery,
 )
 from serving.offload.settings import OriginatorSettings
-from serving.offload.silence import PAUSE_S, Silences
 from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, Answer, AnswerInspector
 from serving.scheduling.output_length import AnswerLength
 
