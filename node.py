@@ -89,8 +89,8 @@ from serving.scheduling.policy import Policy
 
 if TYPE_CHECKING:
     from p2p.dht.service import DhtDiscovery
-    from serving.admin.machine import Machine
-    from serving.admin.policy_orders import Reload
+    from serving.admin.health.machine import Machine
+    from serving.admin.orders.policy_orders import Reload
     from serving.admin.server import Admin, Partition
     from serving.admin.service_manager import ServiceManager
 
@@ -319,10 +319,10 @@ async def run_node(
     Raises:
         StoreError, NetworkError, ListenError, ConfigError, IdentityRefused: it cannot start, or its disk fails.
     """
+    from serving.admin.health.machine import Machine
     from serving.admin.local_sockets import lend_ledger
-    from serving.admin.machine import Machine
     from serving.admin.observer import Observer
-    from serving.admin.policy_orders import reload_policy
+    from serving.admin.orders.policy_orders import reload_policy
     from serving.admin.service_manager import ServiceManager
 
     runtime = RealRuntime()
@@ -519,7 +519,7 @@ async def _serve(
     A second signal ends that at once. What follows it, which takes a moment, no signal interrupts. A node that is still
     starting has nothing under way, and does not know yet which peers it knew: it ends at once.
     """
-    from serving.admin.policy_orders import reload_on_signal
+    from serving.admin.orders.policy_orders import reload_on_signal
 
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # trio puts this handler back when the receiver is closed
@@ -590,8 +590,8 @@ async def _start(
 
 def _describe_briefly(node: Node) -> str:
     """How the node is, in one line for the service manager."""
-    from serving.admin.health import find_node_troubles
-    from serving.admin.troubles import judge
+    from serving.admin.health.health import find_node_troubles
+    from serving.admin.health.troubles import judge
 
     troubles = find_node_troubles(node)
     found = "; ".join(trouble.text for trouble in troubles)
@@ -600,7 +600,7 @@ def _describe_briefly(node: Node) -> str:
 
 def _announce(node: Node, front: HttpServer, admin: Admin, *, config: NodeConfig, as_json: bool) -> None:
     """Say that the node is ready: who it is, where, and what is wrong."""
-    from serving.admin.health import get_version
+    from serving.admin.health.health import get_version
     from serving.admin.reports import report_status
     from serving.cli.running.status import describe_start
 

@@ -10,11 +10,11 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
+from serving.admin.health.troubles import KINDS
 from serving.admin.levels import Level
 from serving.admin.metric_catalogue import PREFIX
 from serving.admin.metric_catalogue import SECTIONS as METRIC_SECTIONS
 from serving.admin.openapi import ROUTES as ADMIN_ROUTES
-from serving.admin.troubles import KINDS
 from serving.cli.man_pages import find_commands, get_help
 from serving.config.environment import VARIABLES
 from serving.config.schema import NodeConfig, Section

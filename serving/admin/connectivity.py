@@ -18,7 +18,7 @@ from p2p.addresses import get_ip_address, get_relays, is_local
 from p2p.network import NetworkError
 from p2p.ping import RoundTrip
 from serving.admin.node_view import NodeView
-from serving.admin.wallet_orders import OrderRefused
+from serving.admin.orders.wallet_orders import OrderRefused
 from serving.config.schema import Section
 
 PING_TIMEOUT_S = 5.0

@@ -22,7 +22,7 @@ from prometheus_client.utils import floatToGoString
 
 from chain import histogram
 from chain.transition.validators.jailing import MIN_PARTICIPATION_QUOTIENT
-from serving.admin.health import find_node_troubles, get_version
+from serving.admin.health.health import find_node_troubles, get_version
 from serving.admin.metric_catalogue import METRICS, PREFIX, MetricKind
 from serving.admin.node_view import NodeView
 from serving.admin.reports import get_unbonding

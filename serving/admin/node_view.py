@@ -14,7 +14,7 @@ from p2p.runtime import Runtime
 from serving.accounting.payments import Payments
 from serving.accounting.stake_keeper import StakeKeeper
 from serving.accounting.wallet import Wallet
-from serving.admin.machine import Machine
+from serving.admin.health.machine import Machine
 from serving.dispatcher import Dispatcher
 from serving.keys.keyring import Keyring
 from serving.offload.executor.executor import Executor

@@ -15,9 +15,9 @@ import trio
 from chain.amounts import format_credits
 from chain.collections import BoundedDict
 from chain.crypto import format_address
-from serving.admin.health import find_node_troubles
+from serving.admin.health.health import find_node_troubles
+from serving.admin.health.troubles import Severity, Trouble
 from serving.admin.node_view import NodeView
-from serving.admin.troubles import Severity, Trouble
 from serving.dispatcher import MAX_LISTED_REQUESTS, RequestRecord
 
 log = structlog.get_logger(__name__)

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from serving.admin.connectivity import PingOrder
-from serving.admin.health import get_version
-from serving.admin.key_orders import CreateOrder, RevokeOrder
+from serving.admin.health.health import get_version
 from serving.admin.levels import Level
-from serving.admin.wallet_orders import WALLET_ORDERS, Order
+from serving.admin.orders.key_orders import CreateOrder, RevokeOrder
+from serving.admin.orders.wallet_orders import WALLET_ORDERS, Order
 
 DOCUMENT = "/openapi.json"
 """Path of the document."""

@@ -19,9 +19,9 @@ from chain.state.records import Account, ValidatorRecord
 from chain.transition.epochs import get_next_epoch
 from chain.transition.income import compute_missing_bond
 from p2p.peers.announcement import Announcement, ModelLoad
-from serving.admin.health import find_node_troubles, get_stake_share, get_version, report_backends
+from serving.admin.health.health import find_node_troubles, get_stake_share, get_version, report_backends
+from serving.admin.health.troubles import judge
 from serving.admin.node_view import NodeView
-from serving.admin.troubles import judge
 from serving.dispatcher import RequestRecord
 from serving.quality.duels.check_history import CheckRecord
 from serving.quality.duels.history import DuelRecord

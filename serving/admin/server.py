@@ -32,11 +32,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
-from serving.admin.bodies import make_answer, read_object, read_section
 from serving.admin.confinement import Confined
 from serving.admin.connectivity import PingOrder, check_network, ping_peer
-from serving.admin.health import report_checks, report_health
-from serving.admin.key_orders import (
+from serving.admin.health.health import report_checks, report_health
+from serving.admin.health.troubles import Verdict
+from serving.admin.ledger import QUERIES, Ledger, Query
+from serving.admin.levels import Endpoint, Level, PageRoute, Pages
+from serving.admin.metrics import CONTENT_TYPE, Metrics
+from serving.admin.node_view import NodeView
+from serving.admin.openapi import DOCUMENT, make_admin_document
+from serving.admin.orders.bodies import make_answer, read_object, read_section
+from serving.admin.orders.key_orders import (
     CreateOrder,
     RevokeOrder,
     create_key,
@@ -45,12 +51,15 @@ from serving.admin.key_orders import (
     report_keys_backup,
     revoke_key,
 )
-from serving.admin.ledger import QUERIES, Ledger, Query
-from serving.admin.levels import Endpoint, Level, PageRoute, Pages
-from serving.admin.metrics import CONTENT_TYPE, Metrics
-from serving.admin.node_view import NodeView
-from serving.admin.openapi import DOCUMENT, make_admin_document
-from serving.admin.policy_orders import Reload, change_policy, report_policy
+from serving.admin.orders.policy_orders import Reload, change_policy, report_policy
+from serving.admin.orders.wallet_orders import (
+    WALLET_ORDERS,
+    Order,
+    OrderRefused,
+    WalletOrder,
+    carry_out,
+    carry_out_registration,
+)
 from serving.admin.reports import (
     report_duels,
     report_models,
@@ -61,15 +70,6 @@ from serving.admin.reports import (
     report_wallet,
 )
 from serving.admin.token import is_authorized, load_or_create_token
-from serving.admin.troubles import Verdict
-from serving.admin.wallet_orders import (
-    WALLET_ORDERS,
-    Order,
-    OrderRefused,
-    WalletOrder,
-    carry_out,
-    carry_out_registration,
-)
 from serving.config.schema import Section
 from serving.dispatcher import MAX_LISTED_REQUESTS
 from serving.http.access import AccessRules

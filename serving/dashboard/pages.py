@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.admin.bodies import make_answer, read_object, read_section
 from serving.admin.levels import Level, PageRoute
 from serving.admin.node_view import NodeView
-from serving.admin.policy_orders import plan_policy
+from serving.admin.orders.bodies import make_answer, read_object, read_section
+from serving.admin.orders.policy_orders import plan_policy
 from serving.config.schema import Section as BodySection
 from serving.dashboard.block_log import BlockLog
 from serving.dashboard.chat import ChatAnswer, read_chat

@@ -13,12 +13,12 @@ import trio
 
 from chain.crypto import format_address
 from p2p.peers.announcement import Announcement
-from serving.admin.health import find_node_troubles, report_backends
+from serving.admin.health.health import find_node_troubles, report_backends
+from serving.admin.health.troubles import compute_stall
 from serving.admin.levels import Level
 from serving.admin.node_view import NodeView
-from serving.admin.policy_orders import report_policy
+from serving.admin.orders.policy_orders import report_policy
 from serving.admin.reports import report_duels, report_models, report_requests, report_wallet
-from serving.admin.troubles import compute_stall
 from serving.dashboard.block_log import BlockLog
 from serving.dashboard.events import Section
 from serving.dashboard.history import History

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from serving.admin.health.troubles import KINDS, Severity
 from serving.admin.metric_catalogue import METRICS, PREFIX
-from serving.admin.troubles import KINDS, Severity
 
 MONITORING = Path(__file__).resolve().parents[2] / "docs" / "monitoring"
 RULES = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["rules"]

@@ -1,5 +1,5 @@
 """What ``wwwserve doctor`` looks at: one function for each subject. What it finds has a code of
-:mod:`serving.admin.troubles`, which says how bad it is and what mends it.
+:mod:`serving.admin.health.troubles`, which says how bad it is and what mends it.
 
 They work whether the node runs or not, change nothing, and wait for no part longer than ``PROBE_TIMEOUT_S``.
 """
@@ -24,8 +24,8 @@ from chain.exceptions import LedgerError
 from chain.genesis import load_genesis
 from chain.keyfile import PassphraseNeeded, load_identity
 from p2p.addresses import get_endpoint, parse_peer_address
-from serving.admin.self_checks import Finding, check_clock, check_config, check_disk, check_ports, find
-from serving.admin.troubles import Severity, Trouble
+from serving.admin.health.self_checks import Finding, check_clock, check_config, check_disk, check_ports, find
+from serving.admin.health.troubles import Severity, Trouble
 from serving.cli.running.admin_client import ask_node
 from serving.config.data_directory import GENESIS_FILE, KEY_FILE, OTHERS
 from serving.config.schema import ConfigError, NodeConfig, OpenAIModel

@@ -11,8 +11,8 @@ from chain.cli.contract import ExitCode, print_result
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import format_count
 from chain.printable import escape_unprintable
-from serving.admin.self_checks import Finding
-from serving.admin.troubles import Severity, describe_mend
+from serving.admin.health.self_checks import Finding
+from serving.admin.health.troubles import Severity, describe_mend
 from serving.cli.doctor.checks import examine
 from serving.cli.running.status import SEVERITY_MARKS
 

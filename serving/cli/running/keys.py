@@ -198,8 +198,8 @@ def _order(data_dir: Path | None, method: str, path: str, content: dict[str, Any
 async def _carry_out(directory: Path, method: str, path: str, content: dict[str, Any] | None) -> Any:
     from pydantic import ValidationError
 
-    from serving.admin import key_orders as orders
-    from serving.admin.wallet_orders import OrderRefused
+    from serving.admin.orders import key_orders as orders
+    from serving.admin.orders.wallet_orders import OrderRefused
     from serving.config.file import describe_errors, format_path
     from serving.keys.keyring import open_keyring
 

@@ -8,7 +8,7 @@ from typing import Any
 from chain.amounts import format_credits
 from chain.cli.text import format_count, format_duration, format_percent
 from chain.printable import escape_unprintable
-from serving.admin.troubles import Severity, describe_mend
+from serving.admin.health.troubles import Severity, describe_mend
 
 MARKS = {"ready": "●", "degraded": "!", "stalled": "✗"}
 """What stands before the verdict; the words beside it say the same."""

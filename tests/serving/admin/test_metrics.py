@@ -13,7 +13,7 @@ from chain.store.kv import WRITE_BOUNDS_S
 from chain.transition.validators.jailing import Standing
 from consensus import engine
 from p2p.network import ByteCount
-from serving.admin.machine import Machine
+from serving.admin.health.machine import Machine
 from serving.admin.metric_catalogue import METRICS, PREFIX
 from serving.admin.metrics import Metrics
 from serving.admin.reports import report_status

@@ -10,8 +10,8 @@ import trio
 from structlog.testing import capture_logs
 
 from chain.crypto import format_address
+from serving.admin.health.troubles import describe
 from serving.admin.observer import MAX_LISTED_REQUESTS, Observer, compare, make_look
-from serving.admin.troubles import describe
 from serving.dispatcher import RequestRecord
 from tests.support.keys import make_key
 from tests.support.solo_node import make_node

@@ -13,10 +13,10 @@ import pytest
 import trio
 
 from chain.store.kv import WriteTimer
-from serving.admin import self_checks
-from serving.admin.health import report_checks
-from serving.admin.machine import Machine
-from serving.admin.self_checks import Finding, check_disk, check_ports
+from serving.admin.health import self_checks
+from serving.admin.health.health import report_checks
+from serving.admin.health.machine import Machine
+from serving.admin.health.self_checks import Finding, check_disk, check_ports
 from serving.config.schema import NodeConfig
 from tests.support.ports import reserve_ports
 from tests.support.solo_node import run_node

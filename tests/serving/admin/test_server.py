@@ -18,9 +18,9 @@ from chain.types.operations import Hold, Transfer, compute_hold_id
 from consensus.voting.lockout import NONCE_BYTES
 from node import Node
 from p2p.peers.announcement import Announcement, ModelLoad, PeerLoad
-from serving.admin.policy_orders import reload_policy
+from serving.admin.orders.policy_orders import reload_policy
+from serving.admin.orders.wallet_orders import OrderRefused
 from serving.admin.server import Admin
-from serving.admin.wallet_orders import OrderRefused
 from serving.dispatcher import RequestRecord
 from serving.http.server import ListenError
 from serving.scheduling.policy import ModelQuota, PolicyParameters

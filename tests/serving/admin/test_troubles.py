@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.admin.troubles import (
+from serving.admin.health.troubles import (
     KINDS,
     MIN_FREE_BYTES,
     MIN_SPAN_BLOCKS,

@@ -10,7 +10,7 @@ import trio
 
 from chain.parameters import CREDIT
 from node import Node
-from serving.admin.bodies import MAX_ADMIN_BODY_BYTES
+from serving.admin.orders.bodies import MAX_ADMIN_BODY_BYTES
 from tests.serving.admin.client import expect, with_admin
 from tests.support.solo_node import KEY, OTHER
 

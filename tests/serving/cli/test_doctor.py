@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from chain.cli.contract import CommandError, ExitCode
-from serving.admin import self_checks
-from serving.admin.troubles import describe
+from serving.admin.health import self_checks
+from serving.admin.health.troubles import describe
 from serving.cli.app import build_wwwserve_app
 from serving.cli.doctor import checks
 from tests.support.commands import run_cli

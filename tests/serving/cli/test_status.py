@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from node import Node
-from serving.admin.health import find_node_troubles
+from serving.admin.health.health import find_node_troubles
+from serving.admin.health.troubles import CONNECTING_S, MIN_STALL_S, Verdict, judge
 from serving.admin.reports import report_status
-from serving.admin.troubles import CONNECTING_S, MIN_STALL_S, Verdict, judge
 from serving.cli.app import build_wwwserve_app
 from serving.cli.running.status import describe_start, describe_status
 from tests.serving.admin.client import expect, with_admin

@@ -1,7 +1,7 @@
 """What can be wrong with a node: a code, how bad it is, one line that says it, and what mends it (pure).
 
 One catalogue for every place that says so: ``status``, ``/healthz``, ``doctor`` and the dashboard. What a node finds of
-itself is :func:`find_troubles`; ``doctor`` finds more when it looks (:mod:`serving.admin.self_checks`,
+itself is :func:`find_troubles`; ``doctor`` finds more when it looks (:mod:`serving.admin.health.self_checks`,
 :mod:`serving.cli.doctor.checks`).
 """
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, Strict
 
 from serving.admin.node_view import NodeView
-from serving.admin.wallet_orders import OrderRefused
+from serving.admin.orders.wallet_orders import OrderRefused
 from serving.config.schema import MAX_AMOUNT, ModelName, Section
 from serving.keys.keyring import Keyring
 from serving.keys.records import KeyLimits, KeyRecord, KeyRefused

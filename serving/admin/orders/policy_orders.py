@@ -14,9 +14,9 @@ import structlog
 from starlette.exceptions import HTTPException
 
 from chain.amounts import CREDIT
-from serving.admin.bodies import validate_section
 from serving.admin.node_view import NodeView
-from serving.admin.wallet_orders import OrderRefused
+from serving.admin.orders.bodies import validate_section
+from serving.admin.orders.wallet_orders import OrderRefused
 from serving.config.file import load_config
 from serving.config.schema import ConfigError, LivePolicy
 from serving.scheduling.policy import describe_policy, find_foreign_parameter

@@ -1,8 +1,8 @@
 """What is looked at once, when the owner asks: configuration, disk, ports and clock of the machine that a node runs on.
 
 ``doctor`` looks at them whether the node runs or not, and at more (:mod:`serving.cli.doctor.checks`); the dashboard has
-a running node look (:func:`serving.admin.health.report_checks`). What is wrong has a code of
-:mod:`serving.admin.troubles`.
+a running node look (:func:`serving.admin.health.health.report_checks`). What is wrong has a code of
+:mod:`serving.admin.health.troubles`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from consensus.voting.disk import FAULT_FILE
 from p2p.addresses import get_endpoint
-from serving.admin.troubles import MIN_FREE_BYTES, SLOW_WRITE_S, Trouble, describe, format_bytes
+from serving.admin.health.troubles import MIN_FREE_BYTES, SLOW_WRITE_S, Trouble, describe, format_bytes
 from serving.config.data_directory import CONFIG_FILE
 from serving.config.file import load_config
 from serving.config.schema import ConfigError, NodeConfig
