@@ -17,7 +17,8 @@ from serving.admin.metric_catalogue import SECTIONS as METRIC_SECTIONS
 from serving.admin.openapi import ROUTES as ADMIN_ROUTES
 from serving.cli.man_pages import find_commands, get_help
 from serving.config.environment import VARIABLES
-from serving.config.schema import NodeConfig, Section
+from serving.config.fields import Section
+from serving.config.schema import NodeConfig
 from serving.logs.events import SECTIONS
 from serving.routes import ROUTES as API_ROUTES
 

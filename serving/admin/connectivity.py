@@ -19,7 +19,7 @@ from p2p.network import NetworkError
 from p2p.ping import RoundTrip
 from serving.admin.node_view import NodeView
 from serving.admin.orders.wallet_orders import OrderRefused
-from serving.config.schema import Section
+from serving.config.fields import Section
 
 PING_TIMEOUT_S = 5.0
 """Patience with an answer."""

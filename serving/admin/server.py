@@ -70,7 +70,7 @@ from serving.admin.reports import (
     report_wallet,
 )
 from serving.admin.token import is_authorized, load_or_create_token
-from serving.config.schema import Section
+from serving.config.fields import Section
 from serving.dispatcher import MAX_LISTED_REQUESTS
 from serving.http.access import AccessRules
 from serving.http.messages import check_framing

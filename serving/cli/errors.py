@@ -26,7 +26,7 @@ def describe_error(error: BaseException) -> Failure | None:
     if isinstance(error, CommandError):
         return error.failure
     from p2p.network import NetworkError
-    from serving.config.schema import ConfigError
+    from serving.config.fields import ConfigError
     from serving.http.server import ListenError
     from serving.quality.same_model.identity import IdentityRefused
 

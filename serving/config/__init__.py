@@ -2,7 +2,8 @@
 
 Read in this order:
 
-1. ``schema``: every key, with its type, bounds, default and comment. Nothing else defines a key.
+1. ``schema``: every key, with its type, bounds, default and comment; those of the policy are in ``policy``, those of
+   backends in ``models``. Nothing else defines a key. ``fields`` has their types and checks.
 2. ``file``: reads the file, with errors that name file, line and key, and writes the commented default.
 3. ``yaml_marks``: YAML that remembers its line numbers, for those errors.
 4. ``build``: backends, policy and network as a configuration describes them.

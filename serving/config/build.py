@@ -17,7 +17,9 @@ from p2p.network import PeerDirectory
 from p2p.runtime import Runtime
 from serving.backends.backend import Backend, BackendError, ModelLimits
 from serving.config.data_directory import CONFIG_FILE
-from serving.config.schema import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel
+from serving.config.fields import ConfigError
+from serving.config.models import EmbeddedModel, OpenAIModel
+from serving.config.schema import NodeConfig
 from serving.http.access import is_loopback
 from serving.http.tls import CertificateError, ServerCertificate
 from serving.offload.settings import OriginatorSettings

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from serving.config.fields import ConfigError
 from serving.config.file import parse_config
-from serving.config.schema import ConfigError
 from serving.config.yaml_marks import KeyPath, YamlFault, parse_yaml
 
 

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from serving.config.schema import ConfigError, NodeConfig, OpenAIModel, Section
+from serving.config.fields import ConfigError, Section
+from serving.config.models import OpenAIModel
+from serving.config.schema import NodeConfig
 from serving.config.yaml_marks import KeyPath, Marks, YamlFault, parse_yaml
 
 MAX_CONFIG_BYTES = 1 << 20

@@ -1,148 +1,43 @@
 """The keys of a node's configuration file: their types, bounds, defaults and meaning.
 
-The classes below are the only definition of the file: their fields are its keys, and their descriptions become the
-comments of the file that :mod:`serving.config.file` writes.
+These classes, with those in ``policy`` and ``models``, are the only definition of the file: their fields are its keys,
+and their descriptions become the comments of the file that :mod:`serving.config.file` writes.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
-from decimal import Decimal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, Strict, model_validator
 
-from chain.amounts import CREDIT
-from chain.codec import MAX_MODEL_NAME_BYTES, is_printable_ascii
 from chain.light.client import Checkpoint
-from chain.types.operations import MAX_MODELS
-from p2p.addresses import check_dialable_address, check_listen_address, is_ip_address, parse_peer_address, parse_proxy
-from serving.backends.load_metrics import LoadReader
+from p2p.addresses import is_ip_address, parse_peer_address, parse_proxy
+from serving.config.fields import (
+    ConfigError,
+    DialableAddress,
+    HostName,
+    ListenAddress,
+    LoopbackHost,
+    ModelName,
+    Origin,
+    PeerAddress,
+    Port,
+    Proxy,
+    Seconds,
+    Secret,
+    Section,
+    Text,
+    checked_by,
+)
+from serving.config.models import EmbeddedModel, Model, OpenAIModel
+from serving.config.policy import PolicyConfig
 from serving.http.access import is_loopback
 from serving.http.client import BaseUrl
 from serving.keys.records import ConfiguredKey
 from serving.offload.settings import OriginatorSettings
 from serving.quality.judging.prompt import MAX_PROMPT_BYTES, JudgePrompt, PromptError, load_default_prompt
-from serving.quality.same_model.weights import hash_weights
-from serving.scheduling.policy import DEFAULT_POLICY, PARAMETERS_OF, ModelQuota, PolicyParameters
-from serving.scheduling.weekly_schedule import MAX_SPANS, find_zone, parse_entry
-
-MAX_QUOTAS = 256
-"""Models that may have a quota."""
-MAX_AMOUNT = 2**63 - 1
-"""Largest amount on the ledger, in micro-credits."""
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used. The message has a line per fault: file, line, key, and what is wrong."""
-
-
-# Values
-
-
-def _checked_by(parse: Callable[[str], object]) -> AfterValidator:
-    """A validator that leaves a text as it is, unless ``parse`` raises ``ValueError``."""
-
-    def check(text: str) -> str:
-        parse(text)
-        return text
-
-    return AfterValidator(check)
-
-
-def _check_secret(secret: str) -> str:
-    if not re.fullmatch(r"[!-~]+", secret):
-        raise ValueError("must consist of visible ASCII characters, at least one")
-    return secret
-
-
-def _check_model_name(name: str) -> str:
-    if not is_printable_ascii(name):
-        raise ValueError(f"must consist of printable ASCII characters, got {name!r}")
-    return name
-
-
-def _check_host(host: str) -> str:
-    if not re.fullmatch(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+", host):
-        raise ValueError(f"must be a host name or address without a port, such as api.example.org, got {host!r}")
-    return host
-
-
-def _check_origin(origin: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin, re.ASCII | re.IGNORECASE):
-        raise ValueError(f"must be an origin such as https://chat.example.org (no path), got {origin!r}")
-    return origin
-
-
-def _check_loopback(host: str) -> str:
-    if not is_loopback(host):
-        raise ValueError(
-            f"must be a loopback address such as 127.0.0.1, got {host!r}: anyone who reaches this listener and has "
-            "its token can spend the node's credits (use a tunnel to reach it from elsewhere)"
-        )
-    return host
-
-
-def _check_digest(digest: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise ValueError(f"must be 64 hexadecimal digits, got {digest!r}")
-    return digest
-
-
-def _check_label(label: str) -> str:
-    if not is_printable_ascii(label):
-        raise ValueError(f"must consist of printable ASCII characters, got {label!r}")
-    return label
-
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(gt=0, le=3600)]
-Capacity = Annotated[int, Field(ge=1, le=100_000)]
-Text = Annotated[str, Field(min_length=1)]
-ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME_BYTES), AfterValidator(_check_model_name)]
-Digest = Annotated[str, AfterValidator(_check_digest)]
-Label = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_check_label)]
-HostName = Annotated[str, AfterValidator(_check_host)]
-Origin = Annotated[str, AfterValidator(_check_origin)]
-Secret = Annotated[str, AfterValidator(_check_secret)]
-LoopbackHost = Annotated[str, AfterValidator(_check_loopback)]
-ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
-DialableAddress = Annotated[str, AfterValidator(check_dialable_address)]
-PeerAddress = Annotated[str, _checked_by(parse_peer_address)]
-Url = Annotated[str, _checked_by(BaseUrl.parse)]
-Proxy = Annotated[str, _checked_by(parse_proxy)]
-ScheduleEntry = Annotated[str, _checked_by(parse_entry)]
-TimeZone = Annotated[str, _checked_by(find_zone)]
-
-# Sections
-
-
-class Section(BaseModel):
-    """Base of every section. A key without a value (``null``) stands for its default."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        known = {info.alias or name for name, info in cls.model_fields.items()}
-        return {key: value for key, value in data.items() if value is not None or key not in known}
 
 
 class ApiKeyConfig(Section):
@@ -216,340 +111,6 @@ class DashboardConfig(Section):
         default=(),
         description="Names by which it is reached: explorer.example.org. [] allows any, but not on loopback.",
     )
-
-
-_POLICY = PolicyParameters()
-
-
-class ModelQuotaConfig(Section):
-    """What one model may take of each of its backends."""
-
-    max_own: int | None = Field(
-        default=None, ge=1, le=100_000, description="Requests of your users that run at a time; null: all slots."
-    )
-    max_delegated: int | None = Field(
-        default=None, ge=1, le=100_000, description="Requests of other nodes that run at a time; null: all slots."
-    )
-    max_tokens: int | None = Field(
-        default=None, ge=1, le=10**7, description="Most completion tokens of an answer; null: those of the policy."
-    )
-    accept: bool = Field(default=True, description="Whether to accept requests of other nodes.")
-
-    def get_quota(self) -> ModelQuota:
-        """The quota, as a policy takes it."""
-        return ModelQuota(self.max_own, self.max_delegated, self.max_tokens, self.accept)
-
-
-def _fill_nulls(models: object) -> object:
-    """``models`` with the defaults for those that have no value."""
-    if not isinstance(models, dict):
-        return models
-    return {name: {} if quota is None else quota for name, quota in models.items()}
-
-
-class PolicyBounds(Section):
-    """The numbers of the policy, which all of a node's decisions follow."""
-
-    offload_frequency: Probability = Field(
-        default=_POLICY.offload_frequency,
-        description="Policy 'paper': probability of offloading a request of your users when busy.",
-    )
-    accept_frequency: Probability = Field(
-        default=_POLICY.accept_frequency,
-        description="Policy 'paper': probability of accepting another node's request when not busy.",
-    )
-    queue_frequency: Probability = Field(
-        default=_POLICY.queue_frequency,
-        description="Policy 'paper': probability of queueing another node's request, not declining, when busy.",
-    )
-    target_utilization: Probability = Field(
-        default=_POLICY.target_utilization,
-        description="Policy 'paper': fraction of its capacity from which a backend counts as busy.",
-    )
-    credit_price_s: float = Field(
-        default=_POLICY.credit_price_s,
-        ge=0,
-        le=10**6,
-        description="How many seconds sooner an answer must come for each credit that it costs to offload it.",
-    )
-    max_offer_wait_s: float = Field(
-        default=_POLICY.max_offer_wait_s,
-        ge=0,
-        le=10**6,
-        description="Longest predicted wait for which another node's request is accepted, in seconds.",
-    )
-    max_queue: int = Field(
-        default=_POLICY.max_queue,
-        ge=0,
-        le=100_000,
-        description="Requests that may wait in each queue: your users' and other nodes'.",
-    )
-    prioritize_own: bool = Field(default=_POLICY.prioritize_own, description="Whether your users' queue goes first.")
-    max_tokens: int = Field(
-        default=_POLICY.max_tokens,
-        ge=1,
-        le=10**7,
-        description="Most completion tokens of an answer, yours or another node's. Credit for 8 bytes of each is held.",
-    )
-
-    max_wait_s: float = Field(
-        default=_POLICY.max_wait_s,
-        gt=0,
-        le=86_400,
-        description="Longest wait for a slot, in seconds. A request that would wait longer is refused at once.",
-    )
-    models: Annotated[dict[ModelName, ModelQuotaConfig], BeforeValidator(_fill_nulls)] = Field(
-        default={},
-        max_length=MAX_QUOTAS,
-        description="Quotas of single models by name: max_own, max_delegated, max_tokens, accept.",
-    )
-
-    serve_others: Literal["always", "idle", "never"] = Field(
-        default="always", description="When to serve other nodes: always, never, or idle: while your users are quiet."
-    )
-    idle_after_minutes: float = Field(
-        default=_POLICY.idle_after_minutes,
-        ge=0,
-        le=10_080,
-        description="Minutes after the last request of your users from which on the node counts as idle.",
-    )
-    schedule: Annotated[tuple[ScheduleEntry, ...], Strict(False)] = Field(
-        default=(),
-        max_length=MAX_SPANS,
-        description="Hours in which to serve other nodes, such as ['Mon-Fri 18:00-08:00', 'Sat-Sun']; [] is always.",
-    )
-    time_zone: TimeZone = Field(default="UTC", description="Time zone of the schedule, such as Europe/Berlin.")
-
-    def get_parameters(self) -> PolicyParameters:
-        """The numbers, as a policy takes them."""
-        values = {field.name: getattr(self, field.name) for field in fields(PolicyParameters)}
-        models = {name: section.get_quota() for name, section in self.models.items()}
-        return PolicyParameters(**{**values, "models": models})
-
-
-class LivePolicy(PolicyBounds):
-    """All of the policy that may change while the node runs."""
-
-    stake: float | None = Field(
-        default=None,
-        ge=0,
-        le=MAX_AMOUNT // CREDIT,
-        description="Credits to keep bonded behind the models, with at most six decimals; null leaves the bond as it "
-        "is.",
-    )
-
-    @field_validator("stake")
-    @classmethod
-    def _check_decimals(cls, stake: float | None) -> float | None:
-        if stake is not None and Decimal(repr(stake)) * CREDIT % 1:
-            raise ValueError("has at most six decimals")
-        return stake
-
-    def get_stake(self) -> int | None:
-        """:attr:`stake` in micro-credits."""
-        return None if self.stake is None else int(Decimal(repr(self.stake)) * CREDIT)
-
-
-class PolicyConfig(LivePolicy):
-    """Which requests this node serves, offloads, accepts, queues or declines."""
-
-    name: Text = Field(
-        default="default",
-        description="adaptive, paper, or a policy that is installed as an entry point. 'default' is adaptive, or paper "
-        "if one of the numbers that are only its own is not the default.",
-    )
-
-    def get_name(self) -> str:
-        """The policy that is meant."""
-        if self.name != "default":
-            return self.name
-        return "paper" if next(self._find_changed("paper"), None) else DEFAULT_POLICY
-
-    def find_conflicts(self) -> Iterator[tuple[str, str]]:
-        """Numbers that mean nothing to the policy that is named, each with the reason."""
-        for other in PARAMETERS_OF:
-            if self.get_name() in PARAMETERS_OF and other != self.get_name():
-                for key in self._find_changed(other):
-                    yield key, f"is for the policy {other!r}, and {self._explain_name()}"
-
-    def _explain_name(self) -> str:
-        """Why the policy is the one that :meth:`get_name` says."""
-        if self.name != "default":
-            return f"name is {self.name!r}"
-        return f"{next(self._find_changed('paper'))} makes this one 'paper'; set name to say which is meant"
-
-    def _find_changed(self, name: str) -> Iterator[str]:
-        """The numbers that only the policy ``name`` reads and that are not the default."""
-        return (key for key in PARAMETERS_OF[name] if getattr(self, key) != getattr(_POLICY, key))
-
-
-_FIRST_TOKEN = "Longest wait for the first token of an answer, in seconds."
-_STALL = "Longest pause between two tokens, in seconds."
-
-
-class IdentityConfig(Section):
-    """What is declared of a model, so that others who declare the same check its answers."""
-
-    model: ModelName | None = Field(default=None, description="The model; null is the first of names.")
-    weights: Digest | None = Field(
-        default=None, description="BLAKE2b-256 of the weights, as 'wwwserve calibrate' prints it."
-    )
-    weight_files: Annotated[tuple[Text, ...], Strict(False)] = Field(
-        default=(),
-        description="Or their files, relative to this directory. They are read at each start, a second for each GB.",
-    )
-    quantization: Label = Field(
-        description="Number formats of weights, activations and key-value cache, such as w4a16-kv16."
-    )
-    engine: Literal["vllm", "llamacpp"] = Field(description="What runs the model: vllm or llamacpp.")
-
-    @model_validator(mode="after")
-    def _check_weights(self) -> IdentityConfig:
-        if (self.weights is None) == (not self.weight_files):
-            raise ValueError("takes either weights or weight_files")
-        return self
-
-    def get_weights(self, directory: Path) -> bytes:
-        """The digest of the weights.
-
-        Raises:
-            ConfigError: a file cannot be read.
-        """
-        if self.weights is not None:
-            return bytes.fromhex(self.weights)
-        try:
-            return hash_weights([directory / name for name in self.weight_files])
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"weight_files of an identity: {error}") from None
-
-
-class EmbeddedModel(Section):
-    """The small model that comes with the node, on this machine's processor."""
-
-    kind: Literal["embedded"] = Field(default="embedded", description="The small model that comes with the node.")
-    capacity: Capacity = Field(default=4, description="Requests that run at a time; further ones wait.")
-    first_token_timeout_s: Seconds = Field(default=30.0, description=_FIRST_TOKEN)
-    stall_timeout_s: Seconds = Field(default=15.0, description=_STALL)
-    declare_identity: bool = Field(
-        default=False,
-        description="Whether to declare the weights on the ledger, so that others who do check the answers.",
-    )
-
-
-class OpenAIModel(Section):
-    """Any server that speaks OpenAI's API."""
-
-    kind: Literal["openai"] = Field(description="Any server that speaks OpenAI's API: vLLM, SGLang, llama.cpp, …")
-    base_url: Url = Field(description="URL of the server, with or without /v1.")
-    api_key: Secret | None = Field(default=None, repr=False, description="API key of the server, if it needs one.")
-    api_key_env: Text | None = Field(default=None, description="Or the environment variable that holds the key.")
-    command: Annotated[tuple[Text, ...], Strict(False)] = Field(
-        default=(),
-        description="Command that starts the server, word by word: the node runs it, watches it and starts it again. "
-        "[] if something else runs it.",
-    )
-    names: Annotated[tuple[ModelName, ...], Strict(False)] = Field(
-        default=(), max_length=MAX_MODELS, description="Models to serve; [] serves those that the server lists."
-    )
-    aliases: dict[ModelName, Text] = Field(
-        default={},
-        max_length=MAX_MODELS,
-        description="Names by which models are known here and to other nodes, with what the server calls them: "
-        "{Qwen/Qwen3-8B: 'qwen3:8b'}. So one model has one name, whatever serves it.",
-    )
-    capacity: Capacity = Field(default=32, description="Requests that run at a time; further ones wait.")
-    weight: float = Field(
-        default=1.0,
-        gt=0,
-        le=1000,
-        description="How many times as many requests it gets, for its capacity, as another server of the same model "
-        "with weight 1.",
-    )
-    quantizations: dict[ModelName, Label] = Field(
-        default={},
-        max_length=MAX_MODELS,
-        description="Number formats of weights, activations and key-value cache of models, by their names here: "
-        "{Qwen/Qwen3-8B: w4a16-kv16}, {qwen: fp8-a16-kvfp8} or {llama-8b: Q4_K_M}, which leaves two open. Of what is "
-        "left open, and of other models, it is believed what the server or the name says.",
-    )
-    context_length: int | None = Field(
-        default=None,
-        ge=1,
-        lt=2**31,
-        description="Most tokens of prompt and answer together; null asks the server (vLLM and SGLang tell it).",
-    )
-    features: Annotated[
-        tuple[Literal["tools", "vision", "logprobs", "completions", "embeddings"], ...], Strict(False)
-    ] = Field(
-        default=("tools", "logprobs", "completions"),
-        description="What requests may ask for beyond chats: tools, vision, logprobs, completions, embeddings.",
-    )
-    continues: bool | None = Field(
-        default=None,
-        description="Whether the server goes on with an answer that another has begun, so that one that is cut is "
-        "finished here; null: if its metrics page is vLLM's or llama.cpp's.",
-    )
-    load: LoadReader = Field(
-        default="auto", description="Format of its metrics page: auto, vllm, sglang, llamacpp or none."
-    )
-    first_token_timeout_s: Seconds = Field(default=30.0, description=_FIRST_TOKEN)
-    stall_timeout_s: Seconds = Field(default=15.0, description=_STALL)
-
-    identity: IdentityConfig | None = Field(
-        default=None,
-        description="What to declare of the weights on the ledger, so that others who declare the same check the "
-        "answers: model, weights or weight_files, quantization and engine.",
-    )
-
-    @model_validator(mode="after")
-    def _check_key(self) -> OpenAIModel:
-        if self.api_key is not None and self.api_key_env is not None:
-            raise ValueError("has both api_key and api_key_env, and takes one")
-        return self
-
-    @model_validator(mode="after")
-    def _check_identity(self) -> OpenAIModel:
-        if self.identity is None:
-            return self
-        if self.identity.model is None and not self.names:
-            raise ValueError("identity does not name its model, and names is empty")
-        if self.identity.model is not None and self.names and self.identity.model not in self.names:
-            raise ValueError(f"identity is of {self.identity.model!r}, which is not in names")
-        return self
-
-    @property
-    def identity_model(self) -> str | None:
-        """The model that has an identity, if one has."""
-        return None if self.identity is None else self.identity.model or self.names[0]
-
-    def has_identity_of(self, other: OpenAIModel) -> bool:
-        """Whether both have one identity, whatever model it is of."""
-        if self.identity is None or other.identity is None:
-            return self.identity is other.identity
-        return self.identity.model_copy(update={"model": None}) == other.identity.model_copy(update={"model": None})
-
-    def get_quantization(self, model: str) -> str | None:
-        """The number formats that are declared of a model."""
-        if self.identity is not None and model == self.identity_model:
-            return self.identity.quantization
-        return self.quantizations.get(model)
-
-    def get_api_key(self, environment: Mapping[str, str] = os.environ) -> str | None:
-        """The key of the server, from the file or the environment.
-
-        Raises:
-            ConfigError: the variable is not set, or holds no key.
-        """
-        if self.api_key_env is None:
-            return self.api_key
-        try:
-            return _check_secret(environment.get(self.api_key_env, ""))
-        except ValueError as error:
-            reason = str(error) if environment.get(self.api_key_env) else "is not set"
-            raise ConfigError(f"api_key_env of {self.base_url}: {self.api_key_env} {reason}") from None
-
-
-Model = Annotated[EmbeddedModel | OpenAIModel, Field(discriminator="kind")]
 
 
 class JudgeConfig(Section):
@@ -742,7 +303,7 @@ class NodeConfig(Section):
         le=60_000,
         description="Least time between two blocks that this node proposes, in milliseconds.",
     )
-    checkpoint: Annotated[str, _checked_by(Checkpoint.parse)] | None = Field(
+    checkpoint: Annotated[str, checked_by(Checkpoint.parse)] | None = Field(
         default=None,
         description="A recent block that you trust, HEIGHT:BLOCKID ('wwwserve status' of another node prints one). A "
         "new node begins near it, and refuses every chain without it. Replace it after long absence.",

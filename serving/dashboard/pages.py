@@ -17,7 +17,7 @@ from serving.admin.levels import Level, PageRoute
 from serving.admin.node_view import NodeView
 from serving.admin.orders.bodies import make_answer, read_object, read_section
 from serving.admin.orders.policy_orders import plan_policy
-from serving.config.schema import Section as BodySection
+from serving.config.fields import Section as BodySection
 from serving.dashboard.block_log import BlockLog
 from serving.dashboard.chat import ChatAnswer, read_chat
 from serving.dashboard.events import EventHub, EventStream, Feed, TooManyViewers

@@ -21,8 +21,9 @@ from consensus.voting.disk import FAULT_FILE
 from p2p.addresses import get_endpoint
 from serving.admin.health.troubles import MIN_FREE_BYTES, SLOW_WRITE_S, Trouble, describe, format_bytes
 from serving.config.data_directory import CONFIG_FILE
+from serving.config.fields import ConfigError
 from serving.config.file import load_config
-from serving.config.schema import ConfigError, NodeConfig
+from serving.config.schema import NodeConfig
 
 MAX_CLOCK_ERROR_MS = 5_000
 """A block that is newer than now by more says that the clock here is behind."""

@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serving.config.fields import Section
 from serving.config.file import describe_errors, format_path
-from serving.config.schema import Section
 from serving.http.messages import is_json
 
 MAX_ADMIN_BODY_BYTES = 64 * 1024

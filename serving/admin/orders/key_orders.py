@@ -13,7 +13,7 @@ from pydantic import Field, Strict
 
 from serving.admin.node_view import NodeView
 from serving.admin.orders.wallet_orders import OrderRefused
-from serving.config.schema import MAX_AMOUNT, ModelName, Section
+from serving.config.fields import MAX_AMOUNT, ModelName, Section
 from serving.keys.keyring import Keyring
 from serving.keys.records import KeyLimits, KeyRecord, KeyRefused
 

@@ -17,8 +17,9 @@ from chain.amounts import CREDIT
 from serving.admin.node_view import NodeView
 from serving.admin.orders.bodies import validate_section
 from serving.admin.orders.wallet_orders import OrderRefused
+from serving.config.fields import ConfigError
 from serving.config.file import load_config
-from serving.config.schema import ConfigError, LivePolicy
+from serving.config.policy import LivePolicy
 from serving.scheduling.policy import describe_policy, find_foreign_parameter
 
 log = structlog.get_logger(__name__)

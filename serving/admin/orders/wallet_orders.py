@@ -34,7 +34,7 @@ from chain.types.operations import (
 )
 from serving.accounting.registration import register
 from serving.admin.node_view import NodeView
-from serving.config.schema import MAX_AMOUNT, ModelName, Section
+from serving.config.fields import MAX_AMOUNT, ModelName, Section
 
 MAX_FINALITY_WAIT_S = 300.0
 """Longest time that a request may wait for finality."""

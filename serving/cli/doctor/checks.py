@@ -28,7 +28,9 @@ from serving.admin.health.self_checks import Finding, check_clock, check_config,
 from serving.admin.health.troubles import Severity, Trouble
 from serving.cli.running.admin_client import ask_node
 from serving.config.data_directory import GENESIS_FILE, KEY_FILE, OTHERS
-from serving.config.schema import ConfigError, NodeConfig, OpenAIModel
+from serving.config.fields import ConfigError
+from serving.config.models import OpenAIModel
+from serving.config.schema import NodeConfig
 
 PROBE_TIMEOUT_S = 2.0
 """Patience with a backend, a peer or a port."""

@@ -27,7 +27,7 @@ from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.config.build import build_backend, build_identity
 from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE
 from serving.config.file import load_config
-from serving.config.schema import EmbeddedModel
+from serving.config.models import EmbeddedModel
 from serving.quality.same_model.calibration import (
     CONFIDENCE,
     MIN_CHECKS,

@@ -21,8 +21,10 @@ from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import format_percent, print_line
 from chain.cli.tree import Entry, build_group
 from serving.config.data_directory import CONFIG_FILE
+from serving.config.fields import Section
 from serving.config.file import describe_errors, load_config
-from serving.config.schema import EmbeddedModel, JudgeConfig, OpenAIModel, Section
+from serving.config.models import EmbeddedModel, OpenAIModel
+from serving.config.schema import JudgeConfig
 
 if TYPE_CHECKING:
     from serving.cli.quality.judge_run import JudgeReport, OnProgress

@@ -12,7 +12,8 @@ from chain.cli.contract import CommandError
 from p2p.runtime import RealRuntime
 from serving.backends.backend import Backend, BackendError
 from serving.config.build import build_backend
-from serving.config.schema import EmbeddedModel, JudgeConfig, OpenAIModel
+from serving.config.models import EmbeddedModel, OpenAIModel
+from serving.config.schema import JudgeConfig
 from serving.quality.judging.ballot import ReplyForm
 from serving.quality.judging.cases import load_cases
 from serving.quality.judging.judge import Judge, JudgeError, JudgeSettings, detect_form

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from p2p.peers.announcement import is_model_name
 from serving.cli.setup.ports import find_any_port
-from serving.config.schema import EmbeddedModel, NodeConfig, OpenAIModel
+from serving.config.models import EmbeddedModel, OpenAIModel
+from serving.config.schema import NodeConfig
 from serving.openai.number_formats import is_label
 
 

@@ -26,7 +26,8 @@ from serving.backends.load_metrics import CONTINUING
 from serving.config.data_directory import CONFIG_FILE, lock_data_dir
 from serving.config.edit import edit_config
 from serving.config.file import load_config
-from serving.config.schema import NodeConfig, OpenAIModel
+from serving.config.models import OpenAIModel
+from serving.config.schema import NodeConfig
 from serving.config.yaml_marks import KeyPath, parse_yaml
 from serving.http.access import is_loopback
 from serving.http.client import BaseUrl, HttpClientError, HttpPool, HttpTimeouts

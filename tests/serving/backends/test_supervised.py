@@ -17,7 +17,9 @@ from serving.backends.supervised import SupervisedBackend
 from serving.cli.setup.own_server import add_llama_cpp, add_vllm
 from serving.cli.setup.ports import find_any_port
 from serving.config.build import build_backend
-from serving.config.schema import ConfigError, NodeConfig, OpenAIModel
+from serving.config.fields import ConfigError
+from serving.config.models import OpenAIModel
+from serving.config.schema import NodeConfig
 from tests.support.waiting import PATIENCE, eventually, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]

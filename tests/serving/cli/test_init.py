@@ -18,7 +18,8 @@ from serving.cli.setup.init import ChainChoice, choose_by_number, read_network
 from serving.cli.setup.local_servers import USUAL_PORTS, find_local_servers
 from serving.config.file import load_config
 from serving.config.invitation import make_invitation
-from serving.config.schema import EmbeddedModel, NodeConfig, OpenAIModel
+from serving.config.models import EmbeddedModel, OpenAIModel
+from serving.config.schema import NodeConfig
 from tests.serving.cli.recorded_server import LLAMACPP, LM_STUDIO, serve
 from tests.support.ports import reserve_ports
 

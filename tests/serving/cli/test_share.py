@@ -15,7 +15,8 @@ from serving.cli.errors import CommandError
 from serving.cli.setup.share import describe_entry, plan_changes
 from serving.config.data_directory import lock_data_dir
 from serving.config.file import format_config, load_config, parse_config
-from serving.config.schema import NodeConfig, OpenAIModel
+from serving.config.models import OpenAIModel
+from serving.config.schema import NodeConfig
 from tests.serving.cli.recorded_server import LLAMACPP, LM_STUDIO, serve
 
 

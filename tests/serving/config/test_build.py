@@ -10,8 +10,8 @@ from p2p.runtime import RealRuntime
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.config.build import build_backends, build_judge, build_policy
+from serving.config.fields import ConfigError
 from serving.config.file import parse_config
-from serving.config.schema import ConfigError
 from serving.quality.judging.ballot import ReplyForm
 from serving.quality.judging.prompt import load_default_prompt
 from serving.scheduling.policy import AdaptivePolicy, ProbabilisticPolicy

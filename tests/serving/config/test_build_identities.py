@@ -10,8 +10,8 @@ import pytest
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL, find_smollm2
 from serving.config.build import build_backend, build_identities
+from serving.config.fields import ConfigError
 from serving.config.file import parse_config
-from serving.config.schema import ConfigError
 from serving.quality.same_model.identity import ModelIdentity
 from serving.quality.same_model.weights import hash_weights
 

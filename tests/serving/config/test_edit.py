@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.config.edit import edit_config
+from serving.config.fields import ConfigError
 from serving.config.file import format_config, parse_config
-from serving.config.schema import ConfigError, NodeConfig
+from serving.config.schema import NodeConfig
 
 BY_HAND = """\
 # my node

@@ -10,22 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.crypto import KeyPair
+from serving.config.fields import ConfigError
 from serving.config.file import format_config, load_config, parse_config, write_default_config
-from serving.config.schema import (
-    AdminConfig,
-    ApiConfig,
-    ApiKeyConfig,
-    ConfigError,
-    DhtConfig,
-    EmbeddedModel,
-    IdentityConfig,
-    JudgeConfig,
-    LogConfig,
-    NodeConfig,
-    OpenAIModel,
-    PolicyBounds,
-    PolicyConfig,
-)
+from serving.config.models import EmbeddedModel, IdentityConfig, OpenAIModel
+from serving.config.policy import PolicyBounds, PolicyConfig
+from serving.config.schema import AdminConfig, ApiConfig, ApiKeyConfig, DhtConfig, JudgeConfig, LogConfig, NodeConfig
 from serving.config.yaml_marks import parse_yaml
 from serving.keys.records import ConfiguredKey
 from serving.scheduling.policy import ModelQuota, PolicyParameters
