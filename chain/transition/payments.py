@@ -159,7 +159,7 @@ def check_receipts(context: BlockContext, operation: Capture, holds: list[OpenHo
             check_receipt(hold.payer, context.genesis.chain_id, item.delivery, item.receipt)
 
 
-@lru_cache(maxsize=1 << 12)  # of those that hold: a node meets each in a session, in the mempool and in blocks
+@lru_cache(maxsize=1024)  # of those that hold: a node meets each in a session, in the mempool and in blocks
 def check_receipt(payer: bytes, chain_id: bytes, delivery: Delivery, receipt: bytes) -> None:
     """Check that a receipt is the payer's signature over a delivery.
 

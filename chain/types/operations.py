@@ -288,7 +288,7 @@ def compute_operation_id(operation: Operation, signer: bytes) -> bytes:
     return crypto.hash_bytes("operation", signer, operation.encode())
 
 
-@lru_cache(maxsize=1 << 12)  # a hold is looked at some ten times on its way through a node
+@lru_cache(maxsize=1024)  # a hold is looked at some ten times on its way through a node
 def compute_hold_id(payer: bytes, hold: Hold) -> bytes:
     """Identifier of a hold: that of the operation, so that deliveries and receipts are bound to its terms."""
     return compute_operation_id(hold, payer)
