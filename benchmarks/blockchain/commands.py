@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -59,6 +60,9 @@ def reading(directory: Path, address: str) -> Iterator[list[float]]:
     """Ask a node for blocks and the movements of an account all the time.
 
     How long each answer took, in ms, is appended to the list.
+
+    Raises:
+        CommandError: the node refused to answer.
     """
     stopped = threading.Event()
     taken: list[float] = []
@@ -73,15 +77,14 @@ def reading(directory: Path, address: str) -> Iterator[list[float]]:
             ask_node(directory, "GET", paths[len(taken) % len(paths)])
             taken.append(1000 * (time.perf_counter() - started))
 
-    threads = [threading.Thread(target=read) for _ in range(READERS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield taken
-    finally:
-        stopped.set()
-        for thread in threads:
-            thread.join()
+    with ThreadPoolExecutor(READERS) as pool:
+        readers = [pool.submit(read) for _ in range(READERS)]
+        try:
+            yield taken
+        finally:
+            stopped.set()
+        for reader in readers:
+            reader.result()
 
 
 def measure_finality(cluster: Cluster, count: int) -> list[float]:
@@ -149,7 +152,11 @@ def measure(rounds: int, transfers: int) -> tuple[list[Figure], list[Chart]]:
         "--version": measure_command((*PROGRAM, "--version"), rounds),
         "completion": measure_command((sys.executable, "-P", "-c", wwwserve), rounds, COMPLETION),
     }
-    with tempfile.TemporaryDirectory() as name, run_cluster(Path(name), 1, users=1) as cluster:
+    indexed = {"index_accounts": True}
+    with (
+        tempfile.TemporaryDirectory() as name,
+        run_cluster(Path(name), 1, users=1, config=lambda _: indexed) as cluster,
+    ):
         directory = cluster.nodes[0].directory
         for command in (("status",), ("chain", "blocks"), ("chain", "verify")):
             times[" ".join(command)] = measure_command((*PROGRAM, *command, "-d", str(directory)), rounds)
