@@ -141,11 +141,11 @@ def test_the_check_of_commands_finds_faults(command: str, fault: str | None) -> 
 def find_unknown(words: list[str]) -> str | None:
     """A command or an option in a line of text that the program does not have; arguments may be left out there."""
     command, rest = get_program(words[0]), words[1:]
-    while (commands := getattr(command, "commands", None)) is not None and rest:
+    while (commands := getattr(command, "commands", None)) is not None and rest and not rest[0].startswith("-"):
         if rest[0] not in commands:
             return rest[0]
         command, rest = commands[rest[0]], rest[1:]
-    known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+    known = {"--help", *(option for each in command.params for option in (*each.opts, *each.secondary_opts))}
     own = rest[: rest.index("--")] if "--" in rest else rest
     return next((word for word in own if word.startswith("-") and len(word) > 1 and word not in known), None)
 
