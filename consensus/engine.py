@@ -35,13 +35,12 @@ from consensus.network.committee_streams import CommitteeStreams
 from consensus.network.compact_blocks import CompactPropose
 from consensus.network.fair_queue import FairQueue
 from consensus.network.forwarding import MAX_FORWARD_BYTES, Forwarder
-from consensus.network.gossip import OPERATIONS_INTERVAL_S, Batch, GossipPublisher, get_topic
+from consensus.network.gossip import OPERATIONS_INTERVAL_S, GossipPublisher, get_topic
 from consensus.network.ingress import OperationIngress
 from consensus.pace import Pace
 from consensus.rebroadcast import Rebroadcaster
 from consensus.receiver import Receiver
 from consensus.simplex.core import Timeouts
-from consensus.simplex.messages import FORWARDED_KIND
 from consensus.sync.client import SYNC_DELAY_S, SyncClient
 from consensus.sync.messages import SYNC_PROTOCOL
 from consensus.sync.server import MAX_SYNC_EXCHANGES, SyncServer
@@ -407,10 +406,7 @@ class Engine:
     def forward_work(self, leader: bytes) -> None:
         operations = self._mempool.select(MAX_FORWARD_BYTES)
         if operations:
-            self._committee.send(
-                leader, FORWARDED_KIND + Batch(tuple(o.encoded for o in operations)).encode(), is_hint=True
-            )
-            self._committee.flush()
+            self._forwarder.send(leader, [operation.encoded for operation in operations])
 
     async def _fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
         try:

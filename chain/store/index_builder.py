@@ -1,8 +1,7 @@
 """Building the index of accounts behind the chain, in bounded parts.
 
-An append costs nothing for the index: it leaves what its blocks did here, and another thread makes the entries of that.
-Blocks of which that is not known any more, from before this process or before there was an index, are executed again,
-without their signatures.
+An append makes no entries: it leaves here what its blocks did, and another thread makes the entries from that. Blocks
+from before this process, or from before there was an index, are executed again, without checks of their signatures.
 """
 
 from __future__ import annotations

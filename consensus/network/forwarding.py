@@ -1,13 +1,13 @@
 """Forwards operations of this node to the leader of the next block, which so has them sooner than by gossip.
 
 The first goes out at once. Those that come within :data:`FORWARD_INTERVAL_S` after it go out together: a message costs
-both ends several times what the operations in it do, and the leader takes so many messages of a member and no more
-(:mod:`consensus.network.gossip`). Nothing depends on a forward, since gossip brings the same operations.
+both ends several times what the operations in it do, and :mod:`consensus.network.gossip` limits how many messages of a
+member the leader takes. Nothing depends on a forward, since gossip brings the same operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -42,8 +42,11 @@ class Forwarder:
         """Forward until cancelled."""
         while True:
             await self._filled.wait()
-            batch = Batch(tuple(self._operations)).encode()
-            self._operations, self._size, self._filled = [], 0, trio.Event()
-            self._committee.send(self._get_leader(), FORWARDED_KIND + batch, is_hint=True)
-            self._committee.flush()
+            operations, self._operations, self._size, self._filled = self._operations, [], 0, trio.Event()
+            self.send(self._get_leader(), operations)
             await trio.sleep(FORWARD_INTERVAL_S)
+
+    def send(self, leader: bytes, operations: Sequence[bytes]) -> None:
+        """Forward encoded operations at once, at most :data:`MAX_FORWARD_BYTES` of them."""
+        self._committee.send(leader, FORWARDED_KIND + Batch(tuple(operations)).encode(), is_hint=True)
+        self._committee.flush()

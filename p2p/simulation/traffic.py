@@ -45,7 +45,7 @@ class Traffic:
         self.connect_bytes += CONNECT_BYTES
 
     def count_opening(self, protocol: str) -> None:
-        """A new stream, of which each end says what it speaks."""
+        """A new stream: each end names the protocol."""
         self.messages += 1
         self.stream_bytes += OPEN_BYTES + len(protocol)
 

@@ -234,7 +234,8 @@ class OffloadConfig(Section):
     hedging: bool = Field(
         default=OriginatorSettings().hedging,
         description="Whether a second executor is asked as well where the first content of one is late: in at most 5 % "
-        "of all attempts. Whoever is first gives the answer. It costs the fee of a second hold.",
+        "of all attempts. The executor whose first content comes first gives the answer. It costs the fee of a second "
+        "hold.",
     )
 
 

@@ -102,7 +102,7 @@ class EagerLock:
 
 
 class BufferedReads:
-    """Each message of the peer is read in two system calls, the first of which is for two bytes.
+    """Each message of the peer is read in two system calls: one for its length of two bytes, one for the rest.
 
     Here all that has come is taken at once. Delete when the library does that.
     """
@@ -126,7 +126,7 @@ class BufferedReads:
 
 
 def ease_connection(connection: ISecureConn) -> None:
-    """Reads and writes of a connection wait for locks that nobody holds; see also :class:`BufferedReads`.
+    """Reads and writes of a connection wait even for a free lock; see also :class:`BufferedReads`.
 
     Here a lock that is free is taken at once. Delete when it is.
     """

@@ -114,7 +114,7 @@ KINDS: Mapping[str, Kind] = {
         _P,
         "another machine with this key has taken over the votes: this one {does}",
         "run one of the two: stop this node, or, to vote here again, end the other, stop this node, move votes.journal "
-        "away and start it; if no other machine is yours, the key is known to somebody else",
+        "away and start it; if no other machine is yours, someone else has the key",
     ),
     "votes_later": Kind(
         "validator",
