@@ -135,7 +135,7 @@ twins: install  ## a validator of less than a third that runs twice, over N sche
 
 # ARGS="--scenario repair --at 3 --after" is one death.
 crash: install  ## real processes that die before and after every durable write in turn
-	$(BIN)/python -m tests.adversarial.crash_everywhere $(ARGS)
+	$(BIN)/python -m tests.adversarial.crashes.crash_everywhere $(ARGS)
 
 mutants: install  ## faults put into the rules, one by one; a test must find each; ARGS names some of them
 	$(BIN)/python -m tests.mutants.run $(ARGS)

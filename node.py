@@ -1,17 +1,16 @@
 """The composition root: builds one node out of the four packages.
 
 :class:`Node` runs on the network, the store and the backends that it is given; a simulation runs the same class.
-:func:`run_node` gives it the real ones, for the command ``run``, which alone imports this module.
+:func:`run_node` gives it the real ones and :mod:`serving.daemon` around it, for the command ``run``, which alone
+imports this module.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
-from chain.cli.contract import print_result
 from chain.crypto import KeyPair
-from chain.exceptions import StoreDamaged
 from chain.genesis import Genesis
 from chain.store.kv import MemoryStore, Store, WriteTimer
 from chain.store.layout import PAYMENTS_PREFIX
@@ -32,7 +29,7 @@ from consensus.voting.disk import DataDisk, open_storage
 from consensus.voting.vote_store import VoteStore
 from p2p.discovery.peer_store import PeerStore
 from p2p.discovery.service import Discovery
-from p2p.network import Misbehaviour, Network, NetworkError, RunnableNetwork
+from p2p.network import Misbehaviour, Network
 from p2p.peers.table import PeerTable
 from p2p.ping import MAX_PINGS_PER_PEER, PING_PROTOCOL, Pinger
 from p2p.runtime import RealRuntime, Runtime
@@ -41,33 +38,22 @@ from serving.accounting.payments import Payments
 from serving.accounting.stake_keeper import StakeKeeper
 from serving.accounting.wallet import Wallet
 from serving.advertiser import Advertiser
-from serving.api import Api
 from serving.backends.backend import Backend
 from serving.cli.main import chain_main, main
 from serving.config.build import (
     build_backends,
-    build_certificate,
     build_identities,
     build_judge,
     build_network,
     build_originator_settings,
     build_policy,
-    check_api_keys,
 )
-from serving.config.data_directory import (
-    ADMIN_ADDRESS_FILE,
-    ADMIN_TOKEN_FILE,
-    CONFIG_FILE,
-    DUELS_DIRECTORY,
-    KEYS_DIRECTORY,
-    PEERS_FILE,
-)
+from serving.config.data_directory import CONFIG_FILE, DUELS_DIRECTORY, KEYS_DIRECTORY, PEERS_FILE
 from serving.config.schema import NodeConfig
+from serving.config.start_note import note_start
 from serving.dispatcher import Dispatcher
 from serving.failover.resent_requests import ResentRequests
-from serving.http.access import AccessRules, is_loopback
-from serving.http.limits import HttpLimits
-from serving.http.server import HttpServer, ListenError
+from serving.http.access import is_loopback
 from serving.keys.keyring import Keyring, open_keyring
 from serving.offload.context import OffloadContext
 from serving.offload.executor.executor import Executor
@@ -83,35 +69,24 @@ from serving.quality.duels.runner import DuelRunner
 from serving.quality.duels.table import DuelTable, open_table
 from serving.quality.model_reports import ModelReports
 from serving.quality.same_model.identity import ModelIdentity
-from serving.scheduling.availability import AvailabilityGate
+from serving.scheduling.availability import AvailabilityGate, Ending
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
 if TYPE_CHECKING:
     from p2p.dht.service import DhtDiscovery
     from serving.admin.health.machine import Machine
-    from serving.admin.orders.policy_orders import Reload
-    from serving.admin.server import Admin, Partition
-    from serving.admin.service_manager import ServiceManager
 
 log = structlog.get_logger(__name__)
 
 MAX_OFFERS_PER_PEER = 64
 """Offers of one peer that are handled at a time."""
 BACKENDS_TIMEOUT_S = 10.0
-"""How long a node waits for its backends before it joins without them."""
+"""How long a node waits for servers before it joins without them; what it loads itself it waits for."""
 DRAIN_CHECK_INTERVAL_S = 0.1
 """How often a node that ends looks whether all is done."""
 CAPTURE_TIMEOUT_S = 5.0
 """How long a node that ends waits for what it earned to be final on the ledger."""
-DAMAGE_CHECK_INTERVAL_S = 1.0
-"""How often a node looks whether damage to its database was found."""
-ORPHAN_PATIENCE_S = 8.0
-"""How long a node may take to stop in order when the process that it belongs to has gone."""
-INDEX_PAUSE_S = 0.02
-"""Pause between two parts of the index of accounts, so that agreement comes first."""
-INDEX_INTERVAL_S = 0.5
-"""How often a node looks whether its index of accounts is complete: so far the index may be behind the chain."""
 
 
 def make_peer_table(key: KeyPair, runtime: Runtime, bootstrap: Sequence[tuple[bytes, str]]) -> PeerTable:
@@ -128,7 +103,7 @@ class Node:
     one that ``network`` reads. ``dht_servers`` are servers of a DHT to ask first; with None the node takes no part in
     it. ``judge`` is how it judges duels, None if it does not, and ``duel_table`` what it remembers of them.
     ``identities`` are those of its models. ``keys`` say who may use its API (default: everybody). ``machine`` is what
-    it is told of the machine that it runs on.
+    it is told of the machine that it runs on. ``note_start`` is told what it does while it starts.
     """
 
     def __init__(
@@ -156,9 +131,11 @@ class Node:
         identities: Sequence[ModelIdentity] = (),
         keys: Keyring | None = None,
         machine: Machine | None = None,
+        note_start: Callable[[str], None] = lambda doing: None,
     ) -> None:
         self.key = key
         self.machine = machine
+        self._note_start = note_start
         self.runtime = runtime
         self.network = network
         self.policy = policy
@@ -212,7 +189,7 @@ class Node:
             self.availability,
             executor_settings,
             lambda peer: network.report_misbehaviour(peer, Misbehaviour.RATE),
-            self.originator.predictor.lengths,
+            self.originator.predictor,
         )
         self.keys = keys if keys is not None else Keyring(MemoryStore(), runtime)
         self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime, self.availability, self.keys)
@@ -243,8 +220,11 @@ class Node:
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.backend_pool.run)
+            self._note_start("waiting for its model servers")
             await self.backend_pool.wait_alive(BACKENDS_TIMEOUT_S)
+            self._note_start("trying its models")
             await self.identities.try_living()
+            self._note_start("joining the network")
             nursery.start_soon(self.identities.run)
             await nursery.start(self.streams.run)
             await nursery.start(self.engine.run)
@@ -265,14 +245,20 @@ class Node:
             nursery.start_soon(self.validator_tasks.run)
             task_status.started()
 
-    def take_nothing_new(self) -> None:
-        """Refuse requests and offers from now on, because the node ends."""
-        self.availability.is_ending = True
+    def take_nothing_new(self, timeout_s: float) -> None:
+        """Refuse requests and offers from now on, because the node ends, after ``timeout_s`` at most."""
+        now = trio.current_time()
+        self.availability.ending = Ending(now, now + timeout_s)
+
+    @property
+    def under_way(self) -> int:
+        """Requests of users and of other nodes that are not answered yet."""
+        return self.dispatcher.under_way + self.executor.under_way
 
     async def drain(self) -> None:
         """Return once all that is under way is answered, and what it earned is final."""
-        log.info("stopping", requests=self.dispatcher.under_way + self.executor.under_way)
-        while self.dispatcher.under_way or self.executor.under_way:
+        log.info("stopping", requests=self.under_way)
+        while self.under_way:
             await trio.sleep(DRAIN_CHECK_INTERVAL_S)
         with trio.move_on_after(CAPTURE_TIMEOUT_S):
             while self.payments.payee.uncaptured:
@@ -283,24 +269,6 @@ class Node:
 
 _LOADED_AT = time.monotonic()
 """When this module was loaded, with which a node starts."""
-
-TESTING_VARIABLE = "WWWSERVE_TESTING"
-"""Environment variable that, set to anything, lets tests cut the node off from peers through its admin listener."""
-Announce = Callable[[Node, HttpServer, "Admin"], None]
-"""Says that a node is ready."""
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that end a node in order."""
-RELOAD_SIGNAL = signal.SIGHUP
-"""Signal on which a node reads the policy in its configuration file again."""
-
-
-@contextmanager
-def name_setting(keys: str) -> Iterator[None]:
-    """Add to an error of listening which keys of the configuration to change."""
-    try:
-        yield
-    except (ListenError, NetworkError) as error:
-        raise type(error)(f"{error}; choose another with {keys} in {CONFIG_FILE}") from error
 
 
 async def run_node(
@@ -324,6 +292,10 @@ async def run_node(
     from serving.admin.observer import Observer
     from serving.admin.orders.policy_orders import reload_policy
     from serving.admin.service_manager import ServiceManager
+    from serving.daemon.lifecycle import serve
+    from serving.daemon.listeners import open_admin, open_front, open_public_page
+    from serving.daemon.notices import announce, print_notice, say_nothing
+    from serving.daemon.upkeep import keep_index, noting_damage, stop_with_parent, watch_disk
 
     runtime = RealRuntime()
     judge = build_judge(config, data_dir)
@@ -332,6 +304,7 @@ async def run_node(
     network = build_network(config, key, runtime, peer_table)
     timer = WriteTimer(trio.lowlevel.current_clock().current_time)
     machine = Machine(data_dir, timer.times, runtime)
+    note_start(data_dir, "opening its ledger")
     disk = DataDisk(data_dir, runtime.now, timer)
     opened = open_storage(
         disk,
@@ -348,7 +321,7 @@ async def run_node(
         closing(opened),
         closing(_open_duel_table(data_dir, key, genesis, runtime)) as table,
         closing(open_keyring(data_dir / KEYS_DIRECTORY, runtime, config.api.get_keys(), required=required)) as keys,
-        _noting_damage(disk),
+        noting_damage(disk),
     ):
         node = Node(
             genesis=genesis,
@@ -371,27 +344,29 @@ async def run_node(
             identities=identities,
             keys=keys,
             machine=machine,
+            note_start=partial(note_start, data_dir),
             settings=Settings(block_spacing_s=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.
-        front = await _open_front(node, config, data_dir)
+        front = await open_front(node, config, data_dir)
         reload = partial(reload_policy, node, config.policy.get_name(), data_dir / CONFIG_FILE)
-        admin = await _open_admin(node, front, config, data_dir, reload, network.partition)
-        public = await _open_public(node, config, admin)
+        admin = await open_admin(node, front, config, data_dir, reload, network.partition)
+        public = await open_public_page(node, config, admin)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, disk)
+            nursery.start_soon(watch_disk, disk)
             nursery.start_soon(machine.run)
             nursery.start_soon(Observer(node).run)
             if stop_with_stdin:
-                nursery.start_soon(_stop_with_stdin)
+                nursery.start_soon(stop_with_parent)
             if config.index_accounts:
-                nursery.start_soon(_keep_index, opened.blocks)
+                nursery.start_soon(keep_index, opened.blocks)
             await nursery.start(lend_ledger, data_dir, opened.store)
             if public is not None:
                 nursery.start_soon(public.run)
             manager = ServiceManager(os.environ, os.getpid())
-            announce = partial(_announce, config=config, as_json=as_json)
-            await _serve(node, network, front, admin, data_dir, reload, announce, manager, config.drain_timeout_s)
+            tell = partial(announce, config=config, as_json=as_json, loaded_at=_LOADED_AT)
+            say = say_nothing if as_json else print_notice
+            await serve(node, network, front, admin, data_dir, reload, tell, manager, config.drain_timeout_s, say)
             nursery.cancel_scope.cancel()
         opened.blocks.extend_index()  # what came in last, for those who look while no node runs
     log.info("stopped", after_s=round(time.monotonic() - _LOADED_AT))
@@ -404,228 +379,7 @@ def _open_duel_table(data_dir: Path, key: KeyPair, genesis: Genesis, runtime: Ru
     return open_table(data_dir / DUELS_DIRECTORY, key, runtime.random)
 
 
-async def _open_front(node: Node, config: NodeConfig, data_dir: Path) -> HttpServer:
-    api = config.api
-    access = AccessRules(api.host, api.allowed_hosts, api.allowed_origins)
-    check_api_keys(config, bool(node.keys.get_records()))
-    front = Api(node.dispatcher, node.keys, access, node.model_reports, node.resent)
-    limits = HttpLimits(connections_per_address=api.max_per_address)
-    certificate = build_certificate(config, data_dir)
-    with name_setting("api.host and api.port"):
-        return await HttpServer.open(front.handle, api.host, api.port, node.runtime, limits, front.admit, certificate)
-
-
-async def _open_admin(
-    node: Node, front: HttpServer, config: NodeConfig, data_dir: Path, reload: Reload, partition: Partition
-) -> Admin:
-    from serving.admin.local_sockets import ADMIN_SOCKET_FILE, listen_locally
-    from serving.admin.server import Admin
-    from serving.dashboard.pages import Dashboard
-
-    with name_setting("admin.host and admin.port"):
-        return await Admin.open(
-            node,
-            config.admin.host,
-            config.admin.port,
-            data_dir / ADMIN_TOKEN_FILE,
-            reload,
-            partition if os.environ.get(TESTING_VARIABLE) else None,
-            partial(Dashboard, api_url=_get_api_url(front)),
-            listen_locally(data_dir / ADMIN_SOCKET_FILE),
-        )
-
-
-def _get_api_url(front: HttpServer) -> str:
-    return f"{front.scheme}://{front.address[0]}:{front.address[1]}/v1"
-
-
-async def _open_public(node: Node, config: NodeConfig, admin: Admin) -> HttpServer | None:
-    """The listener of the public level, if the owner wants one."""
-    if not config.dashboard.public:
-        return None
-    from serving.dashboard.public import open_public
-
-    with name_setting("dashboard.host and dashboard.port"):
-        return await open_public(admin.make_public_app(), config.dashboard, node.runtime)
-
-
-@contextmanager
-def _noting_damage(disk: DataDisk) -> Iterator[None]:
-    """Note damage to the database on disk when the node ends, so that the next start repairs it."""
-    try:
-        yield
-    except BaseException as error:
-        damage = _find_damage(error)
-        if damage is not None:
-            disk.note_fault(damage)
-        raise
-    finally:
-        if disk.fault is not None:
-            disk.note_fault(disk.fault)
-
-
-def _find_damage(error: BaseException) -> StoreDamaged | None:
-    """The damage to the database that ``error`` is or contains, if it does."""
-    if isinstance(error, BaseExceptionGroup):
-        return next((found for part in error.exceptions if (found := _find_damage(part)) is not None), None)
-    return error if isinstance(error, StoreDamaged) else None
-
-
-async def _watch(disk: DataDisk) -> None:
-    """End the node once damage to the database was found. It may have been found while a peer was answered.
-
-    Raises:
-        StoreDamaged: the damage.
-    """
-    while disk.fault is None:
-        await trio.sleep(DAMAGE_CHECK_INTERVAL_S)
-    raise disk.fault
-
-
-async def _stop_with_stdin() -> None:
-    """Send this process the signal to stop when standard input ends, and end it by force if that takes too long.
-
-    No other process is left to do that. The kernel does it, because a model server that is ended may hang in native
-    code, where no thread of Python runs any more. What a node has on disk is whole at any moment.
-    """
-    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
-        while await stream.receive_some():
-            pass
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, ORPHAN_PATIENCE_S)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-async def _keep_index(blocks: ChainStore) -> None:
-    """Index the accounts of blocks from before there was an index, and of those that come in."""
-    while True:
-        is_behind = not blocks.is_index_complete and await trio.to_thread.run_sync(blocks.extend_index)
-        await trio.sleep(INDEX_PAUSE_S if is_behind else INDEX_INTERVAL_S)
-
-
-async def _serve(
-    node: Node,
-    network: RunnableNetwork,
-    front: HttpServer,
-    admin: Admin,
-    data_dir: Path,
-    reload: Reload,
-    announce: Announce,
-    manager: ServiceManager,
-    drain_timeout_s: float,
-) -> None:
-    """Run until a signal to stop comes, then end in order: finish what is under way, for ``drain_timeout_s`` at most.
-
-    A second signal ends that at once. What follows it, which takes a moment, no signal interrupts. A node that is still
-    starting has nothing under way, and does not know yet which peers it knew: it ends at once.
-    """
-    from serving.admin.orders.policy_orders import reload_on_signal
-
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # trio puts this handler back when the receiver is closed
-    with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
-        async with trio.open_nursery() as nursery:
-            is_running = trio.Event()
-            nursery.start_soon(_start, node, network, front, admin, data_dir, announce, manager, nursery, is_running)
-            async for received in signals:
-                if received in STOP_SIGNALS:
-                    break
-                reload_on_signal(reload)
-            _withdraw_addresses(data_dir)
-            manager.notify("STOPPING=1")
-            if is_running.is_set():
-                node.take_nothing_new()
-                await node.discovery.leave()
-                await _drain(node, signals, drain_timeout_s)
-            nursery.cancel_scope.cancel()
-    _withdraw_addresses(data_dir)  # again, for a listener that had only just begun
-
-
-def _withdraw_addresses(data_dir: Path) -> None:
-    """Say no more where the owner's listener is."""
-    from serving.admin.local_sockets import ADMIN_SOCKET_FILE
-
-    for name in (ADMIN_ADDRESS_FILE, ADMIN_SOCKET_FILE):
-        (data_dir / name).unlink(missing_ok=True)
-
-
-async def _drain(node: Node, signals: AsyncIterator[int], timeout_s: float) -> None:
-    """Finish what is under way, until the time is over or another signal to stop comes."""
-    with trio.move_on_after(timeout_s):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_wait_to_stop, signals, nursery.cancel_scope)
-            await node.drain()
-            nursery.cancel_scope.cancel()
-
-
-async def _wait_to_stop(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for received in signals:
-        if received in STOP_SIGNALS:
-            log.warning("ends at once, as told")
-            scope.cancel()
-
-
-async def _start(
-    node: Node,
-    network: RunnableNetwork,
-    front: HttpServer,
-    admin: Admin,
-    data_dir: Path,
-    announce: Announce,
-    manager: ServiceManager,
-    nursery: trio.Nursery,
-    is_running: trio.Event,
-) -> None:
-    with name_setting("listen"):
-        await nursery.start(network.run)
-    await nursery.start(node.run)
-    is_running.set()
-    nursery.start_soon(front.run)
-    nursery.start_soon(admin.run)
-    (data_dir / ADMIN_ADDRESS_FILE).write_text("{}:{}".format(*admin.address))
-    announce(node, front, admin)
-    manager.notify("READY=1", f"STATUS={_describe_briefly(node)}")
-    nursery.start_soon(manager.run, partial(_describe_briefly, node))
-
-
-def _describe_briefly(node: Node) -> str:
-    """How the node is, in one line for the service manager."""
-    from serving.admin.health.health import find_node_troubles
-    from serving.admin.health.troubles import judge
-
-    troubles = find_node_troubles(node)
-    found = "; ".join(trouble.text for trouble in troubles)
-    return f"{judge(troubles).value}, height {node.engine.header.height:,}" + (f": {found}" if found else "")
-
-
-def _announce(node: Node, front: HttpServer, admin: Admin, *, config: NodeConfig, as_json: bool) -> None:
-    """Say that the node is ready: who it is, where, and what is wrong."""
-    from serving.admin.health.health import get_version
-    from serving.admin.reports import report_status
-    from serving.cli.running.status import describe_start
-
-    api = _get_api_url(front)
-    owner = f"http://{admin.address[0]}:{admin.address[1]}"
-    peers = [f"{address}/p2p/{node.key.address}" for address in node.network.listen_addresses]
-    status = report_status(node)
-    content = {"address": node.key.address, "api": api, "admin": owner, "peers": peers, "troubles": status["troubles"]}
-    taken = time.monotonic() - _LOADED_AT
-    lines = describe_start(status, api, bool(config.api.keys), owner, peers)
-    log.info(
-        "ready",
-        after_s=round(taken, 1),
-        version=get_version(),
-        address=node.key.address,
-        chain=node.engine.genesis.name,
-        api=api,
-        admin=owner,
-        models=status["models"],
-    )
-    print_result(content, as_json, *lines, f"ready in {taken:.1f} s. Stop with Ctrl-C.")
-    sys.stdout.flush()
-
-
-__all__ = ["Node", "chain_main", "main", "make_peer_table", "name_setting", "run_node"]
+__all__ = ["Node", "chain_main", "main", "make_peer_table", "run_node"]
 
 if __name__ == "__main__":
     main()

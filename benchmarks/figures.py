@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
+from benchmarks import pictures
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.machine import ROOT
 from benchmarks.report import Figure, Report, format_value, write
@@ -159,15 +161,16 @@ def find_stale(root: Path) -> Iterator[tuple[Path, bytes]]:
         wanted = render(path.read_text(), reports).encode()
         if wanted != path.read_bytes():
             yield path, wanted
+    drawing = hashlib.sha256(Path(pictures.__file__).read_bytes()).hexdigest()[:16]
     for report in reports.values():
         path = root / PICTURES / f"{report.benchmark}.svg"
-        mark = f"<!-- drawn from {report.benchmark}.json {report.digest} -->\n".encode()
+        mark = f"<!-- drawn from {report.benchmark}.json {report.digest} by pictures.py {drawing} -->\n".encode()
         if not path.exists() or mark not in path.read_bytes():
             yield path, mark_picture(report.draw(), mark)
 
 
 def mark_picture(picture: bytes, mark: bytes) -> bytes:
-    """Name in an SVG the JSON that it was drawn from: two versions of matplotlib draw the same in other bytes."""
+    """Name in an SVG what it was drawn from and by: two versions of matplotlib draw the same in other bytes."""
     return picture.replace(b"<svg ", mark + b"<svg ", 1)
 
 
@@ -192,7 +195,10 @@ def main() -> int:
             write(path, wanted)
             print(f"wrote {name}")
         elif path.suffix == ".svg":
-            print(f"{name} was not drawn from the published JSON: run 'make figures'", file=sys.stderr)
+            print(
+                f"{name} is not what is drawn of the published JSON: run 'make figures'",
+                file=sys.stderr,
+            )
         else:
             lines = (path.read_text().splitlines(), wanted.decode().splitlines())
             print(

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Annotated
 
 from chain import crypto
-from chain.check_economics import check_checks
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
-from chain.duel_economics import check_duels
 from chain.exceptions import CodecError, GenesisError, JsonFormError, KeyFormatError
 from chain.json_form import from_plain, to_plain
 from chain.merkle.mountain_range import MountainRange
-from chain.parameters import Parameters
+from chain.parameters.check_economics import check_checks
+from chain.parameters.duel_economics import check_duels
+from chain.parameters.parameters import Parameters
 from chain.state.beacon import NO_COMMITMENT, Beacon, make_hash_chain
 from chain.state.keys import (
     BEACON_KEY,
@@ -43,6 +43,8 @@ from chain.types.validators import ValidatorSet
 
 GENESIS_VERSION = 6
 """Version of the genesis record."""
+MAX_CHAIN_NAME_BYTES = 64
+"""Longest name of a chain, in UTF-8."""
 
 
 MAX_SERVERS = 4096
@@ -85,7 +87,7 @@ class Genesis(Record):
     """
 
     version: Annotated[int, Bounds(GENESIS_VERSION, GENESIS_VERSION)]
-    name: Annotated[str, Bounds(1, 64)]
+    name: Annotated[str, Bounds(1, MAX_CHAIN_NAME_BYTES)]
     timestamp: Natural
     beacon: Hash
     parameters: Parameters

@@ -4,7 +4,7 @@ The protocol is Simplex (Chan and Pass, 2023), weighted by stake. Read it from t
 
 1. ``simplex``: the protocol as a state machine without I/O; its docstring in ``core`` is the specification.
 2. ``voting``: what makes a vote durable before it is sent, and when a validator that lost votes may vote again.
-3. ``block_tree``, ``execution``, ``proposer``, ``driver``: one node's part, which carries out what the core orders.
+3. ``block_tree`` and ``driver``: one node's part, which carries out what the core orders.
 4. ``mempool``: operations that wait for a block, and how a block is packed.
 5. ``network``: committee streams, gossip, compact blocks; ``receiver`` takes what comes, ``rebroadcast`` repeats.
 6. ``sync``: how a node that was away gets blocks, or a state in their place.

@@ -7,6 +7,7 @@ proof that agreement itself is broken, ends the engine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +28,10 @@ from chain.transition.validators.registration import has_valid_proof_of_work
 from chain.types.blocks import Block, Header
 from chain.types.operations import NoncedOperation, Register, SignedOperation
 from chain.types.votes import Certificate, Vote
+from consensus.agreement_times import AgreementTimes
 from consensus.alarm import Alarm
 from consensus.block_tree import ExecutedBlock
-from consensus.driver import Driver
+from consensus.driver.driver import Driver
 from consensus.mempool.pool import AlreadyKnown, Mempool
 from consensus.network.committee_streams import CommitteeStreams
 from consensus.network.compact_blocks import CompactPropose
@@ -40,7 +42,8 @@ from consensus.network.ingress import OperationIngress
 from consensus.pace import Pace
 from consensus.rebroadcast import Rebroadcaster
 from consensus.receiver import Receiver
-from consensus.simplex.core import Timeouts
+from consensus.simplex.view_timer import Timeouts
+from consensus.stall import compute_stall
 from consensus.sync.client import SYNC_DELAY_S, SyncClient
 from consensus.sync.messages import SYNC_PROTOCOL
 from consensus.sync.server import MAX_SYNC_EXCHANGES, SyncServer
@@ -130,8 +133,8 @@ class Engine:
     ) -> None:
         self.genesis = genesis
         self.settings = settings or Settings()
-        self.last_final_at = 0.0
-        """Trio time at which a block last became final here (or the engine started)."""
+        self.last_final_at = math.inf
+        """Trio time at which a block last became final here (or the engine started; infinite before that)."""
         self._started_at = 0.0
         self._network = network
         self._runtime = runtime
@@ -144,11 +147,11 @@ class Engine:
         self._committee = CommitteeStreams(
             streams, lambda peer, raw: self._receiver.on_committee_message(peer, raw), find_addresses
         )
+        verifier = SignatureVerifier(runtime)
         self._ingress = OperationIngress(
             genesis, self._mempool, runtime, lambda: self.state, self._wake,
-            lambda sender: self._receiver.punish(sender),
+            lambda sender: self._receiver.punish(sender), verifier,
         )  # fmt: skip
-        verifier = SignatureVerifier(runtime)
         self._driver = Driver(
             genesis, vote_store, store, self._mempool, self._committee, runtime, self,
             self.settings.timeouts, self.settings.block_spacing_s, verifier,
@@ -226,6 +229,9 @@ class Engine:
                     raise InvalidOperation("the proof of work does not hold")
             self._mempool.add(operation, trio.current_time(), is_proven=is_proven is True)
         except AlreadyKnown:
+            # Its sender may have sent it to this node alone.
+            if operation.id in self._mempool:
+                self._rebroadcaster.add(operation, is_shared=True)
             return
         except CodecError as error:
             raise InvalidOperation(str(error)) from error
@@ -247,9 +253,19 @@ class Engine:
         """Whether the node of an account is here and sends its operations on their way as this one would."""
         return self._committee.is_member(signer) and signer in self._network.peers()
 
+    @property
+    def silence(self) -> float:
+        """Seconds since a block last became final here (or the engine started)."""
+        return max(0.0, trio.current_time() - self.last_final_at)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether no block became final here for so long that none may be expected soon: nothing is paid."""
+        return self.silence > compute_stall(self.genesis.parameters.idle_beat_ms / 1000)
+
     def is_overdue(self, operation_id: bytes, patience: float) -> bool:
         """Whether an operation could go into a block, but none has become final here for ``patience`` seconds."""
-        return trio.current_time() - self.last_final_at > patience and self._mempool.is_ready(operation_id)
+        return self.silence > patience and self._mempool.is_ready(operation_id)
 
     async def wait_final(self, operation_id: bytes, timeout: float) -> tuple[int, str | None]:
         """Wait until an operation is final. Returns its height, and why it failed (its fee is paid) or None.
@@ -300,6 +316,11 @@ class Engine:
         return None if header is None else Checkpoint(height, header.id)
 
     @property
+    def agreement_times(self) -> AgreementTimes:
+        """How long views and quorums take here."""
+        return self._driver.times
+
+    @property
     def epoch(self) -> int:
         """The epoch of the block that comes next."""
         return self._driver.epoch.number
@@ -326,7 +347,7 @@ class Engine:
             mempool_bytes=self._mempool.size,
             peers=len(self._network.peers()),
             is_syncing=self.is_behind,
-            final_age=trio.current_time() - self.last_final_at,
+            final_age=self.silence,
             standing=get_standing(self.state, self._me),
         )
 

@@ -39,11 +39,12 @@ class Rebroadcaster:
     def add(self, operation: SignedOperation, *, is_shared: bool = False) -> None:
         """Gossip an operation that was submitted here, now and again until it is final.
 
-        ``is_shared``: its author is gossiping it. It is gossiped here if it is not final in time all the same.
+        ``is_shared``: others have gossiped it, or should have. It is gossiped here if it is not final in time all the
+        same.
         """
         now = trio.current_time()
         if is_shared:
-            self._own[operation.id] = now - REGOSSIP_S + SHARED_DELAY_S
+            self._own.setdefault(operation.id, now - REGOSSIP_S + SHARED_DELAY_S)
             return
         self._own[operation.id] = now
         self._gossip["ops"].put(operation.encoded)

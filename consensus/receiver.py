@@ -19,7 +19,7 @@ from chain.exceptions import CodecError, LedgerError
 from chain.store.writer import ChainStore
 from chain.types.blocks import MAX_BLOCK_BYTES, Block
 from chain.types.votes import Certificate, VoteKind
-from consensus.driver import Driver
+from consensus.driver.driver import Driver
 from consensus.exceptions import InvalidMessage
 from consensus.mempool.pool import Mempool
 from consensus.network.compact_blocks import CompactPropose, reconstruct
@@ -120,6 +120,8 @@ class Receiver:
             return
         if isinstance(message, CompactPropose) and message.proposal.leader != peer:
             return  # the ids are not signed, so that only the leader itself may say them
+        if self._driver.checks.is_old_news(message):
+            return  # the loop need not wake for it
         await self._driver.checks.verify(message)
         await self._post(peer, self._take_message, peer, message, len(payload), size=len(payload))
 

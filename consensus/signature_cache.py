@@ -63,7 +63,7 @@ class Verification:
 
     def __init__(self, cache: SignatureCache, most: float = math.inf) -> None:
         self._cache = cache
-        self._most = most
+        self.most = most
         self.verdicts: dict[crypto.SignatureCheck, bool] = {}
 
     def verify(self, checks: Iterable[crypto.SignatureCheck]) -> bool:
@@ -75,7 +75,7 @@ class Verification:
         if known is None:
             known = self.verdicts.get(check)
         if known is None:
-            if len(self.verdicts) >= self._most:
+            if len(self.verdicts) >= self.most:
                 raise TooManySignatures
             known = self.verdicts[check] = crypto.verify_all([check])
         return known

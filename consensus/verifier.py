@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar, TypeVarTuple
 
@@ -40,12 +41,15 @@ class SignatureVerifier:
             self._cache.add(verification.verdicts)
 
     async def check(self, function: Callable[[crypto.Verify, *Ts], T], *args: *Ts) -> T:
-        """As :meth:`run`, for what does little else than check signatures: on the loop, if only a few are not known."""
+        """As :meth:`run`, for what does little else than check signatures: on the loop, if only a few are not known.
+
+        Otherwise it is called once more in a thread, where what was checked on the loop is not checked again.
+        """
         verification = Verification(self._cache, LOOP_SIGNATURES)
         try:
             return function(verification.verify, *args)
         except TooManySignatures:
-            pass
+            verification.most = math.inf
+            return await self._runtime.run_sync(function, verification.verify, *args)
         finally:
             self._cache.add(verification.verdicts)
-        return await self.run(function, *args)

@@ -78,6 +78,9 @@ class RawStream(Protocol):
     def is_superseded(self) -> bool:
         """Whether this stream is relayed although a direct connection exists by now: then open a new one instead."""
 
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes can be sent without waiting."""
+
     async def send(self, data: bytes) -> None:
         """Send all of ``data``; waits while the link is full."""
 
@@ -160,6 +163,14 @@ class Network(Protocol):
 
     def get_remote_host(self, peer: bytes) -> str | None:
         """The IP address that the direct connection to ``peer`` leads to; None if there is none or it is not known."""
+
+    def get_connected_since(self, peer: bytes) -> float | None:
+        """When ``peer`` was connected (monotonic clock, seconds); None if it is not. A direct connection that takes the
+        place of one through a relay changes nothing."""
+
+    def get_round_trip(self, peer: bytes) -> float | None:
+        """Seconds that a round trip to ``peer`` takes, as the connection's keepalive finds it; None if it is not
+        connected, or not measured yet. The peer can make it longer."""
 
     def can_be_dialled(self) -> bool | None:
         """Whether others can dial this node at its listen addresses; None as long as that is not known."""

@@ -16,7 +16,8 @@ from chain.exceptions import CodecError
 from p2p.network import Network, NetworkError
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
-from p2p.streams.exchanges import Exchange, Streams
+from p2p.streams.exchange import Exchange
+from p2p.streams.exchanges import Streams
 
 PING_PROTOCOL = "/wwwserve/ping/1"
 NONCE_BYTES = 32

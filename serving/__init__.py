@@ -8,7 +8,8 @@ Read in this order:
 4. ``offload``: the two sides of an offloaded request.
 5. ``quality``: judges of answers, and duels.
 6. ``api``, ``dispatcher``, ``advertiser``: what joins them, for users and for other nodes.
-7. ``config``, ``admin``, ``cli``: the owner's side. ``simulation``: a modelled GPU in place of a backend.
+7. ``config``, ``admin``, ``cli``: the owner's side. ``daemon``: the node as a process.
+8. ``simulation``: a modelled GPU in place of a backend.
 
 Only ``node`` imports this package, and benchmarks and tests.
 """

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import structlog
 import trio
+from msgspec.structs import replace
 
 from p2p.discovery.service import Discovery
 from p2p.peers.announcement import MAX_ANNOUNCED_MODELS, PeerLoad, is_model_name
-from serving.scheduling.announced_load import make_model_load
+from serving.prediction.announced_load import make_model_load
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool
 
@@ -48,9 +47,7 @@ class Advertiser:
         names = [model for model in models if is_model_name(model)][:MAX_ANNOUNCED_MODELS]
         return PeerLoad(
             tuple(
-                make_model_load(
-                    model, replace(each.get_expected_speed(model), number_formats=pool.get_number_formats(model))
-                )
+                make_model_load(model, replace(each.get_speed(model), number_formats=pool.get_number_formats(model)))
                 for model in names
                 if (each := pool.find(model))
             )

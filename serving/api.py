@@ -16,12 +16,12 @@ import structlog
 
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.backends.token_count import count_tokens
-from serving.dispatcher import Dispatcher, RequestRecord, describe_request
+from serving.dispatcher import Dispatcher
 from serving.failover.resent_requests import IDEMPOTENCY_KEY, ResentRequests
 from serving.http.access import AccessRules, describe_preflight, describe_response, is_preflight
+from serving.http.connection import Handler
 from serving.http.messages import HttpRequest, RequestHead, is_json
 from serving.http.responder import Responder
-from serving.http.server import Handler
 from serving.keys.keyring import Keyring
 from serving.model_list import ModelList
 from serving.openai.answers import Answer
@@ -42,6 +42,7 @@ from serving.openai.provider_rules import ANYBODY, AUTO, ProviderRules, has_rule
 from serving.openai.requests import LOCAL_ONLY, Request, encode_body, is_local_only, parse_body, parse_request
 from serving.openapi import make_document
 from serving.quality.model_reports import ModelReports
+from serving.request_records import RequestRecord, describe_request
 from serving.routes import DOCUMENT, MODELS, Operation, Route, find_route
 from serving.translation.chat import read_error
 from serving.translation.dialect import Dialect, StreamTranslation

@@ -12,49 +12,55 @@ import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
 import trio
+from msgspec.structs import replace
 
-from chain.crypto import format_address
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from p2p.runtime import Runtime
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError
 from serving.failover.continued_answer import ContinuedAnswer, Part
-from serving.failover.local import BackendsFailed, Tries, ask_backends, find_continuing, inspect_answer
+from serving.failover.local import (
+    BackendsFailed,
+    Tries,
+    ask_backends,
+    describe_failure,
+    find_continuing,
+    inspect_answer,
+    inspect_whole,
+)
 from serving.failover.patience import compute_patience
-from serving.keys.keyring import Charge, Keyring
-from serving.keys.usage import Usage
+from serving.keys.charged_request import ChargedRequest, Work, reserve
+from serving.keys.keyring import Keyring
+from serving.offload.originator.attempt import OffloadAttempt
 from serving.offload.originator.attempt_terms import AttemptTerms
 from serving.offload.originator.choice import Reason, is_kept
 from serving.offload.originator.originator import Originator
 from serving.offload.originator.refusal import NoExecutor
-from serving.openai.answers import Answer, AnswerInspector
+from serving.openai.answers import Answer, AnswerInspector, WholeBody
 from serving.openai.errors import (
     ApiError,
-    bad_gateway,
     bad_request,
     insufficient_quota,
     model_not_found,
     no_provider,
-    too_many_requests,
     unavailable,
 )
 from serving.openai.nearest_names import find_nearest
-from serving.openai.number_formats import NOT_KNOWN, NumberFormats
 from serving.openai.provider_rules import ANYBODY, FIELD, FORMATS, ProviderRules
 from serving.openai.requests import Request
-from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
+from serving.prediction.predicted_time import BYTES_PER_TOKEN, predict_wait
+from serving.request_records import Counters, Outcome, RequestRecord, get_outcome, get_refusal
+from serving.scheduling.admission import Demand, NotAdmitted, Origin
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 from serving.scheduling.own_prediction import OwnPrediction, predict_own
-from serving.scheduling.policy import Decision, LoadSnapshot, Policy
-from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens, predict_wait
-from serving.scheduling.predictor import Prediction
+from serving.scheduling.policy import Decision, Policy
 
 log = structlog.get_logger(__name__)
 
@@ -62,91 +68,8 @@ ENDING_RETRY_AFTER_S = 5.0
 """When a user may come again to a node that ends: by then another may have its place."""
 MAX_LISTED_REQUESTS = 1024
 """Past requests that the admin listener lists."""
-FORMAT_HEADERS = {
-    b"x-wwwserve-quantization": "weights",
-    b"x-wwwserve-activation-quantization": "activations",
-    b"x-wwwserve-kv-cache-quantization": "cache",
-}
-"""By which an answer says in which number formats the model was served that gave it."""
 MAX_LISTED_FORMATS = 8
 """Most combinations of number formats that an error lists."""
-
-
-@dataclass(slots=True)
-class RequestRecord:
-    """What became of one request, for the owner's eyes. Times in seconds of the node's monotonic clock."""
-
-    id: str
-    model: str
-    started: float
-    executor: bytes | None = None
-    """None: served here. Of an answer that was gone on with, whoever came last."""
-    attempt: int = 0
-    hold_id: bytes | None = None
-    first_byte: float | None = None
-    finished: float | None = None
-    completion_tokens: int = 0
-    is_estimated: bool = False
-    """Whether ``completion_tokens`` were counted here, because the backend reported no usage."""
-    is_stream: bool = False
-    key: str = ""
-    """The name of the API key that it came with, if there was one."""
-    reason: str = ""
-    """Why it was answered where it was."""
-    load: LoadSnapshot | None = None
-    """By what the policy decided whether to offload it; None if there was nothing to decide."""
-    prediction: Prediction | None = None
-    """What was expected of the node that answered."""
-    predicted_at: float = 0.0
-    """When the times of that count from."""
-    unread_s: float = 0.0
-    """Seconds in which the user did not take what was there."""
-    number_formats: NumberFormats = NOT_KNOWN
-    """Of the model that answered, by what its node says."""
-    outcome: str = "running"
-    """Then completed, error (a status other than 200), refused, failed or cancelled."""
-    backend: ScheduledBackend | None = None
-    """The one of this node that serves it."""
-
-    @property
-    def served_by(self) -> str:
-        """The address of the executor, or ``local``."""
-        return "local" if self.executor is None else format_address(self.executor)
-
-    def compare(self) -> tuple[float | None, float | None]:
-        """Measured by predicted time of the first token (of a stream) and of the whole answer; None: not known."""
-        if self.outcome != "completed" or self.prediction is None or self.first_byte is None or self.finished is None:
-            return None, None
-        time, since = self.prediction.time, self.predicted_at
-        first = (self.first_byte - since) / time.first_token if self.is_stream and time.first_token else None
-        return first, (self.finished - since - self.unread_s) / time.total if time.total else None
-
-
-def describe_request(record: RequestRecord) -> list[tuple[bytes, bytes]]:
-    """The headers by which an answer names its request and who served it."""
-    name = record.id.encode()  # as OpenAI's clients read it, and as Anthropic's do
-    headers = [(b"x-request-id", name), (b"request-id", name), (b"x-wwwserve-executor", record.served_by.encode())]
-    for header, part in FORMAT_HEADERS.items():
-        if classes := getattr(record.number_formats, part):
-            headers.append((header, ", ".join(sorted(classes)).encode()))
-    return headers
-
-
-@dataclass(slots=True)
-class Counters:
-    """Requests by what became of them."""
-
-    local: int = 0
-    offloaded: int = 0
-    refused: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    completed: int = 0
-    continued: int = 0
-    """Times that another went on with an answer."""
-    completion_tokens: int = 0
-    offloaded_tokens: int = 0
-    """Those of them that other nodes made."""
 
 
 @dataclass(slots=True)
@@ -174,7 +97,7 @@ class Dispatcher:
 
     def get_models(self) -> list[str]:
         """Every model that this node serves or can offload to others, sorted."""
-        return sorted({*self.backend_pool.get_models(), *self.originator.get_models()})
+        return sorted({*self.backend_pool.get_models(), *self.originator.directory.get_models()})
 
     def choose_model(self, models: Sequence[str], rules: ProviderRules = ANYBODY) -> str:
         """The one of some models to use for a request that leaves it open: the least busy of those served here.
@@ -188,7 +111,7 @@ class Dispatcher:
         here = [model for model in models if _is_working(backends[model])]
         if here:
             return min(here, key=lambda model: backends[model][0].admission.utilization)
-        there = [model for model in models if backends[model] or self.originator.has_executors(model, rules)]
+        there = [model for model in models if backends[model] or self.originator.directory.has_executors(model, rules)]
         if not there:
             raise self._refuse_rules(models, rules)
         return min(there, key=self.originator.get_token_price)
@@ -217,85 +140,74 @@ class Dispatcher:
         Raises:
             ApiError: it cannot be answered.
         """
-        if self.availability.is_ending:
+        if self.availability.ending is not None:
             raise unavailable("This node is ending.", ENDING_RETRY_AFTER_S)
         number = self.runtime.random.getrandbits(64)
         name, now = f"req-{number:016x}", trio.current_time()
         record = RequestRecord(name, request.model, now, is_stream=request.stream, key=request.key)
         self.records.append(record)
         answer: Answer | None = None
+        inspector: AnswerInspector | None = None
         whole: ContinuedAnswer | None = None
         failure: BaseException | None = None
-        charge: Charge | None = None
+        charged: ChargedRequest | None = None
         try:
             self._check_price(request)
-            charge = await self._reserve(request)
+            charged = await reserve(self.keys, request, self.originator.compute_price)
             with self.availability.own_use():
                 async with AsyncExitStack() as stack:
-                    begun = await self._begin(stack, request, record)
-                    ask = partial(self._ask_for_rest, request, record, [])
-                    whole = ContinuedAnswer(request, begun, stack, ask, partial(self._blame, record))
-                    async with aclosing(_watch(whole, record)) as body:
-                        answer = begun[0].with_body(body)
+                    answer, inspector = await self._begin(stack, request, record)
+                    if not inspector.is_stream:  # it is here as a whole
+                        record.first_byte = trio.current_time()
                         yield answer, record
+                        return
+                    ask = partial(self._ask_for_rest, request, record, [])
+                    whole = ContinuedAnswer(request, (answer, inspector), stack, ask, partial(self._blame, record))
+                    async with aclosing(_watch(whole, record)) as body:
+                        yield answer.with_body(body), record
         except BaseException as error:
             failure = error
             raise
         finally:
             record.finished = trio.current_time()
-            inspector = None if whole is None else whole.inspector
+            if whole is not None:
+                inspector = whole.inspector
             if answer is None or inspector is None:
-                record.outcome = _get_refusal(failure)
+                record.outcome = get_refusal(failure)
             else:
-                record.outcome = _get_outcome(answer.status, inspector, failure)
+                record.outcome = get_outcome(answer.status, inspector, failure)
+                record.prompt_tokens = inspector.prompt_tokens
                 record.completion_tokens = inspector.completion_tokens
                 record.is_estimated = inspector.is_estimated
                 self._note_measured(request, record, inspector)
-            self._count(record)
+            self.counters.note_ended(record)
             is_owed = answer is not None and answer.status == 200  # an error costs nothing, here as among nodes
-            self._settle(charge, request, inspector if is_owed else None)
+            self._settle(charged, record, answer, inspector if is_owed else None)
+            del failure
 
-    async def _reserve(self, request: Request) -> Charge | None:
-        """Reserve what a request can cost its API key at most.
+    def _settle(
+        self, charged: ChargedRequest | None, record: RequestRecord, answer: Answer | None, owed: AnswerInspector | None
+    ) -> None:
+        """Settle what a request costs its API key: for the answer that is ``owed``, or for work if its user left.
 
-        Raises:
-            ApiError: the key may not make it.
+        A node that ends leaves, not its user.
         """
-        if self.keys is None or not request.key:
-            return None
-        amount = self.originator.compute_price(request, request.max_completion_bytes)
-        tokens = estimate_tokens(len(request.body)) + request.max_tokens
-        return await self.keys.reserve(request.key, request.model, amount, tokens)
-
-    def _settle(self, charge: Charge | None, request: Request, inspector: AnswerInspector | None) -> None:
-        """Charge an API key for what its user got of an answer; nothing if none began.
-
-        It costs the same wherever it was served. What failed attempts cost this node is not passed on.
-        """
-        if charge is None:
+        if charged is None:
             return
-        assert self.keys is not None
-        if inspector is None:
-            self.keys.settle(charge, Usage(requests=1), 0)
-            return
-        prompt, completion, tokens = len(request.body), inspector.completion_bytes, inspector.completion_tokens
-        price = self.originator.compute_price(request, completion)
-        self.keys.settle(charge, Usage(1, 0, prompt, completion, tokens, price), estimate_tokens(prompt) + tokens)
-
-    def _count(self, record: RequestRecord) -> None:
-        self.counters.completed += record.outcome == "completed"
-        self.counters.failed += record.outcome == "failed"
-        self.counters.refused += record.outcome == "refused"
-        self.counters.cancelled += record.outcome == "cancelled"
-        self.counters.completion_tokens += record.completion_tokens
-        self.counters.offloaded_tokens += record.completion_tokens if record.executor is not None else 0
+        has_left = answer is None and record.outcome is Outcome.CANCELLED and self.availability.ending is None
+        if owed is not None:
+            charged.settle_answer(owed.completion_bytes, owed.completion_tokens)
+        elif has_left and record.work is not None:
+            charged.settle_left(record.work, trio.current_time())
+        else:
+            charged.settle_nothing()
 
     def _note_measured(self, request: Request, record: RequestRecord, inspector: AnswerInspector) -> None:
         """Compare what an answer of this node's backend took with what was predicted, and learn from both.
 
         The originator does so of the answers of others.
         """
-        if record.outcome != "completed" or record.executor is not None or record.prediction is None:
+        if record.outcome is not Outcome.COMPLETED or record.executor is not None or record.prediction is None:
             return
         assert record.first_byte is not None and record.finished is not None
         predictor, tokens = self.originator.predictor, inspector.completion_bytes / BYTES_PER_TOKEN / request.choices
@@ -308,7 +220,7 @@ class Dispatcher:
         self, stack: AsyncExitStack, request: Request, record: RequestRecord
     ) -> tuple[Answer, AnswerInspector]:
         rules, backends = request.rules, self._find_backends(request.model, request.rules)
-        can_offload = not request.local_only and self.originator.has_executors(request.model, rules)
+        can_offload = not request.local_only and self.originator.directory.has_executors(request.model, rules)
         if not backends and not can_offload:
             if rules is not ANYBODY and request.model in self.get_models():
                 raise self._refuse_rules([request.model], rules)
@@ -334,7 +246,10 @@ class Dispatcher:
             can_offload = False
         if here is None:
             assert refusal is not None
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                del refusal  # it holds this frame, which must not hold it
         if refusal is not None:
             log.info("served here after all", request=record.id, reason=str(refusal))
             record.reason = Reason.NEXT.value
@@ -348,7 +263,7 @@ class Dispatcher:
                     part = await self._offload(stack, request, record, None)
                     self.counters.offloaded += 1
                     return part
-            return _describe_failure(error)
+            return describe_failure(error)
         self.counters.local += 1
         if doubted is not None:
             self.originator.note_own_answer(doubted, answer.status)
@@ -367,7 +282,7 @@ class Dispatcher:
         It names the number formats in which they are, and the key that none of these suits, if that is one.
         """
         here = [each.get_number_formats(model) for model in models for each in self.backend_pool.order(model)]
-        speeds = self.originator.find_speeds()
+        speeds = self.originator.directory.find_speeds()
         found = dict.fromkeys([*here, *(speed.number_formats for model in models for speed in speeds.get(model, ()))])
         unmet = (
             f"{FIELD}.{key}"
@@ -397,7 +312,7 @@ class Dispatcher:
         model, rules = request.model, request.rules
         spent = 0 if is_here else self.originator.compute_price(whole, written)
         most = spent + self.originator.compute_price(request, request.max_completion_bytes)
-        can_offload = not request.local_only and self.originator.has_executors(model, rules)
+        can_offload = not request.local_only and self.originator.directory.has_executors(model, rules)
         can_offload = can_offload and (rules.max_price is None or most <= rules.max_price)
         backends = find_continuing(self._find_backends(model, rules), request, cut)
         part: Part | None = None
@@ -422,7 +337,8 @@ class Dispatcher:
     def _wants_offload(self, here: OwnPrediction, request: Request, record: RequestRecord) -> bool:
         """Whether the policy offloads a request, given what is expected here and there.
 
-        That is decided when it arrives: one that waits in the queue here stays here.
+        That is decided when it arrives: one that waits in the queue here stays here. While blocks are overdue, what is
+        expected to be answered here before another node can be paid stays here too, whatever the policy says.
         """
         expected, here_s = here.expected, here.score
         found = self.originator.preview(request, expected)
@@ -431,15 +347,20 @@ class Dispatcher:
             stays = Decision.SERVE
         elif found is not None and found[1] is Reason.CONVERSATION and is_kept(found[0].score, here_s):
             stays = Decision.OFFLOAD
+        unpaid_s = self.originator.predict_payment_wait()
+        there_s = None if found is None else found[0].score + unpaid_s
         load = replace(
             here.backend.get_load_snapshot(request.model),
             wait_s=predict_wait(here.prediction.speed, expected.usual_output),
             here_s=here_s,
-            there_s=None if found is None else found[0].score,
+            there_s=there_s,
             price=self.originator.compute_expected_price(request, expected),
             conversation=stays,
         )
         record.load = load
+        if unpaid_s and there_s is not None and here_s < math.inf and (self.originator.is_stalled or here_s <= there_s):
+            record.reason = Reason.UNPAID.value
+            return False
         record.reason = (Reason.CONVERSATION if stays is Decision.SERVE else Reason.POLICY).value
         return self.policy.decide_request(load, self.runtime.random) is Decision.OFFLOAD
 
@@ -459,7 +380,15 @@ class Dispatcher:
         def predict_here() -> float:
             return math.inf if backend is None else self._predict_here(backend, request).score
 
-        offload = self.originator.complete(request, has_backend=backend is not None, predict_here=predict_here)
+        def note_left(attempt: OffloadAttempt) -> None:
+            since = attempt.working_since
+            if since is not None:
+                record.note_left(Work(since, attempt.terms.prediction))
+
+        record.work = None
+        offload = self.originator.complete(
+            request, has_backend=backend is not None, predict_here=predict_here, note_left=note_left
+        )
         attempt = await stack.enter_async_context(offload)
         terms = attempt.terms
         record.executor, record.attempt, record.hold_id = terms.executor, terms.number, attempt.hold_id
@@ -491,20 +420,28 @@ class Dispatcher:
         def note_slot() -> None:
             nonlocal slot_at
             slot_at = trio.current_time()
+            record.work = Work(slot_at, here.prediction)
+
+        def note_failure() -> None:
+            record.work = None
 
         demand = self._make_demand(request, record, here.predict_service())
-        patience_s = compute_patience(request, here.prediction, here.expected.largest.output)
+        largest, shows_queue = here.expected.largest.output, backends[0].shows_queue
+        patience_s = compute_patience(request, here.prediction, largest, shows_queue=shows_queue)
         withhold = not request.wants_usage
         tries = Tries(request, request.body, demand, patience_s, is_last=is_last, withhold_usage=withhold)
-        begun = await stack.enter_async_context(ask_backends(backends, tries, note_slot))
+        begun = await ask_backends(stack, backends, tries, note_slot, note_failure)
         backend, answer = begun.backend, begun.answer
         record.number_formats = backend.get_number_formats(request.model)
         record.backend = backend
         if backend is not backends[0]:
             record.prediction, record.reason = None, Reason.NEXT.value
-        prompt = estimate_tokens(len(request.body))
-        timer = backend.meter.start_timer(request.model, prompt, slot_at, is_stream=answer.is_stream)
+        timer = backend.meter.start_timer(
+            request.model, len(request.body), slot_at, is_stream=answer.is_stream, prefixes=request.prefixes
+        )
         length = self.originator.predictor.watch_length(request)
+        if not begun.inspector.is_stream:
+            return answer.with_body(WholeBody(inspect_whole(begun, timer, length))), begun.inspector
         body = await stack.enter_async_context(aclosing(inspect_answer(begun, timer, length)))
         return answer.with_body(body), begun.inspector
 
@@ -522,38 +459,8 @@ def _is_working(backends: Sequence[ScheduledBackend]) -> bool:
     return bool(backends) and not backends[0].breaker.is_open(trio.current_time())
 
 
-def _describe_failure(error: NotAdmitted | BackendsFailed) -> tuple[Answer, AnswerInspector]:
-    """What the user gets of a request that no backend serves: the error of a backend as it came, if there is one.
-
-    Raises:
-        ApiError: there is none. 429 for a full queue, 503 for no slot in time, 502 for a backend that broke.
-    """
-    if isinstance(error, NotAdmitted):
-        refuse = too_many_requests if isinstance(error, QueueFull) else unavailable
-        raise refuse(f"This node is busy: {error}.", error.retry_after_s) from error
-    if error.answer is None:
-        raise bad_gateway(f"The backend failed: {error}.") from error
-    return error.answer, AnswerInspector(stream=False)
-
-
-def _get_refusal(failure: BaseException | None) -> str:
-    """What became of a request that ``failure`` ended before its answer began."""
-    if isinstance(failure, ApiError):
-        return "refused"
-    return "failed" if isinstance(failure, Exception) else "cancelled"
-
-
-def _get_outcome(status: int, inspector: AnswerInspector, failure: BaseException | None) -> str:
-    """What became of a request whose answer began; ``failure`` ended it, or the user left in order."""
-    if inspector.error is not None:
-        return "failed"
-    if failure is None or inspector.is_over:  # a user who hangs up on the closing event has the whole answer
-        return "completed" if status == 200 else "error"
-    return "failed" if isinstance(failure, Exception) else "cancelled"
-
-
 async def _watch(whole: ContinuedAnswer, record: RequestRecord) -> AsyncGenerator[bytes, None]:
-    """The body of an answer, while the record notes when it began and the inspector that it broke off."""
+    """The body of a stream, while the record notes when it began and the inspector that it broke off."""
     try:
         async with aclosing(whole.read()) as body:
             async for chunk in body:

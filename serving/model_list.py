@@ -7,14 +7,14 @@ from typing import Any
 
 import trio
 
-from chain.parameters import CREDIT, Price
+from chain.parameters.parameters import CREDIT, Price
 from serving.dispatcher import Dispatcher
 from serving.openai.endpoints import ENDPOINTS
 from serving.openai.errors import model_not_found
 from serving.openai.nearest_names import find_nearest
 from serving.openai.provider_rules import FORMATS
+from serving.prediction.predicted_time import BYTES_PER_TOKEN, ServiceSpeed
 from serving.quality.model_reports import ModelReports
-from serving.scheduling.prediction import BYTES_PER_TOKEN, ServiceSpeed
 
 LIST_INTERVAL_S = 1.0
 """Seconds for which the nodes of each model are not looked up again."""
@@ -104,7 +104,7 @@ class ModelList:
         """What is known of each node that serves a model and is present, this one among them."""
         now = trio.current_time()
         if now - self._found_at >= LIST_INTERVAL_S:
-            self._found_at, self._found = now, self._dispatcher.originator.find_speeds()
+            self._found_at, self._found = now, self._dispatcher.originator.directory.find_speeds()
         own = self._dispatcher.backend_pool.find(model)
         return ([] if own is None else [own.get_speed(model)]) + self._found.get(model, [])
 
@@ -122,7 +122,7 @@ def list_parameters(features: Iterable[str]) -> list[str]:
 
 def describe_price(price: Price) -> dict[str, str]:
     """The price of an offloaded request in credits: per request, per byte (which is what counts), and per token of
-    :data:`~serving.scheduling.prediction.BYTES_PER_TOKEN` bytes, for comparison. What a node serves itself is free.
+    :data:`~serving.prediction.predicted_time.BYTES_PER_TOKEN` bytes, for comparison. What a node serves itself is free.
     """
     return {
         "unit": "credit",

@@ -9,6 +9,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nacl.bindings
 import pytest
@@ -25,6 +26,8 @@ for name in ("crypto_sign_seed_keypair", "crypto_sign_open"):
     setattr(nacl.bindings, name, functools.lru_cache(maxsize=1 << 14)(getattr(nacl.bindings, name)))
 
 ROOT = Path(__file__).parent
+SPREAD = ("tests/adversarial/quality/test_duel_strategies.py",)
+"""Files whose tests share nothing, and take so long that one worker should not have them all."""
 
 settings.register_profile(
     "ci",
@@ -57,12 +60,29 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 2
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole files, but the tests of a file in :data:`SPREAD` one by one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class FileScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            scope = super()._split_scope(nodeid)
+            return nodeid if scope in SPREAD else scope
+
+    return FileScheduling(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Have each worker import a share of its own of the tests first, and so share the work of rewriting assertions.
 
-    Rewriting takes ten seconds in a fresh checkout. What one worker has written, the others read.
+    Rewriting takes ten seconds in a fresh checkout. What one worker has written, the others read. Nothing of all this
+    is garbage.
     """
+    gc.disable()
     worker = getattr(session.config, "workerinput", None)
     if worker is None or not all(map(os.path.isdir, session.config.args)):
         return
@@ -76,12 +96,13 @@ def pytest_collection(session: pytest.Session) -> None:
 
 def pytest_collection_finish() -> None:
     """Spare the collector of garbage the thousands of collected tests, and an eighth of the time."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
-WAITING = ("adversarial/test_abuse", "docs/test_pages", "p2p/host/", "p2p/nat/", "processes/")
+WAITING = ("adversarial/overlay/test_abuse", "docs/test_pages", "p2p/host/", "p2p/nat/", "processes/")
 """Tests that wait for sockets and processes for more than half of their time."""
 
 

@@ -26,7 +26,7 @@ from statistics import NormalDist
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
 from chain.crypto import hash_bytes
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.beacon import Beacon, HashChain
 from chain.types.validators import ValidatorSet
 

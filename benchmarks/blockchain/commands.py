@@ -1,10 +1,13 @@
-"""How long a command of the command line takes, and what readers of the ledger cost the node that they read.
+"""How long a command of the command line takes, what a node costs that has nothing to do, and what readers cost it.
 
 Each command is run several times in a process of its own, one after the other; the figures are medians. The reference
 is a Python that starts and ends. ``status`` and the ledger are asked of a node in a process of its own that is its own
-only validator. What readers cost finality is measured by the time from submitting a transfer to its finality, in turn
-with and without readers that ask the node for blocks and for what moved an account. What the index of accounts costs is
-the processor time of appending blocks of transfers to a database with and without it, in turn.
+only validator. A node that has nothing to do is measured alone, as ``init`` makes it, and in a demo, whose four nodes
+keep a chain together: processor time by the kernel's counters, and resident memory. What readers cost finality is
+measured by the time from submitting a transfer to its finality: in turn without readers, beside readers that ask the
+node for blocks and for what moved an account, and beside the same readers with a server that has these answers ready.
+The readers are a process of their own. What the index of accounts costs is the processor time of appending each of the
+same blocks of transfers to two databases, with and without it.
 """
 
 from __future__ import annotations
@@ -13,32 +16,33 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from benchmarks.blockchain.ledger_readers import READS_PER_S, fetch, reading, serve_static
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run, get_percentile
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.store.kv import LevelStore
 from chain.store.writer import ChainStore
 from chain.transition.block import Transition, apply_block
 from chain.types.blocks import Block
 from chain.types.operations import Transfer
-from serving.cli.running.admin_client import ask_node
 from tests.support.chain_builder import Chain
 from tests.support.cluster import Cluster, run_cluster
+from tests.support.forked import ForkedServer
 
 PROGRAM = (sys.executable, "-P", "-m", "serving.cli.main")
-READS_PER_S = 100
-"""Answers of the ledger that readers ask for."""
-READERS = 2
 TRANSFERS = 200
 """Transfers in a block that is appended."""
+IDLE_BEFORE, DEMO_BEFORE = 2.6, 7.9
+"""Percent of a core that an idle node of a demo, and the demo itself, took in the first design (commit d120559)."""
+READY_GOAL_S = 2.5
+MEMORY_BEFORE = 450
+"""MB of a node with the embedded model in the first design."""
 COMPLETION = {"_WWWSERVE_COMPLETE": "complete_bash", "COMP_WORDS": "wwwserve st", "COMP_CWORD": "1"}
 
 
@@ -56,35 +60,68 @@ def measure_command(arguments: Sequence[str], rounds: int, environment: dict[str
 
 
 @contextmanager
-def reading(directory: Path, address: str) -> Iterator[list[float]]:
-    """Ask a node for blocks and the movements of an account all the time.
+def started(*arguments: str, until: str) -> Iterator[tuple[int, float]]:
+    """A command that stays: its process, and the seconds until a line with ``until`` came on its standard output."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        (*PROGRAM, *arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    try:
+        if not any(until in line for line in process.stdout):
+            raise RuntimeError(f"{arguments[0]} ended with {process.wait()}")
+        yield process.pid, time.perf_counter() - began
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
 
-    How long each answer took, in ms, is appended to the list.
 
-    Raises:
-        CommandError: the node refused to answer.
-    """
-    stopped = threading.Event()
-    taken: list[float] = []
-    paths = ("/chain/head", "/chain/blocks?limit=20", f"/chain/accounts/{address}/movements?limit=20")
+def read_processor_time(pid: int) -> float:
+    """Seconds of processor time that a process has taken, without its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def read() -> None:
-        due = time.perf_counter()
-        while not stopped.is_set():
-            due += READERS / READS_PER_S
-            time.sleep(max(0.0, due - time.perf_counter()))
-            started = time.perf_counter()
-            ask_node(directory, "GET", paths[len(taken) % len(paths)])
-            taken.append(1000 * (time.perf_counter() - started))
 
-    with ThreadPoolExecutor(READERS) as pool:
-        readers = [pool.submit(read) for _ in range(READERS)]
-        try:
-            yield taken
-        finally:
-            stopped.set()
-        for reader in readers:
-            reader.result()
+def read_memory(pid: int) -> float:
+    """Resident memory of a process in MB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def measure_processes(pids: Sequence[int], idle_s: float) -> list[float]:
+    """Percent of a core that each process takes, over ``idle_s`` seconds, once it has been left alone for a third of
+    that."""
+    time.sleep(idle_s / 3)
+    before, began = [read_processor_time(pid) for pid in pids], time.perf_counter()
+    time.sleep(idle_s)
+    passed = time.perf_counter() - began
+    return [100 * (read_processor_time(pid) - at) / passed for pid, at in zip(pids, before, strict=True)]
+
+
+def measure_idle(idle_s: float, rounds: int) -> list[Figure]:
+    """How soon a node is ready, and what it costs while it has nothing to do, alone and in a demo."""
+    until_ready = []
+    with tempfile.TemporaryDirectory() as name:
+        directory = str(Path(name, "node"))
+        subprocess.run((*PROGRAM, "init", "--yes", "-d", directory), check=True, stdout=subprocess.DEVNULL)
+        for number in range(rounds):
+            with started("run", "-d", directory, until="ready in") as (pid, seconds):
+                until_ready.append(seconds)
+                if number == rounds - 1:
+                    (alone,) = measure_processes([pid], idle_s)
+                    memory = read_memory(pid)
+    with started("demo", "--json", until="nodes") as (pid, seconds):
+        children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        demo, *nodes = measure_processes([pid, *children], idle_s)
+    before = "the first design"
+    return [
+        Figure("run until ready, with the embedded model", median(until_ready), "s", READY_GOAL_S, "goal"),
+        Figure("demo until four nodes are ready", seconds, "s"),
+        Figure("an idle node, memory", memory, "MB", MEMORY_BEFORE, before),
+        Figure("an idle node alone", alone, "% of a core"),
+        Figure("an idle node of the demo", median(nodes), "% of a core", IDLE_BEFORE, before),
+        Figure("the demo itself, idle", demo, "% of a core", DEMO_BEFORE, before),
+    ]
 
 
 def measure_finality(cluster: Cluster, count: int) -> list[float]:
@@ -96,6 +133,44 @@ def measure_finality(cluster: Cluster, count: int) -> list[float]:
         node.ask("/wallet/transfer", "POST", order)
         taken.append(1000 * (time.perf_counter() - started))
     return taken
+
+
+def measure_readers(cluster: Cluster, count: int) -> list[Figure]:
+    """What readers cost finality and the node, as other programs on this machine and as readers of the node."""
+    node = cluster.nodes[0]
+    assert node.process is not None
+    pid, directory = node.process.pid, node.directory
+    paths = (
+        "/chain/head", "/chain/blocks?limit=20", f"/chain/accounts/{cluster.users[0].address}/movements?limit=20",
+    )  # fmt: skip
+    alone, static, beside, reads = [], [], [], []
+    idle = busy = 0.0
+    for _ in range(4):
+        started = read_processor_time(pid)
+        alone += measure_finality(cluster, count // 4)
+        idle += read_processor_time(pid) - started
+        with tempfile.TemporaryDirectory() as name:
+            answers = {path: fetch(directory, path) for path in paths}
+            server = ForkedServer(serve_static, Path(name), answers)
+            with reading(Path(name), paths):
+                static += measure_finality(cluster, count // 4)
+            server.kill()
+        started = read_processor_time(pid)
+        with reading(directory, paths) as taken:
+            beside += measure_finality(cluster, count // 4)
+        busy += read_processor_time(pid) - started
+        reads += taken
+    figures = []
+    for percent in (50, 99):
+        without = get_percentile(alone, percent)
+        for name, times in (("", beside), (" of ready answers elsewhere", static)):
+            figure = f"finality, {READS_PER_S} reads/s{name} beside, p{percent}"
+            figures.append(Figure(figure, get_percentile(times, percent), "ms", without, "no reads"))
+    return [
+        *figures,
+        Figure("a read of the ledger, p99", get_percentile(reads, 99), "ms"),
+        Figure("a read of the ledger, processor time of the node", 1000 * (busy - idle) / len(reads), "ms"),
+    ]
 
 
 def make_blocks(count: int) -> tuple[Chain, list[tuple[Block, Transition]]]:
@@ -115,26 +190,34 @@ def make_blocks(count: int) -> tuple[Chain, list[tuple[Block, Transition]]]:
 
 
 def measure_appends(count: int, rounds: int) -> list[Figure]:
-    """Processor time of appending ``count`` blocks with and without an index, and of making the index behind them."""
+    """Processor time of appending ``count`` blocks with and without an index, and of making the index behind them.
+
+    Each block is appended to two databases, one of them indexed. They take turns at being first.
+    """
     chain, done = make_blocks(count)
+    names = ("with", "without")
     taken: dict[str, list[float]] = {"with": [], "without": [], "behind": []}
-    for number in range(2 * rounds):
-        name, operations = ("with", "without")[number % 2], count * TRANSFERS
+    for _ in range(rounds):
+        spent = dict.fromkeys(taken, 0.0)
         with tempfile.TemporaryDirectory() as directory:
-            store = ChainStore(LevelStore(Path(directory, "chain")), chain.genesis, index_accounts=name == "with")
-            appending = indexing = 0.0
-            for each in done:
-                certificate, started = chain.finality(each[0]), time.thread_time()
-                store.append([each], certificate)
-                appended = time.thread_time()
-                while store.extend_index():
+            stores = {
+                name: ChainStore(LevelStore(Path(directory, name)), chain.genesis, index_accounts=name == "with")
+                for name in names
+            }
+            for number, each in enumerate(done):
+                certificate = chain.finality(each[0])
+                for name in names if number % 2 else reversed(names):
+                    started = time.thread_time()
+                    stores[name].append([each], certificate)
+                    spent[name] += time.thread_time() - started
+                started = time.thread_time()
+                while stores["with"].extend_index():
                     pass
-                appending += appended - started
-                indexing += time.thread_time() - appended
-            store.close()
-        taken[name].append(1e6 * appending / operations)
-        if name == "with":
-            taken["behind"].append(1e6 * indexing / operations)
+                spent["behind"] += time.thread_time() - started
+            for store in stores.values():
+                store.close()
+        for name in taken:
+            taken[name].append(1e6 * spent[name] / (count * TRANSFERS))
     appends = median(taken["with"]), "µs/operation", median(taken["without"]), "no index"
     return [
         Figure("an append with an index of accounts, processor time", *appends),
@@ -142,8 +225,9 @@ def measure_appends(count: int, rounds: int) -> list[Figure]:
     ]
 
 
-def measure(rounds: int, transfers: int) -> tuple[list[Figure], list[Chart]]:
-    """Run each command ``rounds`` times, and make ``transfers`` transfers with and without readers."""
+def measure(rounds: int, transfers: int, idle_s: float) -> tuple[list[Figure], list[Chart]]:
+    """Run each command ``rounds`` times, leave nodes alone for ``idle_s`` seconds, and make ``transfers`` transfers
+    with and without readers."""
     bare = measure_command((sys.executable, "-c", ""), rounds)
     wwwserve = "import sys; sys.argv[0] = 'wwwserve'; from serving.cli.main import main; main()"
     times = {
@@ -160,26 +244,14 @@ def measure(rounds: int, transfers: int) -> tuple[list[Figure], list[Chart]]:
         directory = cluster.nodes[0].directory
         for command in (("status",), ("chain", "blocks"), ("chain", "verify")):
             times[" ".join(command)] = measure_command((*PROGRAM, *command, "-d", str(directory)), rounds)
-        alone, beside, reads = [], [], []
-        for _ in range(4):
-            alone += measure_finality(cluster, transfers // 4)
-            with reading(directory, cluster.users[0].address) as taken:
-                beside += measure_finality(cluster, transfers // 4)
-            reads += taken
+        costs = measure_readers(cluster, transfers)
     against = "Python that starts and ends"
     headlines = {"--help": "`wwwserve --help`", "status": "`wwwserve status`"}
     figures = [
         Figure(name, value, "ms", bare, against, headline=headlines.get(name, "")) for name, value in times.items()
     ]
-    figures += [
-        Figure(f"finality, {READS_PER_S} reads/s beside, p50", median(beside), "ms", median(alone), "no reads"),
-        Figure(
-            f"finality, {READS_PER_S} reads/s beside, p99",
-            get_percentile(beside, 99), "ms", get_percentile(alone, 99), "no reads",
-        ),
-        Figure("a read of the ledger, p99", get_percentile(reads, 99), "ms"),
-        *measure_appends(transfers // 8, rounds),
-    ]  # fmt: skip
+    figures += measure_idle(idle_s, (rounds + 2) // 3)
+    figures += [*costs, *measure_appends(transfers // 8, rounds)]
     bars = Series("ms", (), tuple(times.values()))
     return figures, [Chart("Commands", "", "ms", (bars,), tuple(name.replace(" ", "\n") for name in times))]
 
@@ -191,8 +263,9 @@ def main() -> None:
         __doc__,
         Option("rounds", 9, 3, "times that each command is run"),
         Option("transfers", 400, 8, "transfers with readers, and as many without"),
+        Option("idle_s", 30, 3, "seconds for which a node has nothing to do"),
     )
-    run.finish(*measure(run.values["rounds"], run.values["transfers"]))
+    run.finish(*measure(run.values["rounds"], run.values["transfers"], run.values["idle_s"]))
 
 
 if __name__ == "__main__":

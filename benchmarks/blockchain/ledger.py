@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +24,14 @@ from chain.audit.audit import audit_chain
 from chain.audit.sources import StoreSource
 from chain.crypto import KeyPair
 from chain.genesis import Genesis
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.store.kv import LevelStore
 from chain.types.operations import Transfer, sign_operation
 from consensus.network.gossip import Batch, get_topic
 from p2p.host.network import Libp2pNetwork
+from p2p.network import NetworkError
 from p2p.runtime import RealRuntime
-from tests.support.cluster import Cluster, run_cluster
+from tests.support.cluster import Cluster, ClusterNode, run_cluster
 
 VALIDATORS = 4
 USERS = 200
@@ -41,14 +43,13 @@ FLOOD_RATE = 5_000.0
 """Operations offered per second in the flood: several times what four processes on two cores make final."""
 POLL_S = 0.02
 """Seconds between looks at the height: the resolution of the times to finality."""
-WARM_UP_S = 30.0
-"""Most seconds until the first transfer is final: gossip must learn first who subscribes."""
-PATIENCE_S = 90.0
-"""Most seconds that the mempools may take to empty after the last operation was handed over."""
+PATIENCE_S = 300.0
+"""Most seconds until the client is connected, until its first transfer is final, and until the mempools are empty after
+the last one."""
 QUIET_S = 2.0
 """Seconds for which all mempools must be empty: what gossip is still carrying would fill them again."""
 REPEAT_S = 1.0
-"""Seconds between attempts to hand over the first transfer."""
+"""Seconds between attempts to connect, and to hand over the first transfer."""
 
 
 class Submitter:
@@ -83,9 +84,10 @@ class Submitter:
         network = Libp2pNetwork(KeyPair(b"submitter".ljust(32)), (), RealRuntime())
         async with trio.open_nursery() as nursery:
             await nursery.start(network.run)
-            for node in cluster.nodes:
-                await network.connect(node.key.public_key, [f"/ip4/127.0.0.1/tcp/{node.peer_port}"])
-            await self._warm_up(network, heights)
+            with trio.fail_after(PATIENCE_S):
+                for node in cluster.nodes:
+                    await self._connect(network, node)
+            await self._warm_up(network, cluster.nodes[0])
             size = max(1, min(MAX_BATCH, int(rate / MESSAGE_RATE)))
             batches = [self.make_batch(start, min(size, count - start)) for start in range(0, count, size)]
             started = trio.current_time()
@@ -97,12 +99,19 @@ class Submitter:
                 await heights.wait_empty()
             nursery.cancel_scope.cancel()
 
-    async def _warm_up(self, network: Libp2pNetwork, heights: Heights) -> None:
-        """Have one transfer made final, so that all that follows finds its way at once."""
+    async def _connect(self, network: Libp2pNetwork, node: ClusterNode) -> None:
+        """Connect to a node, which may be slow to answer while all start."""
+        while True:
+            with suppress(NetworkError):
+                return await network.connect(node.key.public_key, [node.listen_address])
+            await trio.sleep(REPEAT_S)
+
+    async def _warm_up(self, network: Libp2pNetwork, node: ClusterNode) -> None:
+        """Have one transfer made final, so that all that follows finds its way: gossip must learn who subscribes."""
         _, message = self.make_batch(0, 1)
-        before = heights.reached
-        with trio.fail_after(WARM_UP_S):
-            while heights.reached <= before:
+        path = f"/chain/accounts/{self.users[0].address}"
+        with trio.fail_after(PATIENCE_S):
+            while (await trio.to_thread.run_sync(node.ask, path))["nonce"] == 0:
                 await network.publish(self._topic, message)
                 await trio.sleep(REPEAT_S)
 
@@ -118,7 +127,7 @@ class Heights:
     async def watch(self) -> None:
         """Ask for the height until cancelled."""
         url = f"http://127.0.0.1:{self._cluster.nodes[0].admin_port}/healthz"
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
             while True:
                 height = (await client.get(url)).json()["height"]
                 for new in range(self.reached + 1, height + 1):
@@ -127,12 +136,15 @@ class Heights:
                 await trio.sleep(POLL_S)
 
     async def wait_empty(self) -> None:
-        """Wait until all mempools stay empty."""
+        """Wait until all mempools stay empty, and all that is final by then has been seen."""
         since = trio.current_time()
         while trio.current_time() < since + QUIET_S:
             await trio.sleep(QUIET_S / 4)
             if not await trio.to_thread.run_sync(self._are_empty):
                 since = trio.current_time()
+        height = await trio.to_thread.run_sync(lambda: self._cluster.nodes[0].height)
+        while self.reached < height:
+            await trio.sleep(POLL_S)
 
     def _are_empty(self) -> bool:
         return all(node.ask("/status")["mempool_operations"] == 0 for node in self._cluster.nodes)
@@ -173,6 +185,8 @@ def measure(seed: int, count: int, rate: float) -> Outcome:
         for operation, place in located.items()
         if place is not None and place[0] in heights.at
     }
+    if not final:
+        raise SystemExit("no operation has become final")
     latencies = [at - submitter.submitted[operation] for operation, at in final.items()]
     span = max(final.values()) - min(submitter.submitted.values())
     return Outcome(count, latencies, len(final) / span, audited)

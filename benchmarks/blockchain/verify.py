@@ -23,7 +23,7 @@ from chain.audit.export import ExportSource, ExportWriter
 from chain.audit.report import Report
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.parameters import CREDIT, Parameters
 from chain.state.beacon import make_hash_chain
 from chain.transition.block import build_block
 from chain.transition.epochs import Epoch, get_next_epoch

@@ -17,7 +17,7 @@ import structlog
 
 from benchmarks.pictures import Chart, make_cumulative
 from benchmarks.report import Figure, Option, Run
-from tests.support.fault_matrix import PLACES, Place, Row, play_column
+from tests.support.market.fault_matrix import PLACES, Place, Row, play_column
 from tests.support.market_world import World, simulate
 
 

@@ -12,11 +12,11 @@ import logging
 
 import structlog
 
+from benchmarks.network.shared_ledger import run_nodes
 from benchmarks.network.simulation import Outcome, Simulation
 from benchmarks.pictures import Chart, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
 from consensus.engine import Settings
-from p2p.simulation.runtime import run_simulation
 from serving.accounting.payment_history import MAX_ALLOWANCE
 
 NODES, RATE, CAPACITY = 8, 0.5, 4
@@ -32,7 +32,7 @@ def simulate(seed: int, duration: float, has_credit: bool) -> Outcome:
             for payer in simulation.nodes:
                 for amount in (UNLIMITED, *[0] * MAX_ALLOWANCE):
                     executor.payments.payee.history.note_payment(payer.key.public_key, amount)
-    return run_simulation(seed, simulation.run)
+    return run_nodes(seed, simulation.run)
 
 
 def split(outcome: Outcome) -> tuple[list[float], list[float]]:

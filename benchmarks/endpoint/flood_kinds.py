@@ -16,7 +16,7 @@ import trio
 
 from benchmarks.endpoint.flooding import ADDRESSES, LIAR_MODEL, Attacker
 from p2p.network import NetworkError
-from p2p.streams.exchanges import Exchange
+from p2p.streams.exchange import Exchange
 from serving.offload.context import receive_message
 from serving.offload.protocol import (
     CHUNK_BYTES,

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -25,7 +26,7 @@ from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, GenesisAccount
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.state.lottery import compute_lottery_seed
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
@@ -36,7 +37,8 @@ from p2p.host.network import Libp2pNetwork
 from p2p.host.transport import GuardedTCP
 from p2p.network import NetworkError
 from p2p.runtime import RealRuntime
-from p2p.streams.exchanges import Exchange, Streams
+from p2p.streams.exchange import Exchange
+from p2p.streams.exchanges import Streams
 from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.offload.protocol import (
     CHUNK_BYTES,
@@ -70,8 +72,10 @@ OFFERS_PER_S = 30.0
 """Offers of each peer: somewhat fewer than a stranger is blamed for."""
 NICENESS = 19
 """Of what runs on other machines in reality, and shall not slow down the nodes here."""
-CONNECT_TRIES = 6
+CONNECT_TIMEOUT_S = 120.0
 """Of the executor that lies, to each node: at the start all processes want the processor."""
+CONNECT_INTERVAL_S = 0.5
+"""Seconds between two tries."""
 SALT = bytes(16)
 LIAR_KEY = KeyPair(bytes([0xA8]) * 32)
 
@@ -198,10 +202,12 @@ class Attacker:
 
         async def run(key: KeyPair, source: str) -> None:
             while True:
-                with suppress(NetworkError):
+                try:
                     async with self.join(key, source) as stranger, trio.open_nursery() as nursery:
                         for number in range(OFFERS_AT_ONCE):
                             nursery.start_soon(repeat, stranger, number)
+                except* NetworkError:  # a nursery puts it into a group
+                    pass
                 await trio.sleep(1.0)
 
         async with trio.open_nursery() as nursery:
@@ -217,13 +223,25 @@ async def _receive(exchange: Exchange) -> Message:
     return decode_message(frame)
 
 
+def lower_priority(pid: int) -> None:
+    """Have a process run at :data:`NICENESS`, with all threads that it has and will have (Linux: setpriority(2))."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), NICENESS)
+
+
 async def _connect(network: Libp2pNetwork, target: Target) -> None:
-    """Connect to a node, which may be slow to answer while all processes of the benchmark start."""
-    for _ in range(CONNECT_TRIES - 1):
-        with suppress(NetworkError):
-            await network.connect(target.public_key, [target.address])
-            return
-    await network.connect(target.public_key, [target.address])
+    """Connect to a node, which may be slow to answer while all processes of the benchmark start.
+
+    Raises:
+        trio.TooSlowError: it does not answer.
+    """
+    with trio.fail_after(CONNECT_TIMEOUT_S):
+        while True:
+            with suppress(NetworkError):
+                await network.connect(target.public_key, [target.address])
+                return
+            await trio.sleep(CONNECT_INTERVAL_S)
 
 
 def run_attackers(
@@ -236,14 +254,16 @@ def run_attackers(
 ) -> None:
     """Carry out one :class:`Order` after the other until this process is killed.
 
-    A flood begins with its order. Each None answers with what was done since then; a False ends the flood.
+    It says so once it is ready. A flood begins with its order. Each None answers with what was done since then; a False
+    ends the flood.
     """
     end_with_parent()
-    os.nice(NICENESS)
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
     async def obey(node: Node) -> None:
+        lower_priority(os.getpid())  # not before, or it would hardly start on a busy machine
+        orders.send(0)
         while True:
             order: Order = await trio.to_thread.run_sync(orders.recv)
             attacker = Attacker(genesis, node, order, user_key)

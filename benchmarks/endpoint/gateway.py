@@ -25,13 +25,15 @@ import trio
 from benchmarks.endpoint.load import LoadResult, StreamResult, run_load, run_streams
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from serving.openai.requests import CHAT_COMPLETIONS
 from tests.support.cluster import Cluster, run_cluster
 from tests.support.fake_backend import MODEL, FakeOptions
 
 CONNECTIONS = (1, 16, 64)
 """Requests at a time."""
+CAPACITY = 2 * max(CONNECTIONS)
+"""Requests that a node has its backend work on: no request or stream waits for another to end."""
 NODES = 4
 """All of them validators. The first offloads what it is asked, the second serves it itself."""
 PROMPT_CHARACTERS = 400
@@ -71,6 +73,7 @@ def _run_nodes(backend: FakeOptions) -> Iterator[tuple[Cluster, dict[str, str]]]
             NODES,
             parameters=Parameters(),
             backend=backend,
+            capacity=CAPACITY,
             config=lambda number: ACCEPTS_ALL if number else OFFLOADS_ALL,
         ) as cluster,
     ):
@@ -188,7 +191,8 @@ def _make_charts(whole: dict[int, dict[str, Measured]], streamed: dict[int, dict
     latencies, rates, events = [], [], []
     for name in PLACES:
         of_name = [found[name].load for found in whole.values()]
-        latencies.append(Series(name, (), tuple(result.get_percentile(50) for result in of_name)))
+        medians = (result.get_percentile(50) for result in of_name)
+        latencies.append(Series(name, (), tuple(medians)))
         rates.append(Series(name, (), tuple(result.rate for result in of_name)))
         streams = [found[name].load for found in streamed.values()]
         events.append(Series(name, (), tuple(load.event_rate for load in streams if isinstance(load, StreamResult))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,6 +20,8 @@ LAST_CHUNK = b"0\r\n\r\n"
 """How the body of a response in chunks ends (RFC 9112, section 7.1)."""
 RECONNECT_S = 0.05
 """Seconds before a connection that was lost is made again."""
+PATIENCE_S = 60.0
+"""Most seconds for which a load goes on beyond its time."""
 
 
 @dataclass(slots=True)
@@ -47,8 +50,8 @@ class LoadResult:
         return len(self.latencies) / self.seconds
 
     def get_percentile(self, percent: float) -> float:
-        """Latency in ms."""
-        return 1000 * get_percentile(self.latencies, percent)
+        """Latency in ms; not a number if there is none."""
+        return 1000 * get_percentile(self.latencies, percent) if self.latencies else math.nan
 
 
 @dataclass(slots=True)
@@ -71,12 +74,18 @@ async def run_load(
     offloaded: bool = False,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> LoadResult:
-    """POST ``body`` to ``url`` over ``connections`` connections for ``seconds``, each waiting for its answer."""
-    result, request = LoadResult(seconds), _write_request(url, body, headers)
-    deadline = trio.current_time() + seconds
-    async with trio.open_nursery() as nursery:
-        for _ in range(connections):
-            nursery.start_soon(_connection, _get_address(url), request, deadline, result, offloaded)
+    """POST ``body`` to ``url`` over ``connections`` connections for ``seconds``, each waiting for its answer.
+
+    Where nothing was answered as wanted by then, it goes on for as long again, and again.
+    """
+    result, request = LoadResult(0.0), _write_request(url, body, headers)
+    with trio.move_on_after(seconds + PATIENCE_S):
+        while not result.latencies:
+            result.seconds += seconds
+            deadline = trio.current_time() + seconds
+            async with trio.open_nursery() as nursery:
+                for _ in range(connections):
+                    nursery.start_soon(_connection, _get_address(url), request, deadline, result, offloaded)
     return result
 
 
@@ -85,13 +94,19 @@ async def run_streams(
 ) -> StreamResult:
     """Read one stream after another over each of ``connections`` connections, for ``seconds``.
 
-    The last of each is cut: what counts is what came in the time.
+    The last of each is cut: what counts is what came in the time. Where nothing did, it goes on until something does.
     """
     result, request = StreamResult(seconds), _write_request(url, {**body, "stream": True}, {})
-    with trio.move_on_after(seconds):
+    began = trio.current_time()
+    with trio.move_on_after(seconds + PATIENCE_S):
         async with trio.open_nursery() as nursery:
             for _ in range(connections):
                 nursery.start_soon(_read_streams, _get_address(url), request, result, offloaded)
+            await trio.sleep(seconds)
+            while not result.latencies:
+                await trio.sleep(RECONNECT_S)
+                result.seconds = trio.current_time() - began
+            nursery.cancel_scope.cancel()
     return result
 
 
@@ -145,6 +160,8 @@ async def _read_response(stream: trio.SocketStream) -> bytes:
     head, _, body = data.partition(b"\r\n\r\n")
     head = head.lower()
     lengths = [line.partition(b":")[2] for line in head.split(b"\r\n") if line.startswith(b"content-length:")]
+    if not lengths:
+        raise ConnectionError("the response has no declared length")
     missing = int(lengths[0]) - len(body)
     while missing > 0:
         chunk = await stream.receive_some(65536)

@@ -27,9 +27,10 @@ from benchmarks.evaluation.market import Market, MarketKind
 from benchmarks.evaluation.replay import Result, meets_objective
 from benchmarks.evaluation.slo import describe
 from benchmarks.evaluation.workloads import Request, Setting, Site
+from benchmarks.network.shared_ledger import run_nodes
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
-from p2p.simulation.runtime import SimulatedRuntime, run_simulation
+from p2p.simulation.runtime import SimulatedRuntime
 from serving.backends.backend import Backend, BackendError, Load, ModelLimits
 from serving.offload.settings import OriginatorSettings
 from serving.openai.answers import Answer
@@ -127,7 +128,7 @@ def work(task: Task) -> Sequence[Result]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     requests = draw_conversations(SETTING, json.loads(task.parameters)["minutes"] * 60, task.seed)
     market = AblationMarket(SETTING, requests, task.seed, MARKETS[task.scheduler])
-    return run_simulation(f"{SETTING.name}:{task.seed}", market.run_market).results
+    return run_nodes(f"{SETTING.name}:{task.seed}", market.run_market).results
 
 
 def compute_share(run: Sequence[Result], requests: Sequence[Request]) -> float:

@@ -12,6 +12,7 @@ from node import Node
 from serving.offload.originator.attempt import OffloadAttempt
 from serving.offload.originator.attempt_terms import AttemptFailed, AttemptTerms
 from serving.offload.originator.hedging import Race
+from serving.offload.originator.originator import NoteLeft
 
 
 @dataclass(slots=True)
@@ -47,12 +48,14 @@ class AttemptLog:
         make = node.originator._attempt
 
         @asynccontextmanager
-        async def watched(terms: AttemptTerms, race: Race, is_late: trio.Event) -> AsyncIterator[OffloadAttempt]:
+        async def watched(
+            terms: AttemptTerms, race: Race, is_late: trio.Event, note_left: NoteLeft
+        ) -> AsyncIterator[OffloadAttempt]:
             executor, predicted_s = self._numbers[terms.executor], terms.prediction.time.first_token
             attempt = Attempt(number, executor, trio.current_time(), predicted_s, terms.first_token_within_s, terms)
             self.attempts.append(attempt)
             try:
-                async with make(terms, race, is_late) as made:
+                async with make(terms, race, is_late, note_left) as made:
                     attempt.hold_id = made.hold_id
                     yield made
             except AttemptFailed as failure:

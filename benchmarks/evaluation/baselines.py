@@ -12,6 +12,7 @@ reference      the reference implementation's nodes, see :class:`Reference`
 
 from __future__ import annotations
 
+import math
 import pickle
 import random
 from collections import deque
@@ -23,7 +24,7 @@ import trio
 from benchmarks.evaluation.replay import MakeScheduler, serve
 from benchmarks.evaluation.workloads import MAX_TOKENS, Request, Setting
 from serving.backends.load_metrics import MetricsPage, parse_vllm
-from serving.simulation.continuous_batch import ContinuousBatch
+from serving.simulation.continuous_batch import ContinuousBatch, Progress
 from serving.simulation.modelled_backend import ModelledBackend
 
 
@@ -99,7 +100,7 @@ class Oracle(Single):
         now = trio.current_time()
         order = sorted(range(len(self.backends)), key=lambda node: (node != request.node, node))
         chosen = min(order, key=lambda node: self._predict(node, now, request))
-        self._submit(self._engines[chosen], now, request)
+        self.submit(chosen, self._engines[chosen], now, request)
         return chosen
 
     def forget(self, chosen: int, request: Request) -> None:
@@ -107,18 +108,30 @@ class Oracle(Single):
         engine.advance(trio.current_time())
         engine.cancel(trio.current_time(), request.id)
 
-    def _submit(self, engine: ContinuousBatch, now: float, request: Request) -> None:
+    def submit(self, node: int, engine: ContinuousBatch, now: float, request: Request) -> None:
+        """Give a request to the engine of a node.
+
+        Raises:
+            ValueError: it is too long for it.
+        """
         engine.submit(now, request.id, request.prompt, min(request.output, MAX_TOKENS))
 
     def _predict(self, node: int, now: float, request: Request) -> float:
         self._engines[node].advance(now)
         engine: ContinuousBatch = pickle.loads(pickle.dumps(self._engines[node]))  # a copy, quicker than deepcopy's
-        self._submit(engine, now, request)
+        try:
+            self.submit(node, engine, now, request)
+        except ValueError:
+            return math.inf
         while (event := engine.next_event()) is not None:
             for report in engine.advance(event):
-                if report.id == request.id and report.finished:
+                if report.id == request.id and self.is_over(report):
                     return report.time
         raise AssertionError("a request never ends")
+
+    def is_over(self, report: Progress) -> bool:
+        """Whether this is what the node is chosen by: the end. A subclass may be content with less."""
+        return report.finished
 
 
 @dataclass(eq=False, slots=True)

@@ -2,8 +2,9 @@
 
 Each turn is sent with all turns before it, as clients do. The modelled servers keep what they have computed in a prefix
 cache; a turn that comes to another server is taken up from its beginning. All users ask a node with a small card, which
-offloads most of it to five others with large ones. The same conversations are sent twice: to nodes as they are shipped,
-and to nodes that know nothing of conversations but are the same otherwise, the prefix caches included.
+offloads most of it to five others with large ones. The same conversations are sent to nodes as they are shipped,
+and to nodes that know nothing of conversations but are the same otherwise, the prefix caches included. An oracle that
+knows all caches, speeds and lengths shows how much there is to gain.
 
 First messages have the lengths of Mooncake's recorded prompts, answers those of Azure's. How many turns there are, the
 time between them, and the lengths of further messages are assumed. Caches are empty at the beginning.
@@ -15,19 +16,27 @@ import json
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 import structlog
+import trio
 
+from benchmarks.evaluation.baselines import Oracle
 from benchmarks.evaluation.harness import Task, estimate, run_all
 from benchmarks.evaluation.market import MarketKind, run_market
-from benchmarks.evaluation.replay import TIMEOUT_S, Result
+from benchmarks.evaluation.replay import TIMEOUT_S, Result, make_body, replay
 from benchmarks.evaluation.slo import describe
 from benchmarks.evaluation.traces import load_azure, load_mooncake
-from benchmarks.evaluation.workloads import Request, Setting, Site, Turn
+from benchmarks.evaluation.workloads import MAX_TOKENS, MODEL, Request, Setting, Site, Turn
 from benchmarks.pictures import Chart, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
 from serving.offload.settings import OriginatorSettings
+from serving.openai.errors import ApiError
+from serving.openai.requests import CHAT_COMPLETIONS
+from serving.simulation.continuous_batch import ContinuousBatch, Progress
+from serving.simulation.modelled_backend import ModelledBackend
+from serving.simulation.modelled_requests import Call, parse_call
 
 FIRST_TOKENS = (1_000, 24_000)
 """Least and most tokens of a first message: the part of Mooncake's prompts that is used."""
@@ -48,6 +57,8 @@ SETTING = Setting(
     0.0,
 )
 """Rates are conversations that begin, per second."""
+ORACLE = "oracle"
+"""The row of :class:`FirstTokenOracle`."""
 MARKETS = {
     "affinity": MarketKind(),
     "no affinity": MarketKind(originator=OriginatorSettings(keeps_conversations=False)),
@@ -97,10 +108,66 @@ def load_lengths() -> tuple[Sequence[int], Sequence[int]]:
     return firsts, [min(record.output, MAX_ANSWER) for record in load_azure()]
 
 
+class FirstTokenOracle(Oracle):
+    """The node where a first token comes first if no request comes after it: all caches, speeds and lengths are known.
+
+    It pays nothing and loses no time on the way.
+    """
+
+    def __init__(self, setting: Setting, backends: Sequence[ModelledBackend], chance: random.Random) -> None:
+        super().__init__(setting, backends, chance)
+        self.first_tokens: dict[int, float] = {}
+        """Seconds until the first token of each request."""
+        self._calls: dict[tuple[int, int], Call] = {}
+        """What the engine of a node makes of a request, by their numbers."""
+
+    async def handle(self, request: Request) -> int:
+        """See :meth:`benchmarks.evaluation.replay.Scheduler.handle`."""
+        sent_at, chosen = trio.current_time(), self.choose(request)
+        try:
+            async with self.backends[chosen].complete(CHAT_COMPLETIONS, make_body(request), stream=True) as answer:
+                async for _ in answer.body:
+                    self.first_tokens.setdefault(request.id, trio.current_time() - sent_at)
+        finally:
+            self.forget(chosen, request)
+            for node in range(len(self.backends)):
+                self._calls.pop((node, request.id), None)
+        return chosen
+
+    def submit(self, node: int, engine: ContinuousBatch, now: float, request: Request) -> None:
+        """See :meth:`benchmarks.evaluation.baselines.Oracle.submit`."""
+        call = self._calls.get((node, request.id))
+        if call is None:
+            try:
+                call = parse_call(make_body(request), (MODEL,), engine.curve, MAX_TOKENS, lambda _: request.output)
+            except ApiError as error:
+                raise ValueError("too long") from error
+            self._calls[node, request.id] = call
+        engine.submit(now, request.id, call.prompt, call.output, call.names)
+
+    def is_over(self, report: Progress) -> bool:
+        """Whether this is what the node is chosen by: the first token."""
+        return True
+
+
+def run_oracle(requests: Sequence[Request], seed: int) -> Sequence[Result]:
+    """The requests with :class:`FirstTokenOracle`."""
+    made = []
+
+    def make(setting: Setting, backends: Sequence[ModelledBackend], chance: random.Random) -> FirstTokenOracle:
+        made.append(FirstTokenOracle(setting, backends, chance))
+        return made[-1]
+
+    results = replay(SETTING, requests, seed, make)
+    return [replace(result, first_token=made[0].first_tokens.get(result.id)) for result in results]
+
+
 def work(task: Task) -> Sequence[Result]:
     """One run."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     requests = draw_conversations(SETTING, json.loads(task.parameters)["minutes"] * 60, task.seed)
+    if task.scheduler == ORACLE:
+        return run_oracle(requests, task.seed)
     return run_market(SETTING, requests, task.seed, MARKETS[task.scheduler]).results
 
 
@@ -118,9 +185,10 @@ def make_figures(runs: Mapping[str, Sequence[Sequence[Result]]]) -> list[Figure]
             interval = estimate(each)
             against = describe(interval.half, "s", None)
             figures.append(Figure(f"{name}: time to first token p{percent}", interval.mean, "s", None, against))
-        left = estimate([one / other for one, other in zip(times["affinity"], times["no affinity"], strict=True)])
-        against = "; ".join(filter(None, (describe(left.half, "×", None), "the goal")))
-        figures.append(Figure(f"time to first token p{percent}, with over without", left.mean, "×", goal, against))
+        for name, title in (("affinity", "with over without"), (ORACLE, "oracle over without")):
+            left = estimate([one / other for one, other in zip(times[name], times["no affinity"], strict=True)])
+            against = "; ".join(filter(None, (describe(left.half, "×", None), "the goal")))
+            figures.append(Figure(f"time to first token p{percent}, {title}", left.mean, "×", goal, against))
     for name, seeds in runs.items():
         missed = sum(not result.is_answered for run in seeds for result in run)
         latency = estimate([sum(result.latency for result in run) / len(run) for run in seeds])
@@ -152,11 +220,11 @@ def main() -> None:
     parameters = json.dumps({"minutes": run.values["minutes"]})
     tasks = [
         Task(name, SETTING.name, run.seed + number, parameters)
-        for name in MARKETS
+        for name in (*MARKETS, ORACLE)
         for number in range(run.values["seeds"])
     ]
     done = run_all(tasks, work, run.results)
-    runs = {name: [done[task] for task in tasks if task.scheduler == name] for name in MARKETS}
+    runs = {name: [done[task] for task in tasks if task.scheduler == name] for name in (*MARKETS, ORACLE)}
     run.finish(make_figures(runs), [make_chart(runs)])
 
 

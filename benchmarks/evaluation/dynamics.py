@@ -27,12 +27,13 @@ from benchmarks.evaluation.harness import Task, estimate, map_tasks
 from benchmarks.evaluation.market import Market, MarketKind
 from benchmarks.evaluation.replay import Result, send_all
 from benchmarks.evaluation.workloads import DURATION_S, Request, Setting, Site, draw_requests
+from benchmarks.network.shared_ledger import run_nodes
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
-from chain.parameters import CREDIT, Parameters
-from p2p.simulation.runtime import SimulatedRuntime, run_simulation
+from chain.parameters.parameters import CREDIT, Parameters
+from p2p.simulation.runtime import SimulatedRuntime
 
 STAYING = 2
 """Nodes with users, which are there all the time."""
@@ -134,7 +135,7 @@ def work(task: Task) -> Outcome:
     duration = float(task.parameters)
     requests = [request for request in draw_requests(SETTING, task.seed) if request.time < duration]
     market = ChangingMarket(task.setting, requests, task.seed, duration)
-    return run_simulation(f"{task.setting}:{task.seed}", market.run_changing)
+    return run_nodes(f"{task.setting}:{task.seed}", market.run_changing)
 
 
 def compute_windows(outcomes: Sequence[Outcome], duration: float, windows: int) -> list[float]:

@@ -162,7 +162,7 @@ def make_charts(comparisons: Sequence[Comparison]) -> list[Chart]:
             streams = tuple(float(each.point.streams) for each in chosen)
             series.append(Series(f"{model}, model", streams, tuple(each.modelled[number] for each in chosen)))
             measured = tuple(each.point.values[number] for each in chosen)
-            series.append(Series(f"{model}, measured", streams, measured, is_limit=True))
+            series.append(Series(f"{model}, measured", streams, measured, is_reference=True))
         title = f"{metric}, prompt 512, output 128"
         charts.append(Chart(title, "streams", unit, tuple(series), x_scale="log", y_scale="log"))
     return charts

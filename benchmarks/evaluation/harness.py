@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -131,16 +131,26 @@ def get_path(folder: Path, commit: str, task: Task) -> Path:
 
 def keep(folder: Path, commit: str, task: Task, results: Sequence[Result]) -> None:
     """Write the results of a task."""
-    path = get_path(folder, commit, task)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"commit": commit, "task": asdict(task), "results": [asdict(result) for result in results]}
-    write(path, json.dumps(content).encode())
+    keep_findings(folder, commit, task, {"results": [asdict(result) for result in results]})
 
 
 def load(folder: Path, commit: str, task: Task) -> list[Result] | None:
     """The results of a task, if they are kept."""
+    findings = load_findings(folder, commit, task)
+    return None if findings is None else [Result(**entry) for entry in findings["results"]]
+
+
+def keep_findings(folder: Path, commit: str, task: Task, findings: Mapping[str, Any]) -> None:
+    """Write whatever a task has found, as JSON."""
+    path = get_path(folder, commit, task)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, json.dumps({"commit": commit, "task": asdict(task), **findings}).encode())
+
+
+def load_findings(folder: Path, commit: str, task: Task) -> dict[str, Any] | None:
+    """What a task has found, if it is kept, with its commit and itself."""
     path = get_path(folder, commit, task)
     if not path.exists():
         return None
-    content: dict[str, Any] = json.loads(path.read_bytes())
-    return [Result(**entry) for entry in content["results"]]
+    findings: dict[str, Any] = json.loads(path.read_bytes())
+    return findings

@@ -14,8 +14,9 @@ import trio
 
 from benchmarks.evaluation.replay import Result, Servers, make_body, send_all
 from benchmarks.evaluation.workloads import MAX_TOKENS, MODEL, Request, Setting
+from benchmarks.network.shared_ledger import run_nodes
 from benchmarks.network.simulation import Simulation
-from p2p.simulation.runtime import SimulatedRuntime, run_simulation
+from p2p.simulation.runtime import SimulatedRuntime
 from serving.backends.backend import Backend, BackendError
 from serving.offload.settings import OriginatorSettings
 from serving.openai.errors import ApiError
@@ -117,4 +118,4 @@ class Market(Simulation):
 def run_market(setting: Setting, requests: Sequence[Request], seed: int, kind: MarketKind) -> MarketRun:
     """Run the nodes of a setting over requests."""
     market = Market(setting, requests, seed, kind)
-    return run_simulation(f"{setting.name}:{seed}", market.run_market)
+    return run_nodes(f"{setting.name}:{seed}", market.run_market)

@@ -7,7 +7,9 @@ announced and what they have measured, and pay a hold before the first token.
 The executor that stalls is the fastest. From the middle on no token leaves it, while its announcements say that all is
 well; it accepts what is offered. A request that it has not begun to answer is given to another node: *beyond* counts
 the seconds from the predicted first token to the next offer. A request that its executor says is *queued* is waited for
-until the node that sent it there sees that none of its own streams grows; it has a goal of its own.
+until the node that sent it there sees that none of its own streams grows; it has a goal of its own. A node that has
+noticed the stall tries the executor again with one request now and then: those *probes* are counted apart, since they
+are what it costs to learn that an executor works again.
 
 The same is done with *hedging* (``serving.offload.originator.hedging``): a second executor is asked beside one that is
 late. What that gains is seen where the fastest *hiccups*: it does not stall, but few of its answers begin seconds
@@ -32,10 +34,11 @@ from benchmarks.evaluation.harness import Task, estimate, map_tasks
 from benchmarks.evaluation.market import Market, MarketKind
 from benchmarks.evaluation.replay import Result, replay, send_all
 from benchmarks.evaluation.workloads import Request, Setting, Site
+from benchmarks.network.shared_ledger import run_nodes
 from benchmarks.pictures import Chart, Series, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.types.operations import Capture, CaptureItem
-from p2p.simulation.runtime import SimulatedRuntime, run_simulation
+from p2p.simulation.runtime import SimulatedRuntime
 from serving.backends.backend import Backend
 from serving.offload.originator.hedging import MAX_PERCENT
 from serving.offload.settings import OriginatorSettings
@@ -58,12 +61,16 @@ MAX_BEYOND_S = 2.0
 MAX_QUEUED_BEYOND_S = 15.0
 """The same of a request that was queued: a pause in other streams is seen by two signs of life, 5 s apart, and then a
 payment and a first token are waited for."""
+MAX_PROBES = 0.02
+"""Of all attempts from the stall on."""
 MIN_GOODPUT = 0.95
 """Of the oracle's."""
 MAX_HEDGES = MAX_PERCENT / 100
 """Of all attempts."""
 MAX_REPLACED = 0.05
 """Of all attempts, those that were given up for another while nothing stalled."""
+MAX_CROSSED = 0.001
+"""Of all attempts, those whose first token crosses with the word that another is asked: the prompt is paid."""
 HICCUP_SHARE, HICCUP_S = 0.03, 6.0
 """Share of the answers of the fastest that begin later where it hiccups, and by how much."""
 STALLS, STALLS_HEDGED = "market, one stalls", "market, one stalls, hedging"
@@ -96,9 +103,9 @@ SETTING = Setting(
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Of one run: results; of a market also its attempts, and up to the stall, those replaced before it, the seconds
-    beyond the predicted first token until each request was taken from the stalled node (that had a slot there, and that
-    had none), payments for unused answers, hedges and those of them that gave the answer, and the seconds until each
-    first token.
+    beyond the predicted first token until each request was taken from the stalled node (that had a slot there, that had
+    none, and probes), payments for unused answers, hedges and those of them that gave the answer, and the seconds until
+    each first token.
     """
 
     results: tuple[Result, ...]
@@ -107,6 +114,7 @@ class Outcome:
     replaced: int = 0
     beyond: tuple[float, ...] = ()
     queued_beyond: tuple[float, ...] = ()
+    probes_beyond: tuple[float, ...] = ()
     paid_in_vain: int = 0
     hedges: int = 0
     hedges_won: int = 0
@@ -196,7 +204,8 @@ class MixedMarket(Market):
 
     def _find(self, results: Sequence[Result], stalled_at: float) -> Outcome:
         attempts, replaced = self.log.attempts, 0
-        beyond: dict[bool, list[float]] = {False: [], True: []}
+        first, queued, probes = list[float](), list[float](), list[float]()
+        noticed_at: dict[int, float] = {}  # by node: when it took the first request from the stalled one
         hedges = [attempt for attempt in attempts if attempt.terms.is_hedge]
         for place, attempt in enumerate(attempts):
             if attempt.hold_id is not None or attempt.within_s is None:
@@ -205,7 +214,10 @@ class MixedMarket(Market):
             if not following or following[0].begun_at - attempt.begun_at < attempt.predicted_s:
                 continue  # it declined, or no candidate was left
             if attempt.executor == FASTEST and attempt.begun_at >= stalled_at:
-                beyond[attempt.is_queued].append(following[0].begun_at - attempt.begun_at - attempt.predicted_s)
+                replaced_at = following[0].begun_at
+                is_probe = noticed_at.setdefault(attempt.node, replaced_at) <= attempt.begun_at
+                found = probes if is_probe else queued if attempt.is_queued else first
+                found.append(replaced_at - attempt.begun_at - attempt.predicted_s)
             elif following[0].begun_at < stalled_at:
                 replaced += 1
         used = {attempt.hold_id for attempt in attempts if attempt.hold_id is not None}
@@ -216,8 +228,9 @@ class MixedMarket(Market):
             len(attempts),
             before,
             replaced,
-            tuple(beyond[False]),
-            tuple(beyond[True]),
+            tuple(first),
+            tuple(queued),
+            tuple(probes),
             vain,
             len(hedges),
             sum(hedge.hold_id is not None for hedge in hedges),
@@ -253,7 +266,7 @@ def work(task: Task) -> Outcome:
         scheduler = Single if task.setting == "single" else Oracle
         return Outcome(tuple(replay(SETTING, requests, task.seed, scheduler)))
     market = MixedMarket(task.setting, requests, task.seed, duration)
-    return run_simulation(f"mixed:{task.seed}", market.run_mixed)
+    return run_nodes(f"mixed:{task.seed}", market.run_mixed)
 
 
 def compute_goodput(outcome: Outcome, duration: float) -> float:
@@ -283,22 +296,28 @@ def make_figures(outcomes: dict[str, list[Outcome]], duration: float) -> list[Fi
     figures.append(Figure("market: attempts given up for another", share, "of attempts", None, "", MAX_REPLACED))
     stalled = outcomes[STALLS]
     beyond = [seconds for each in stalled for seconds in each.beyond]
-    if beyond:
-        name = "stall: replaced beyond the predicted first token"
-        median = get_percentile(beyond, 50)
-        figures.append(Figure(f"{name}, p50", median, "s", None, f"of {len(beyond)} requests", MAX_BEYOND_S))
-        figures.append(Figure(f"{name}, longest", max(beyond), "s"))
+    figures += make_wait_figures("stall: replaced beyond the predicted first token", beyond, MAX_BEYOND_S)
     queued = [seconds for each in stalled for seconds in each.queued_beyond]
-    if queued:
-        name = "stall: the same of requests that were queued there"
-        median = get_percentile(queued, 50)
-        figures.append(Figure(f"{name}, p50", median, "s", None, f"of {len(queued)} requests", MAX_QUEUED_BEYOND_S))
-        figures.append(Figure(f"{name}, longest", max(queued), "s"))
+    figures += make_wait_figures("stall: the same of requests that were queued there", queued, MAX_QUEUED_BEYOND_S)
+    probes = [seconds for each in stalled for seconds in each.probes_beyond]
+    share = len(probes) / max(1, sum(each.attempts - each.attempts_before for each in stalled))
+    figures.append(Figure("stall: probes", share, "of attempts from then on", None, f"{len(probes)}", MAX_PROBES))
+    figures += make_wait_figures("stall: probes, beyond the predicted first token", probes)
     figures += make_hedging_figures(STALLS_HEDGED, outcomes[STALLS_HEDGED], outcomes[STALLS])
     figures += make_hedging_figures(HICCUPS_HEDGED, outcomes[HICCUPS_HEDGED], outcomes[HICCUPS])
-    vain = sum(each.paid_in_vain for each in (*calm, *stalled, *outcomes[HICCUPS]))
-    figures.append(Figure("answers paid and not used", vain, "answers", None, "", 0.0))
+    unhedged = (*calm, *stalled, *outcomes[HICCUPS])
+    vain, attempts = sum(each.paid_in_vain for each in unhedged), sum(each.attempts for each in unhedged)
+    note = f"{vain} of {attempts:,}"
+    figures.append(Figure("beginnings paid and not used", vain / attempts, "of attempts", None, note, MAX_CROSSED))
     return figures
+
+
+def make_wait_figures(name: str, waits: Sequence[float], limit: float | None = None) -> list[Figure]:
+    """The median and the longest of some seconds, and how many there are; ``limit``: of the median."""
+    if not waits:
+        return []
+    median, count = get_percentile(waits, 50), f"of {len(waits)} requests"
+    return [Figure(f"{name}, p50", median, "s", None, count, limit), Figure(f"{name}, longest", max(waits), "s")]
 
 
 def make_hedging_figures(name: str, hedged: list[Outcome], others: list[Outcome]) -> list[Figure]:
@@ -325,13 +344,16 @@ def make_charts(outcomes: dict[str, list[Outcome]]) -> list[Chart]:
         curves.append(make_cumulative(name, latencies))
     curves.append(Series("deadline", (DEADLINE_S, DEADLINE_S), (0.0, 1.0), is_limit=True))
     charts = [Chart("Latency in a mixed pool", "seconds", "share of requests", tuple(curves), x_scale="log")]
-    beyond = [seconds for outcome in outcomes[STALLS] for seconds in outcome.beyond]
-    if beyond:
-        series = (
-            make_cumulative("replaced", beyond),
-            Series("goal", (MAX_BEYOND_S, MAX_BEYOND_S), (0.0, 1.0), is_limit=True),
-        )
-        charts.append(Chart("A stall", "seconds beyond the predicted first token", "share of requests", series))
+    stalled = outcomes[STALLS]
+    kinds = {
+        "replaced": [seconds for outcome in stalled for seconds in outcome.beyond],
+        "queued there": [seconds for outcome in stalled for seconds in outcome.queued_beyond],
+        "probes": [seconds for outcome in stalled for seconds in outcome.probes_beyond],
+    }
+    waits = [make_cumulative(name, beyond) for name, beyond in kinds.items() if beyond]
+    if waits:
+        waits.append(Series("goal", (MAX_BEYOND_S, MAX_BEYOND_S), (0.0, 1.0), is_limit=True))
+        charts.append(Chart("A stall", "seconds beyond the predicted first token", "share of requests", tuple(waits)))
     return charts
 
 

@@ -22,12 +22,13 @@ import structlog
 from benchmarks.evaluation.harness import Task, estimate, map_tasks
 from benchmarks.evaluation.market import Market, MarketKind
 from benchmarks.evaluation.workloads import PROMPT_TOKENS, Request, Setting, Site
+from benchmarks.network.shared_ledger import run_nodes
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, make_genesis, make_validator
-from chain.parameters import CREDIT, Parameters
-from p2p.simulation.runtime import SimulatedRuntime, run_simulation
+from chain.parameters.parameters import CREDIT, Parameters
+from p2p.simulation.runtime import SimulatedRuntime
 from serving.offload.settings import OriginatorSettings
 from serving.scheduling.policy import Decision, LoadSnapshot, Policy, PolicyParameters, ProbabilisticPolicy
 
@@ -148,7 +149,7 @@ def work(task: Task) -> list[Count]:
     requests = draw_short_requests(owners, int(task.parameters), task.seed)
     originator = CHOSEN if task.setting == "stake, choice of four" else DRAWN
     market = OwnersMarket(task.setting, owners, requests, task.seed, originator)
-    results = run_simulation(f"{task.setting}:{task.seed}", market.run_market).results
+    results = run_nodes(f"{task.setting}:{task.seed}", market.run_market).results
     numbers = range(1, len(owners))
     if task.setting == "acceptance":
         return [Count(market.policies[number].accepted, market.policies[number].asked) for number in numbers]

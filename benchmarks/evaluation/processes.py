@@ -33,12 +33,13 @@ from benchmarks.evaluation.harness import Task, run_all
 from benchmarks.evaluation.market import Market, MarketKind
 from benchmarks.evaluation.replay import REPORT_INTERVAL_S, TIMEOUT_S, Result, send_all
 from benchmarks.evaluation.workloads import MAX_TOKENS, Request, Setting, Site, draw_requests
+from benchmarks.network.shared_ledger import run_nodes
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, make_genesis, make_validator
-from chain.parameters import CREDIT
-from p2p.simulation.runtime import SimulatedRuntime, run_simulation
+from chain.parameters.parameters import CREDIT
+from p2p.simulation.runtime import SimulatedRuntime
 from serving.backends.backend import Backend, BackendError
 from serving.simulation.gpu_curves import QWEN3_8B, GpuCurve
 from serving.simulation.modelled_backend import ModelledBackend
@@ -156,7 +157,7 @@ def work(task: Task) -> Sequence[Result]:
     setting = make_setting(parameters["seconds"], parameters["slowness"])
     requests = draw_scaled(setting, parameters["workload"])
     market = PacedMarket(setting, requests, task.seed, parameters["slowness"])
-    return run_simulation(f"processes:{task.seed}", market.run_market).results
+    return run_nodes(f"processes:{task.seed}", market.run_market).results
 
 
 def run_processes(requests: Sequence[Request], slowness: float) -> list[Result]:

@@ -6,32 +6,39 @@ choice of an executor (``Originator.preview``, which a request makes twice: for 
 before every request; what all nodes send; what becomes final on the ledger; and simulated by processor time.
 
 Larger networks are run for a shorter time, which is a figure of its own. One network of each size: processor times are
-of this machine.
+of this machine. Nodes share what is the same for all (:mod:`benchmarks.network.shared_ledger`), so that the work of a
+simulated second is that of messages. A size that has run is kept as :mod:`benchmarks.evaluation.harness` keeps results.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
 
 import structlog
 import trio
 
+from benchmarks.evaluation.harness import Task, keep_findings, load_findings
 from benchmarks.evaluation.market import Market, MarketKind
 from benchmarks.evaluation.replay import Result, meets_objective, send_all
 from benchmarks.evaluation.traces import draw_from_trace, load_azure
 from benchmarks.evaluation.workloads import Request, Setting, Site
+from benchmarks.machine import find_commit
+from benchmarks.network.shared_ledger import run_nodes
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, make_genesis, make_validator
-from chain.parameters import CREDIT, Parameters
-from p2p.simulation.runtime import SimulatedRuntime, run_simulation
+from chain.parameters.parameters import CREDIT, Parameters
+from p2p.simulation.runtime import SimulatedRuntime
 from p2p.simulation.traffic import Traffic
 from serving.openai.requests import CHAT_COMPLETIONS, parse_request
 
@@ -54,6 +61,8 @@ GOAL_MS = 1.0
 """Processor time that finding the node for a request may take."""
 MAX_DURATION_S = 300.0
 """Longest time of requests."""
+TELL_INTERVAL_S = 60.0
+"""Real seconds between two lines that say how far a run is."""
 CHOICES_PER_REQUEST = 2
 """Choices of an executor for a request that is offloaded."""
 
@@ -109,6 +118,20 @@ class Scaled:
         """Of the whole network."""
         return amount / self.nodes / self.window
 
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self) | {"operations": dict(self.operations)}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Scaled:
+        """The inverse of :meth:`to_plain`."""
+        read = {
+            "results": tuple(Result(**result) for result in plain["results"]),
+            "sent": Traffic(**plain["sent"]),
+            "operations": Counter(plain["operations"]),
+        }
+        return cls(**{entry.name: plain[entry.name] for entry in fields(cls)} | read)
+
     def compute_routing_ms(self, percent: float) -> float:
         """A percentile of the processor time for both choices of a request."""
         return 1000 * CHOICES_PER_REQUEST * get_percentile(self.choices, percent)
@@ -119,6 +142,9 @@ class ScaledMarket(Market):
 
     def __init__(self, nodes: int, duration: float, seed: int) -> None:
         self.scaled = Scaled(nodes, duration)
+        self.answered = 0
+        self._started = time.process_time()
+        self._told_at = time.monotonic()
         super().__init__(make_setting(nodes), draw_requests(nodes, duration, seed), seed, MarketKind())
 
     def make_genesis(self, keys: Sequence[KeyPair]) -> Genesis:
@@ -130,6 +156,7 @@ class ScaledMarket(Market):
         return make_genesis("scale", SimulatedRuntime.EPOCH_MS, beacon, [*first, *others], parameters)
 
     async def send_requests(self) -> list[Result]:
+        self._tell("have met")
         before, begun_at = self._count_traffic(), trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_ledger)
@@ -157,6 +184,16 @@ class ScaledMarket(Market):
                 self.scaled.blocks += 1
                 self.scaled.block_bytes += len(final.block.encoded)
                 self.scaled.operations.update(type(signed.operation).__name__ for signed in final.block.body.operations)
+                if time.monotonic() - self._told_at >= TELL_INTERVAL_S:
+                    self._tell(f"have answered {self.answered} of {len(self.requests)} requests")
+
+    def _tell(self, what: str) -> None:
+        """Say how far the run is; how often depends on the machine, and nothing else does."""
+        self._told_at, worked = time.monotonic(), time.process_time() - self._started
+        print(
+            f"  {self.scaled.nodes} nodes {what}: {trio.current_time():.0f} simulated s, {worked:.0f} s of work",
+            flush=True,
+        )
 
     async def handle(self, request: Request) -> int:
         node = self.nodes[request.node]
@@ -164,7 +201,9 @@ class ScaledMarket(Market):
         started = time.thread_time()
         node.originator.preview(parsed, node.originator.predictor.expect(parsed))
         self.scaled.choices.append(time.thread_time() - started)
-        return await super().handle(request)
+        executor = await super().handle(request)
+        self.answered += 1
+        return executor
 
 
 def run_scaled(nodes: int, duration: float, seed: int) -> Scaled:
@@ -172,7 +211,7 @@ def run_scaled(nodes: int, duration: float, seed: int) -> Scaled:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     started = time.process_time()
     market = ScaledMarket(nodes, duration, seed)
-    run = run_simulation(f"scale:{nodes}:{seed}", market.run_market)
+    run = run_nodes(f"scale:{nodes}:{seed}", market.run_market)
     market.scaled.results = run.results
     market.scaled.in_time = sum(map(meets_objective, run.results, market.requests))
     market.scaled.worked = time.process_time() - started
@@ -239,6 +278,22 @@ def make_charts(runs: Sequence[Scaled]) -> list[Chart]:
     ]
 
 
+def run_or_load(nodes: int, duration: float, seed: int, folder: Path) -> Scaled:
+    """What a network of one size did: as it was kept, else from a run in a process of its own, which is kept then.
+
+    With uncommitted changes nothing is kept or taken.
+    """
+    commit, task = find_commit(), Task("ours", f"scale {nodes}", seed, json.dumps({"seconds": duration}))
+    kept = None if commit.is_dirty else load_findings(folder, commit.id, task)
+    if kept is not None:
+        return Scaled.from_plain(kept)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        scaled = pool.submit(run_scaled, nodes, duration, seed).result()
+    if not commit.is_dirty:
+        keep_findings(folder, commit.id, task, scaled.to_plain())
+    return scaled
+
+
 def main() -> None:
     """Command line."""
     run = Run(
@@ -249,12 +304,9 @@ def main() -> None:
     )
     runs = []
     for nodes in run.values["nodes"]:
-        duration = min(MAX_DURATION_S, run.values["budget"] / nodes)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            runs.append(pool.submit(run_scaled, nodes, duration, run.seed).result())
-        print(
-            f"{nodes} nodes, {duration:.0f} s: {len(runs[-1].results)} requests in {runs[-1].worked:.0f} s", flush=True
-        )
+        scaled = run_or_load(nodes, min(MAX_DURATION_S, run.values["budget"] / nodes), run.seed, run.results)
+        print(f"{nodes} nodes, {scaled.duration:.0f} s: {len(scaled.results)} requests in {scaled.worked:.0f} s")
+        runs.append(scaled)
     run.finish(make_figures(runs), make_charts(runs))
 
 

@@ -27,7 +27,7 @@ from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.parameters import CREDIT, Parameters
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
 from chain.types.operations import Transfer
@@ -35,7 +35,8 @@ from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from node import Node
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, parse_request

@@ -32,7 +32,8 @@ from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.crypto import KeyPair
 from p2p.discovery.service import Discovery
 from p2p.peers.table import Change, ChangeKind
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Streams
 

@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
+from benchmarks.network.shared_ledger import run_nodes
 from benchmarks.pictures import Chart, Series, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.crypto import KeyPair, format_address
 from chain.genesis import Genesis, make_genesis, make_validator
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.parameters import CREDIT, Parameters
 from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
@@ -32,8 +33,9 @@ from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from node import Node
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
-from p2p.simulation.runtime import SimulatedRuntime, run_simulation
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime
 from serving.backends.backend import Backend
 from serving.offload.settings import OriginatorSettings
 from serving.openai.errors import ApiError
@@ -214,7 +216,7 @@ class Simulation:
 def simulate(seed: int, nodes: int = 8, duration: float = 600.0, rate: float = 0.5, capacity: int = 4) -> Outcome:
     """Run one simulation. ``duration`` in simulated seconds, ``rate`` in requests per second of an average node."""
     started = time.perf_counter()
-    outcome = run_simulation(seed, Simulation(seed, nodes, duration, rate, capacity).run)
+    outcome = run_nodes(seed, Simulation(seed, nodes, duration, rate, capacity).run)
     outcome.real = time.perf_counter() - started
     return outcome
 

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
-from chain.check_parameters import CheckParameters
+from chain.parameters.checks import CheckParameters
 from chain.state.sequential_test import E_VALUE_UNIT, PPM, AccountHistory, SequentialTest
 from serving.quality.same_model.calibration import Calibration, Limit
 from serving.quality.same_model.statistics import Measurement

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import NormalDist
 
-from chain.duel_parameters import DuelParameters
+from chain.parameters.duels import DuelParameters
 
 REPLICAS = 2
 """Nodes of each class."""

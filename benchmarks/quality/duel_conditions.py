@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chain.duel_parameters import DuelParameters
+from chain.parameters.duels import DuelParameters
 from chain.state.ratings import FULL_EXPOSURE, LOST, MAX_OF_ONE_PAYER, RATED_DUELS, WON, ExecutorRating
 
 HONEST_COST = 0.5
@@ -85,5 +85,5 @@ def compute_exposure(win_rate: float, exponent: int) -> float:
     for number in range(RATED_DUELS):
         payer = (number // MAX_OF_ONE_PAYER).to_bytes(8, "big")
         is_won = int((number + 1) * win_rate) > int(number * win_rate)
-        rating = rating.add(payer, WON if is_won else LOST)
+        rating = rating.add(payer, WON if is_won else LOST, 1)
     return rating.compute_exposure(exponent) / FULL_EXPOSURE

@@ -25,26 +25,26 @@ from benchmarks.network.simulation import Simulation
 from benchmarks.pictures import Chart, Series, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.crypto import KeyPair, hash_bytes
-from chain.duel_parameters import DuelParameters
 from chain.genesis import Genesis, make_genesis, make_validator
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.duels import DuelParameters
+from chain.parameters.parameters import CREDIT, Parameters
 from chain.transition.duels.events import DuelEvent, DuelOpened, DuelSettled, ExecutorAccused, VotesRepeated
 from chain.types.duels import SECOND_PANEL
 from node import Node
 from p2p.runtime import Runtime
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.backends.backend import Backend
-from serving.openai.answers import Answer
+from serving.openai.answers import Answer, WholeBody
 from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.quality.judging.ballot import ReplyForm
 from serving.quality.judging.prompt import JudgePrompt, load_default_prompt
 from serving.simulation.gpu_curves import QWEN3_8B
-from serving.simulation.modelled_backend import ModelledBackend, WholeBody
+from serving.simulation.modelled_backend import ModelledBackend
 from serving.simulation.modelled_requests import TOKEN
-from tests.support.judging_texts import read_texts
-from tests.support.ledger_market import MARKET_PARAMETERS, LedgerMarket
-from tests.support.market_agents import Agent
 from tests.support.openai_answers import make_whole
+from tests.support.servers.judging_texts import read_texts
+from tests.support.strategies.ledger_market import MARKET_PARAMETERS, LedgerMarket
+from tests.support.strategies.market_agents import Agent
 
 NODES, RATE, CAPACITY, SPACING_S = 8, 1.0, 4, 1.0
 """Nodes, requests a second of an average one, slots of each, and seconds between blocks."""

@@ -33,11 +33,11 @@ from benchmarks.quality.ledger_players import (
 )
 from benchmarks.quality.stake_dynamics import Game, find_critical_share, integrate, normalize, play, solve
 from benchmarks.report import Figure, Option, Run
-from chain.duel_parameters import DuelParameters
-from chain.parameters import CREDIT
+from chain.parameters.duels import DuelParameters
+from chain.parameters.parameters import CREDIT
 from chain.transition.duels.verdict import DuelVerdict
-from tests.support.ledger_market import LedgerMarket
-from tests.support.market_agents import RUBBISH, Agent, Request, Text
+from tests.support.strategies.ledger_market import LedgerMarket
+from tests.support.strategies.market_agents import RUBBISH, Agent, Request, Text
 
 QUALITIES, EQUAL_COSTS, CHEAPER = (0.9, 0.6, 0.3), (0.5, 0.5, 0.5), (0.5, 0.4, 0.2)
 ACCOUNTS = 8

@@ -30,11 +30,11 @@ from benchmarks.quality.credit_order import (
 from benchmarks.quality.equilibrium import make_qualities
 from benchmarks.quality.ledger_players import UNIT, Player, compare_by_quality, make_parameters
 from benchmarks.report import Figure, Option, Run
-from chain.duel_parameters import DuelParameters
+from chain.parameters.duels import DuelParameters
 from serving.simulation.continuous_batch import ContinuousBatch
 from serving.simulation.gpu_curves import H100_BYTES_PER_S, QWEN3_8B, GpuCurve
-from tests.support.ledger_market import BLOCK_MS, LedgerMarket
-from tests.support.market_agents import Payer, Request, Served
+from tests.support.strategies.ledger_market import BLOCK_MS, LedgerMarket
+from tests.support.strategies.market_agents import Payer, Request, Served
 
 QUALITY = {
     "capacity": {"8B": 0.57, "4B": 0.53, "0.6B": 0.39},

@@ -1,7 +1,8 @@
 """Players of known win rates on the real ledger, and the parameters with which it plays a game of the paper.
 
-The market is :class:`tests.support.ledger_market.LedgerMarket`: its blocks, draws, verdicts and payments are those of
-the state machine. Here judges see who is better without error, so that a win rate is exactly what the game says.
+The market is :class:`tests.support.strategies.ledger_market.LedgerMarket`: its blocks, draws, verdicts and payments
+are those of the state machine. Here judges see who is better without error, so that a win rate is exactly what the game
+says.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from dataclasses import dataclass, replace
 
 from benchmarks.quality.stake_dynamics import Game
 from chain.crypto import hash_bytes
-from chain.duel_economics import check_duels
-from chain.duel_parameters import DuelParameters
 from chain.exceptions import GenesisError
-from chain.parameters import CREDIT, Parameters, Price
+from chain.parameters.duel_economics import check_duels
+from chain.parameters.duels import DuelParameters
+from chain.parameters.parameters import CREDIT, Parameters, Price
 from chain.state.duel_records import JudgeSeat
 from chain.types.duels import A, B, DuelBallot
 from chain.types.operations import Bond, Operation, Transfer, Unbond
 from tests.support.keys import make_key
-from tests.support.ledger_market import MARKET_PARAMETERS, LedgerMarket
-from tests.support.market_agents import Agent, Case, Payer, Request, Served, Text
+from tests.support.strategies.ledger_market import MARKET_PARAMETERS, LedgerMarket
+from tests.support.strategies.market_agents import Agent, Case, Payer, Request, Served, Text
 
 UNIT = CREDIT
 """Micro-credits of a unit of the games: what a request brings."""

@@ -46,9 +46,9 @@ from benchmarks.quality.ordering_servers import ModelServer, serve_model
 from benchmarks.report import Figure, Option, Run
 from chain.audit.duels import DuelHistory, list_duels
 from chain.audit.sources import StoreSource
-from chain.check_parameters import CheckParameters
-from chain.duel_parameters import DuelParameters
-from chain.parameters import Parameters
+from chain.parameters.checks import CheckParameters
+from chain.parameters.duels import DuelParameters
+from chain.parameters.parameters import Parameters
 from chain.store.kv import LevelStore
 from serving.cli.demo.node_process import HTTP
 from serving.quality.judging.measurement import Proportion
@@ -98,7 +98,7 @@ TEMPERATURE = 0.7
 """Temperature of the answers."""
 MAX_OPEN = 16
 """Answers whose duels are not settled at a time: judges get through as many in a part of a stage."""
-END_TIMEOUT_S = 180.0
+END_TIMEOUT_S = 600.0
 """Seconds without a duel being settled after which those that are left count as without an end."""
 POLL_S = 0.25
 REQUEST_TIMEOUT_S = 600.0
@@ -258,10 +258,9 @@ def make_charts(markets: dict[str, Market]) -> list[Chart]:
     charts = []
     for kind, market in markets.items():
         found = market.wins.values()
-        lows, highs = zip(*(wins.interval for wins in found), strict=True)
-        shares = tuple(wins.share for wins in found)
-        series = Series("95 % from", (), lows), Series("win rate", (), shares), Series("95 % to", (), highs)
-        charts.append(Chart(f"Win rate, {kind}", "", "share of duels with another class", series, names))
+        shares, intervals = tuple(wins.share for wins in found), tuple(wins.interval for wins in found)
+        series = Series("with its 95 % interval", (), shares, intervals=intervals)
+        charts.append(Chart(f"Win rate, {kind}", "", "share of duels with another class", (series,), names))
     credit = tuple(Series(kind, (), tuple(market.moved.values())) for kind, market in markets.items())
     return [*charts, Chart("Credit that a duel moved", "", "share of the price", credit, names)]
 

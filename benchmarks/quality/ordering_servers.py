@@ -27,8 +27,8 @@ from serving.openai.requests import CHAT_COMPLETIONS
 from serving.quality.same_model.one_token import TOKENIZE, LlamaCppScorer
 from serving.quality.same_model.scoring import ScoringError, ask
 from serving.quality.same_model.statistics import Distribution
-from tests.support.judging_texts import read_texts
 from tests.support.openai_answers import make_whole
+from tests.support.servers.judging_texts import read_texts
 
 SLOTS = 4
 """Requests that a server works on at a time."""

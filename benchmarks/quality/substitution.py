@@ -30,11 +30,11 @@ from benchmarks.pictures import Chart, Series, make_cumulative
 from benchmarks.quality.check_histories import bound_false_alarm, count_failed, find_after, get_network_limits, play
 from benchmarks.quality.substitution_servers import VLLM, VLLM_BATCH, Bench, Declaration, Node
 from benchmarks.report import Figure, Option, Run, get_percentile
-from chain.check_parameters import DEFAULT_CHECKS
+from chain.parameters.checks import DEFAULT_CHECKS
 from chain.state.sequential_test import PPM
 from serving.quality.same_model.calibration import Calibration, calibrate, compute_honest_ppm
 from serving.quality.same_model.statistics import Measurement
-from tests.support.vllm_server import is_installed, running_vllm
+from tests.support.servers.vllm_server import is_installed, running_vllm
 
 MANY_CHECKS = 10_000
 """Checks of an honest account, and most of a cheat."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.records import REPLAY_WINDOW_SIZE, ReplayWindow
 from chain.state.state import State
 from chain.transition.deposits import compute_forfeit

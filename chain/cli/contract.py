@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     NO_NODE = 3
-    """No node runs in the data directory."""
+    """No node runs in the data directory, or it is starting or ending."""
     REFUSED = 4
     """The ledger refuses the operation, or would."""
     FAULT = 5
@@ -82,6 +82,8 @@ def describe_ledger_error(error: BaseException) -> Failure | None:
             return Failure(str(error), ExitCode.FAULT, REPAIR)
         case InvalidOperation():
             return Failure(str(error), ExitCode.REFUSED)
+        case OSError(filename=str() as path, strerror=str() as reason):
+            return Failure(f"{path}: {reason}")
         case LedgerError() | OSError():
             return Failure(str(error))
     return None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from chain.crypto import format_address
 from chain.exceptions import StoreError
-from chain.explorer.blocks import MAX_PAGE, describe_operation, get_block
+from chain.explorer.blocks import MAX_PAGE, MAX_PAGE_OPERATIONS, describe_operation, get_block, read_failures
 from chain.json_form import to_plain
 from chain.store.reader import ChainReader, Place
 from chain.store.writer import ChainStore
 from chain.transition.movements import Balance, Stage
 from chain.types.blocks import Block
+
+T = TypeVar("T")
 
 AFTER_ALL: Place = (2**63, 0)
 """The place after all others."""
@@ -39,11 +42,12 @@ def list_operations(
     limit = min(limit, MAX_PAGE)
     found = list(islice(chain.account_operations(public_key, before), limit + 1))
     blocks = _Blocks(chain)
+    listed = [blocks.describe_operation(*place) for place in blocks.take(found[:limit])]
     return {
         "address": format_address(public_key),
         "indexed_height": indexed_height,
-        "operations": [blocks.describe_operation(*place) for place in found[:limit]],
-        "next": "{}.{}".format(*found[limit - 1]) if len(found) > limit else None,
+        "operations": listed,
+        "next": "{}.{}".format(*found[len(listed) - 1]) if len(found) > len(listed) else None,
     }
 
 
@@ -64,7 +68,7 @@ def list_movements(chain: ChainStore, public_key: bytes, before: Place = AFTER_A
     found = list(islice(chain.account_movements(public_key, before), limit + 1))
     blocks = _Blocks(chain)
     entries = []
-    for (height, number), movement, balance in found[:limit]:
+    for (height, number), movement, balance in blocks.take(found[:limit]):
         is_stage = isinstance(movement.cause, Stage)
         operation = None if is_stage else blocks.describe_operation(height, int(movement.cause))
         entries.append(
@@ -85,7 +89,7 @@ def list_movements(chain: ChainStore, public_key: bytes, before: Place = AFTER_A
         "first_height": chain.base.height,
         "balance": Balance.of(chain.state.account(public_key)).total,
         "entries": entries,
-        "next": "{}.{}".format(*found[limit - 1][0]) if len(found) > limit else None,
+        "next": "{}.{}".format(*found[len(entries) - 1][0]) if len(found) > len(entries) else None,
     }
 
 
@@ -104,15 +108,28 @@ class _Blocks:
     def __init__(self, chain: ChainReader) -> None:
         self._chain = chain
         self._last: Block | None = None
+        self._failures: list[str | None] = []
+        """Those of its operations."""
+        self._operations = 0
+        """In all blocks that were read."""
+
+    def take(self, entries: Iterable[T]) -> Iterator[T]:
+        """The entries, until those that were described took as many operations to read as a page may."""
+        for entry in entries:
+            yield entry
+            if self._operations >= MAX_PAGE_OPERATIONS:
+                break
 
     def get(self, height: int) -> Block:
         if self._last is None or self._last.height != height:
             self._last = get_block(self._chain, height)
+            self._failures = read_failures(self._chain, self._last)
+            self._operations += len(self._last.body.operations)
         return self._last
 
     def describe_operation(self, height: int, index: int) -> dict[str, Any]:
         block = self.get(height)
-        return {**describe_operation(self._chain, block, index), "timestamp": block.header.timestamp}
+        return {**describe_operation(self._chain, block, index, self._failures), "timestamp": block.header.timestamp}
 
 
 def parse_position(text: str) -> Place:

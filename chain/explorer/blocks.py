@@ -16,6 +16,8 @@ from chain.types.votes import Certificate
 
 MAX_PAGE = 200
 """Most entries of one page."""
+MAX_PAGE_OPERATIONS = 2_048
+"""Operations that a page reads. It ends with the block in which it reaches them: full blocks take long to read."""
 
 
 def show_head(chain: ChainStore) -> dict[str, Any]:
@@ -48,12 +50,14 @@ def list_blocks(chain: ChainReader, before: int | None = None, limit: int = 50) 
     ``next`` is the ``before`` of the next page, None on the last one.
     """
     top = chain.height if before is None else min(before - 1, chain.height)
-    heights = range(top, max(chain.base.height, top - min(limit, MAX_PAGE)), -1)
-    last = heights[-1] if heights else 0
-    return {
-        "blocks": [_summarize(chain, get_block(chain, height)) for height in heights],
-        "next": last if last > chain.base.height + 1 else None,
-    }
+    rows, operations = [], 0
+    for height in range(top, max(chain.base.height, top - min(limit, MAX_PAGE)), -1):
+        rows.append(_summarize(chain, get_block(chain, height)))
+        operations += rows[-1]["operations"]
+        if operations >= MAX_PAGE_OPERATIONS:
+            break
+    last = rows[-1]["height"] if rows else 0
+    return {"blocks": rows, "next": last if last > chain.base.height + 1 else None}
 
 
 def _summarize(chain: ChainReader, block: Block) -> dict[str, Any]:
@@ -85,7 +89,7 @@ def show(chain: ChainReader, what: str) -> dict[str, Any]:
         raise StoreError(f"{what!r} is neither a height nor a block or operation id") from None
     found = chain.find_operation(wanted)
     if found is not None:
-        return describe_operation(chain, get_block(chain, found[0]), found[1])
+        return _describe_found(chain, *found)
     height = chain.height_of_block(wanted)
     if height is None:
         raise _not_found(chain, what)
@@ -110,12 +114,12 @@ def show_block(chain: ChainReader, height: int) -> dict[str, Any]:
         header = chain.genesis.header
         return {"id": header.id.hex(), "header": to_plain(header), "final_by": None, "operations": []}
     block = get_block(chain, height)
-    nearest = chain.nearest_certificate(block.height)
+    nearest, failures = chain.nearest_certificate(block.height), read_failures(chain, block)
     return {
         "id": block.id.hex(),
         "header": to_plain(block.header),
         "final_by": None if nearest is None else _describe_certificate(chain, *nearest),
-        "operations": [describe_operation(chain, block, index) for index in range(len(block.body.operations))],
+        "operations": [describe_operation(chain, block, index, failures) for index in range(len(failures))],
     }
 
 
@@ -132,7 +136,12 @@ def show_operation(chain: ChainReader, operation_id: str) -> dict[str, Any]:
         found = None
     if found is None:
         raise _not_found(chain, operation_id)
-    return describe_operation(chain, get_block(chain, found[0]), found[1])
+    return _describe_found(chain, *found)
+
+
+def _describe_found(chain: ChainReader, height: int, index: int) -> dict[str, Any]:
+    block = get_block(chain, height)
+    return describe_operation(chain, block, index, read_failures(chain, block))
 
 
 def search(chain: ChainReader, text: str) -> dict[str, Any]:
@@ -169,11 +178,26 @@ def get_block(chain: ChainReader, height: int) -> Block:
     return block
 
 
-def describe_operation(chain: ChainReader, block: Block, index: int) -> dict[str, Any]:
-    """Number ``index`` of the operations of a block, with its fee, its place and why it failed, if it did."""
+def read_failures(chain: ChainReader, block: Block) -> list[str | None]:
+    """Why each operation of a block failed, None where it did not. They are read once for all of a block.
+
+    Raises:
+        StoreDamaged: they are not those of the block.
+    """
     failures = chain.failures(block.height) or [None] * len(block.body.operations)
-    if not index < len(block.body.operations) == len(failures):
+    if len(failures) != len(block.body.operations):
         raise StoreDamaged(f"what is said about the operations of block {block.height} does not fit them")
+    return failures
+
+
+def describe_operation(chain: ChainReader, block: Block, index: int, failures: list[str | None]) -> dict[str, Any]:
+    """Number ``index`` of the operations of a block, with its fee, its place and why it failed, if it did.
+
+    Raises:
+        StoreDamaged: the block has no such operation.
+    """
+    if index >= len(failures):
+        raise StoreDamaged(f"block {block.height} has no operation number {index}")
     signed = block.body.operations[index]
     return {
         **operation_to_plain(signed),

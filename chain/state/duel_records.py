@@ -75,17 +75,19 @@ class JudgeSeat(Record):
 class Duel(Record):
     """A request that is answered a second time, and judged. Its key is the hold of the request.
 
-    ``amount`` is what was captured, in micro-credits: all amounts of the duel are shares of it. ``ends_at`` is the
-    chain time at which its ``stage`` ends, in ms. Without a ``challenger`` it is a *solo check*. ``silent`` are the
-    challengers that gave no answer. ``locked`` is the part of the executor's bond that stands behind it, ``reserved``
-    the part of the treasury. The executor ``is_accused`` once most of the judges have called its answer unusable: the
-    seats are then those of other judges, who say whether they agree. In ``repeats`` sit those who run votes again.
+    ``amount`` is what was captured, in micro-credits: all amounts of the duel are shares of it. ``rate`` is that at
+    which it was drawn, in thousandths. ``ends_at`` is the chain time at which its ``stage`` ends, in ms. Without a
+    ``challenger`` it is a *solo check*. ``silent`` are the challengers that gave no answer. ``locked`` is the part of
+    the executor's bond that stands behind it, ``reserved`` the part of the treasury. The executor ``is_accused`` once
+    most of the judges have called its answer unusable: the seats are then those of other judges, who say whether they
+    agree. In ``repeats`` sit those who run votes again.
     """
 
     payer: PublicKey
     executor: PublicKey
     model: ModelName
     amount: Amount
+    rate: Annotated[int, Bounds(1, 1_000)]
     request_digest: Hash
     response_digest: Hash
     stage: Annotated[int, Bounds(ANSWER, REVEAL)]

@@ -7,10 +7,10 @@ count as ties, so that an account begins as an average one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
-from chain.codec import Bounds, Natural, Record
+from chain.codec import MAX_INT, Bounds, Natural, Record
 
 RATED_DUELS = 200
 """Duels that a rating remembers."""
@@ -36,29 +36,42 @@ _ENTRY_BYTES = _PAYER_BYTES + 1
 class ExecutorRating(Record):
     """The duels of an account as executor.
 
-    ``duels`` counts them since its first, or since a fraud. ``results`` has, for each that is remembered, the oldest
-    first, the first 8 bytes of its payer and how it ended.
+    ``duels`` counts them since its first, or since a substitution, but for frauds. ``results`` has, for each that is
+    remembered, the oldest first, the first 8 bytes of its payer and how it ended. ``probation`` is the sum of the
+    amounts that duels have yet to be about after frauds, in micro-credits.
     """
 
     duels: Natural = 0
     results: Annotated[bytes, Bounds(0, RATED_DUELS * _ENTRY_BYTES)] = b""
+    probation: Natural = 0
 
-    def add(self, payer: bytes, result: int | None) -> ExecutorRating:
-        """The rating after another duel; one without a ``result`` (None) is counted and not remembered."""
+    def add(self, payer: bytes, result: int | None, amount: int) -> ExecutorRating:
+        """The rating after another duel, about an answer of ``amount``; without a ``result`` it is not remembered."""
+        probation = max(0, self.probation - amount)
         if result is None:
-            return ExecutorRating(self.duels + 1, self.results)
+            return ExecutorRating(self.duels + 1, self.results, probation)
         entries = self._split()
         name = payer[:_PAYER_BYTES]
         same = [number for number, entry in enumerate(entries) if entry[:_PAYER_BYTES] == name]
         if len(same) >= MAX_OF_ONE_PAYER:
             del entries[same[0]]
         entries = [*entries, name + bytes([result])][-RATED_DUELS:]
-        return ExecutorRating(self.duels + 1, b"".join(entries))
+        return ExecutorRating(self.duels + 1, b"".join(entries), probation)
+
+    def note_fraud(self, probation: int) -> ExecutorRating:
+        """The rating after a fraud, whose duel does not count: it is on ``probation`` for so much more, and void duels
+        have been punished.
+        """
+        entries = [entry[:-1] + bytes([LOST]) if entry[-1] == VOID else entry for entry in self._split()]
+        return ExecutorRating(max(0, self.duels - 1), b"".join(entries), min(MAX_INT, self.probation + probation))
 
     def begin_anew(self) -> ExecutorRating:
-        """The rating after a fraud: void duels have been punished, and it is on probation again."""
-        entries = [entry[:-1] + bytes([LOST]) if entry[-1] == VOID else entry for entry in self._split()]
-        return ExecutorRating(0, b"".join(entries))
+        """The rating after a substitution: it is on probation as in the beginning."""
+        return replace(self.note_fraud(0), duels=0)
+
+    def is_on_probation(self, duels: int, amount: int) -> bool:
+        """Whether an answer of this ``amount`` is: among the first ``duels``, or no more than frauds have left."""
+        return self.duels < duels or self.probation >= amount
 
     @property
     def voids(self) -> int:

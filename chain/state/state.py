@@ -203,7 +203,10 @@ class _KeyMap(Generic[V]):
                     shard[key] = value
         if not changed:
             return self
-        return _KeyMap(tuple(changed.get(number, shard) for number, shard in enumerate(self._shards)))
+        shards = [*self._shards]
+        for number, shard in changed.items():
+            shards[number] = shard
+        return _KeyMap(tuple(shards))
 
 
 class State(StateReader):

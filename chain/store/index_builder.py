@@ -74,7 +74,7 @@ class IndexBuilder:
             if block.height > reached:
                 changes |= account_index.make_entries(block, executed.before, executed.transition)
                 reached = block.height
-        if reached != start or chain.indexed_height is None:
+        if reached != start:
             changes[INDEXED_KEY] = encode_number(reached)
         return changes
 

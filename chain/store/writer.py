@@ -33,6 +33,7 @@ from chain.store.layout import (
     GENESIS_KEY,
     HEIGHT_KEY,
     HEIGHT_PREFIX,
+    INDEXED_KEY,
     JOURNAL_KEY,
     OPERATION_PREFIX,
     OTHER_SLOT,
@@ -85,6 +86,8 @@ class ChainStore(ChainReader):
             )
         self._changing = threading.RLock()
         """Held while a batch is written and this object follows it."""
+        self.revision = 0
+        """Grows with every change of what readers see. A :meth:`view` keeps that of the chain it shows."""
         self._index_builder = IndexBuilder()
         self._unwritten: dict[bytes, bytes | None] = {}
         """Changes that ride in the next batch, and are read as if they were written."""
@@ -99,6 +102,8 @@ class ChainStore(ChainReader):
         self.keep_epochs = keep_epochs
         self.index_accounts = index_accounts
         self.header, self.state = self._load()
+        if index_accounts and self.indexed_height is None:  # readers are told at once that there is an index
+            store.write({INDEXED_KEY: encode_number(self.base.height)}, is_synced=False)
         self.snapshot_import = SnapshotImport(store, OTHER_SLOT[self._slot])
         self._end_states: dict[int, tuple[Header, State]] = {}
         self._keep_end_state(self.header, self.state)
@@ -199,6 +204,7 @@ class ChainStore(ChainReader):
         deletions, base = after_batch._collect_prunable()
         changes |= deletions
         self._store.write(changes)
+        self.revision += 1
         self._unwritten = {}
         before, self.state = self.state, state
         self.header, self.height, self.base = parent, parent.height, base
@@ -250,6 +256,7 @@ class ChainStore(ChainReader):
             # Blocks that were pruned meanwhile, or left behind by a snapshot, are not to be indexed any more.
             if changes and start >= self.base.height:
                 self._store.write(changes, is_synced=False)
+                self.revision += 1
             self._index_builder.forget(self.index_end)
             return not self.is_index_complete
 
@@ -332,6 +339,7 @@ class ChainStore(ChainReader):
                 changes[RESTARTS_PREFIX + epoch] = Restarts(restarts).encode()
         changes |= self._make_mark(journal_mark)
         self._store.write(changes)
+        self.revision += 1
         self._unwritten = {}
         self._slot = self.snapshot_import.slot
         self.snapshot_import = SnapshotImport(self._store, OTHER_SLOT[self._slot])
@@ -346,6 +354,7 @@ class ChainStore(ChainReader):
             changes, base = self._collect_prunable()
             if changes:
                 self._store.write(changes)
+                self.revision += 1
             self.base = base
 
     def _collect_prunable(self) -> tuple[dict[bytes, bytes | None], Header]:

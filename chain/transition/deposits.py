@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import replace
 
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.records import ReplayWindow
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.fees import take

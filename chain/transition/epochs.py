@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from chain.exceptions import StoreDamaged
 from chain.genesis import Genesis
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.state import StateReader
 from chain.types.validators import ValidatorSet
 

@@ -10,7 +10,7 @@ Only the bond counts. What is leaving it may be gone before a verdict, and a gra
 
 from __future__ import annotations
 
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.records import Account
 from chain.state.state import StateOverlay
 

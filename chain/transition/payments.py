@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from chain import crypto
 from chain.exceptions import CannotPay, InvalidOperation, InvalidSignature
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.keys import SETTLEMENTS_KEY, account_key, due_captures_key, hold_key, replay_window_key
 from chain.state.lottery import compute_lottery_seed
 from chain.state.records import DueCaptures, OpenHold, SettlementQueue

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chain.genesis import Genesis, compute_serving_table
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.keys import ACCOUNT_PREFIX, PERIODS_KEY, table_key
 from chain.state.lottery import ServingPeriod, ServingPeriods
 from chain.state.state import State, StateOverlay, StateReader, make_serving_entry

@@ -57,6 +57,11 @@ class ValidatorSet(Record):
         return key in self.positions
 
     @cached_property
+    def keys(self) -> tuple[bytes, ...]:
+        """The public key at each position."""
+        return tuple(validator.public_key for validator in self.validators)
+
+    @cached_property
     def positions(self) -> dict[bytes, int]:
         """Position of each public key."""
         return {validator.public_key: position for position, validator in enumerate(self.validators)}

@@ -120,7 +120,7 @@ class Certificate(Record):
             raise InvalidCertificate("signers are not strictly increasing")
         if self.signers and self.signers[-1] >= len(validators):
             raise InvalidCertificate(f"signer {self.signers[-1]} is outside a set of {len(validators)}")
-        keys = [validators[position].public_key for position in self.signers]
+        keys = [validators.keys[position] for position in self.signers]
         if not validators.is_quorum(keys):
             raise InvalidCertificate(
                 f"{validators.get_stake(keys)} of {validators.total_stake} stake is not more than 2/3"
@@ -144,8 +144,7 @@ class Certificate(Record):
     def votes(self, validators: ValidatorSet) -> Iterator[Vote]:
         """The votes inside, each as it was sent."""
         for position, signature in zip(self.signers, self.signatures, strict=True):
-            key = validators[position].public_key
-            yield Vote(self.kind, self.epoch, self.view, self.block_id, key, signature)
+            yield Vote(self.kind, self.epoch, self.view, self.block_id, validators.keys[position], signature)
 
 
 def make_certificate(votes: Iterable[Vote], validators: ValidatorSet) -> Certificate:

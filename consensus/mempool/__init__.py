@@ -2,8 +2,9 @@
 
 1. ``pool``: what is taken, what is ready, and what a final block changes.
 2. ``entries``: its records, one for each operation and each account.
-3. ``eviction``: finds the account that makes room when the pool is full.
-4. ``packing``: chooses operations for a block.
+3. ``room``: who makes room when the pool is full; ``eviction`` finds the account.
+4. ``revalidation``: what is judged again after a block.
+5. ``packing``: chooses operations for a block.
 
 The engine constructs it, the proposer takes from it, ``consensus.network.ingress`` adds to it, and the driver tells it
 what is final. The wallet imports the longest wait.

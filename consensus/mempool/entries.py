@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from chain.parameters import Parameters
+from chain.exceptions import InvalidOperation
+from chain.parameters.parameters import Parameters
 from chain.state.keys import check_key, duel_key, hold_key
 from chain.state.records import Account
+from chain.state.state import State
+from chain.transition.checks.duties import check_turn
 from chain.transition.deposits import compute_hold_deposit
+from chain.transition.duels.duties import check_duty
 from chain.types.checks import CheckOperation
 from chain.types.duels import DuelOperation
 from chain.types.operations import (
@@ -111,6 +115,29 @@ def get_dependencies(operation: Operation) -> list[bytes]:
     if isinstance(operation, CheckOperation):
         return [check_key(operation.hold)]
     return [hold_key(operation.hold)] if isinstance(operation, Release | Dispute) else []
+
+
+def check_need(state: State, signed: SignedOperation) -> None:
+    """Whether what a one-time operation asks for is still to be had, as far as that can be told cheaply.
+
+    Raises:
+        InvalidOperation: it has happened, or is not its signer's to ask for.
+    """
+    operation = signed.operation
+    if isinstance(operation, Hold):
+        window = state.replay_window(signed.signer)
+        if operation.seq < window.top and not window.is_usable(operation.seq, operation.attempt):
+            raise InvalidOperation(f"hold {operation.seq}/{operation.attempt} is used or too old")
+    if isinstance(operation, DuelOperation):  # which costs no fee, and would fill the pool for nothing
+        check_duty(state, operation, signed.signer)
+    if isinstance(operation, CheckOperation):  # nor do these
+        check_turn(state, operation, signed.signer)
+
+
+def is_payee(state: State, operation: Capture, signer: bytes) -> bool:
+    """Whether all that a capture names is there to be captured by its signer."""
+    holds = [state.hold(item.delivery.hold) for item in operation.items]
+    return all(hold is not None and hold.payee == signer for hold in holds)
 
 
 def explain_shortfall(entry: Entry, available: int) -> str:

@@ -9,15 +9,13 @@ Room in the pool costs nothing until an operation is included, so it is bounded 
 - One account holds at most :data:`MAX_NONCED` operations with a nonce and :data:`MAX_ACCOUNT_BYTES` in all. It can pay
   the fees of all of them, and all its ready holds at once, from what it has in the last final state. What excludes
   each other (one nonce, one hold number, one hold captured twice) is taken once.
-- Room is shared in proportion to credit. When the pool is full, or too much waits, the account with the most bytes *per
-  credit that it owns* makes room: split among however many accounts, the same credit gets the same room. A share is
-  left to accounts with little pending, so that the wealthy do not shut newcomers out.
+- Room is shared in proportion to credit (:mod:`consensus.mempool.room`).
 - A block is filled in turns of equal bytes, so that an account's flood fills only its own lines. An owner of
   many accounts has many lines, but pays for the bytes that they take in the block.
 
-What depends on an entry of the state that a final block changed is noted, and judged again a bounded number of
-operations at a time, the rest later. Until then an operation may count as ready that no longer is. The proposer that
-tries to include it finds out, and calls :meth:`Mempool.reject`.
+What a final block may have changed is judged again later (:mod:`consensus.mempool.revalidation`). Until then an
+operation may count as ready that no longer is. The proposer that tries to include it finds out, and calls
+:meth:`Mempool.reject`.
 """
 
 from __future__ import annotations
@@ -31,27 +29,25 @@ from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidS
 from chain.genesis import Genesis
 from chain.state.keys import ACCOUNT_PREFIX
 from chain.state.state import State, StateOverlay
-from chain.transition.checks.duties import check_turn
 from chain.transition.context import BlockContext
-from chain.transition.duels.duties import check_duty
 from chain.transition.fees import compute_fee
 from chain.transition.operations import check_form, process_operation
 from chain.types.blocks import Block, Header
-from chain.types.checks import CheckOperation
-from chain.types.duels import DuelOperation
-from chain.types.operations import MAX_OPERATION_BYTES, Capture, Dispute, Hold, NoncedOperation, SignedOperation
+from chain.types.operations import Capture, Dispute, Hold, NoncedOperation, SignedOperation
 from consensus.mempool.entries import (
     AccountQueue,
     Entry,
+    check_need,
     count_work,
     explain_shortfall,
     get_conflict_keys,
     get_cost,
-    get_dependencies,
+    is_payee,
     update_from_state,
 )
-from consensus.mempool.eviction import EvictionIndex
 from consensus.mempool.packing import BlockPacker
+from consensus.mempool.revalidation import RevalidationQueue
+from consensus.mempool.room import MAX_POOL_BYTES, MAX_POOL_OPERATIONS, Room
 
 MAX_UNREADY_WAIT_S = 30.0
 """Seconds that an operation may wait to become ready."""
@@ -61,14 +57,6 @@ MAX_NONCED = 64
 """Pending operations with a nonce, per account."""
 MAX_ACCOUNT_BYTES = 256 * 1024
 """Pending bytes, per account: room for a whole window of holds, and for captures of as many."""
-MAX_POOL_BYTES = 32 << 20
-"""Pending bytes in all."""
-MAX_POOL_OPERATIONS = 100_000
-"""Pending operations in all."""
-SMALL_ACCOUNT_BYTES = MAX_OPERATION_BYTES
-"""Pending bytes of an account up to which its room comes out of the share of those with little pending."""
-SMALL_ACCOUNTS_DIVISOR = 8
-"""Every eighth byte of the pool is left to accounts with little pending."""
 MAX_WAITING_OPERATIONS = 2_048
 """Waiting operations in all."""
 MAX_FINAL_IDS = 65_536
@@ -111,22 +99,12 @@ class Mempool:
         self._proven: set[bytes] = set()
         """Ids of pending registrations whose proof of work holds."""
         self._context = self._make_context(header)
-        self._max_bytes = max_bytes
-        self._max_operations = max_operations
+        self._room = Room(max_bytes, max_operations)
         self._entries: dict[bytes, Entry] = {}
         self._accounts: dict[bytes, AccountQueue] = {}
-        self._pending_index, self._large_index, self._waiting_index = EvictionIndex(), EvictionIndex(), EvictionIndex()
-        """By bytes per credit: all accounts, those with more than little pending, and all by what waits."""
-        self._small_size = 0
-        """Pending bytes of the accounts with little pending."""
         self._waiting: dict[bytes, float] = {}
         """When each waiting operation began to wait, in that order."""
-        self._dependents: dict[bytes, dict[bytes, None]] = {}
-        """Ids of one-time operations by the entry of the state that they need."""
-        self._dirty: dict[bytes, dict[bytes, None]] = {}
-        """Ids of one-time operations to be judged again, by account: accounts take turns."""
-        self._revalidation_order: dict[bytes, None] = {}
-        """Ids of all one-time operations, the one judged longest ago first."""
+        self._revalidation = RevalidationQueue()
         self._rejected: dict[bytes, None] = {}
         self._final: BoundedDict[bytes, None] = BoundedDict(MAX_FINAL_IDS)
         self._verified: BoundedDict[bytes, bytes] = BoundedDict(MAX_VERIFIED_IDS)
@@ -135,14 +113,17 @@ class Mempool:
         self._now = 0.0
         self._final_at = -math.inf
         """When the last final block came."""
-        self.size = 0
-        """Pending bytes."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __contains__(self, operation_id: object) -> bool:
         return operation_id in self._entries
+
+    @property
+    def size(self) -> int:
+        """Pending bytes."""
+        return self._room.size
 
     def get(self, operation_id: bytes) -> SignedOperation | None:
         """The pending operation of that id, or None."""
@@ -195,42 +176,24 @@ class Mempool:
             if pending.payable < fee:
                 raise CannotPay(f"the fees pending are {fee} micro-credits, {pending.payable} can pay them")
         else:
-            self._check_one_time(signed, pending)
+            check_need(self._state, signed)
+            for conflict in get_conflict_keys(operation):
+                rival = pending.conflicts.get(conflict)
+                if rival is not None and self._entries[rival].ready:
+                    raise InvalidOperation("another pending operation of the account asks for the same")
         # The fees of captures and disputes come out of what they settle. Their account may have nothing available, but
         # one that owns nothing at all captures only what is there to be captured. (Who may dispute owns a hold.)
         if isinstance(operation, Capture | Dispute):
-            is_payee = isinstance(operation, Capture) and self._is_payee(operation, signer)
-            if pending.owned < fee and not is_payee:
+            captures_own = isinstance(operation, Capture) and is_payee(self._state, operation, signer)
+            if pending.owned < fee and not captures_own:
                 raise CannotPay(f"the fee is {fee} micro-credits, the account owns {pending.owned}")
         elif pending.available < fee and not isinstance(operation, NoncedOperation):
             raise CannotPay(f"the fee is {fee} micro-credits, {pending.available} are available")
         size = pending.size + len(signed.encoded)
         if size > MAX_ACCOUNT_BYTES:
             raise PoolFull(f"the account would have more than {MAX_ACCOUNT_BYTES} bytes pending")
-        if self._is_full(len(signed.encoded)):
-            crowd = self._get_crowd()
-            is_in_share = size <= SMALL_ACCOUNT_BYTES and crowd is self._large_index
-            if not is_in_share and not crowd.has_above(crowd.compute_class(size, pending.owned)):
-                raise PoolFull("the pool is full")
-
-    def _check_one_time(self, signed: SignedOperation, pending: AccountQueue) -> None:
-        operation = signed.operation
-        if isinstance(operation, Hold):
-            window = self._state.replay_window(signed.signer)
-            if operation.seq < window.top and not window.is_usable(operation.seq, operation.attempt):
-                raise InvalidOperation(f"hold {operation.seq}/{operation.attempt} is used or too old")
-        if isinstance(operation, DuelOperation):  # which costs no fee, and would fill the pool for nothing
-            check_duty(self._state, operation, signed.signer)
-        if isinstance(operation, CheckOperation):  # nor do these
-            check_turn(self._state, operation, signed.signer)
-        for conflict in get_conflict_keys(operation):
-            rival = pending.conflicts.get(conflict)
-            if rival is not None and self._entries[rival].ready:
-                raise InvalidOperation("another pending operation of the account asks for the same")
-
-    def _is_payee(self, operation: Capture, signer: bytes) -> bool:
-        holds = [self._state.hold(item.delivery.hold) for item in operation.items]
-        return all(hold is not None and hold.payee == signer for hold in holds)
+        if self._room.is_full(len(signed.encoded)) and not self._room.can_be_made(size, pending.owned):
+            raise PoolFull("the pool is full")
 
     def add(self, signed: SignedOperation, now: float, is_proven: bool = False) -> None:
         """Take an operation whose signature holds, and if it ``is_proven`` its proof of work.
@@ -243,8 +206,8 @@ class Mempool:
         self.note_verified([signed])
         self.check(signed)
         size = len(signed.encoded)
-        while self._is_full(size):
-            self._make_room(self._get_crowd())
+        while self._room.is_full(size):
+            self._drop_last(self._accounts[self._room.find_greediest()])
         self._arrivals += 1
         operation, fee = signed.operation, compute_fee(self._genesis, signed)
         cost = get_cost(self._genesis.parameters, operation, fee)
@@ -263,9 +226,7 @@ class Mempool:
                     pending = self._accounts.setdefault(signed.signer, pending)
                 pending.conflicts[conflict] = signed.id
             pending.one_time[signed.id] = entry
-            self._revalidation_order[signed.id] = None
-            for key in get_dependencies(operation):
-                self._dependents.setdefault(key, {})[signed.id] = None
+            self._revalidation.add(signed)
         self._entries[signed.id] = entry
         if is_proven:
             self._proven.add(signed.id)
@@ -278,7 +239,7 @@ class Mempool:
             if signed.id not in self._entries:
                 raise InvalidSignature(entry.reason)
         while len(self._waiting) > MAX_WAITING_OPERATIONS:
-            self._make_room(self._waiting_index)
+            self.remove(next(reversed(self._accounts[self._room.find_greediest_waiting()].waiting)))
 
     def get_reason(self, operation_id: bytes) -> str | None:
         """Why a pending operation is not ready, or None if it is ready or not pending."""
@@ -361,8 +322,7 @@ class Mempool:
         for key in changed:
             if key[:1] == ACCOUNT_PREFIX and key[1:] in self._accounts:
                 self._update_account(key[1:])
-            for operation_id in self._dependents.get(key, ()):
-                self._mark_dirty(operation_id)
+            self._revalidation.mark_dependents(key)
         while (
             oldest := next(iter(self._entries.values()), None)
         ) and oldest.height + MAX_READY_BLOCKS < self._context.height:
@@ -385,15 +345,12 @@ class Mempool:
                 break
             self.remove(operation_id)
         work = REVALIDATION_BUDGET
-        while work > 0 and self._dirty:
-            signer, ids = next(iter(self._dirty.items()))
-            work -= self._revalidate(self._entries[next(iter(ids))])  # which takes it out of ``_dirty``
-            if ids and signer in self._dirty:
-                self._dirty[signer] = self._dirty.pop(signer)
+        while work > 0 and (marked := self._revalidation.find_marked()) is not None:
+            work -= self._revalidate(self._entries[marked])
         # And in turns everything else: deadlines pass, epochs end, and what was noted as stale may have been forgotten.
-        work = min(REVALIDATION_BUDGET // 16, len(self._revalidation_order))
-        while work > 0 and self._revalidation_order:
-            work -= self._revalidate(self._entries[next(iter(self._revalidation_order))])
+        work = min(REVALIDATION_BUDGET // 16, len(self._revalidation))
+        while work > 0 and (oldest := self._revalidation.find_oldest()) is not None:
+            work -= self._revalidate(self._entries[oldest])
 
     def _update_account(self, signer: bytes) -> None:
         pending, account = self._accounts[signer], self._state.account(signer)
@@ -406,8 +363,8 @@ class Mempool:
             self.remove(pending.nonced[max(pending.nonced)].operation.id)
         if signer not in self._accounts:
             return
-        self._note_room(signer, pending)
-        self._waiting_index.update(signer, pending.waiting_size, pending.owned)
+        self._room.note(signer, pending)
+        self._room.note_waiting(signer, pending)
         pending.next_nonce = max(pending.next_nonce, account.nonce)
         self._close_gap(pending)
         if pending.reserved + pending.fees > account.available:
@@ -415,7 +372,8 @@ class Mempool:
                 if entry.ready and entry.cost and pending.reserved + pending.fees > account.available:
                     self._set_ready(entry, False, explain_shortfall(entry, account.available))
         for operation_id in pending.waiting:
-            self._mark_dirty(operation_id)
+            if operation_id in pending.one_time:
+                self._revalidation.mark(operation_id, signer)
 
     def _reconsider(self, operation_id: bytes) -> None:
         """Look again at an operation that a proposer rejected."""
@@ -426,12 +384,7 @@ class Mempool:
             entry.reason = ""
             self._close_gap(self._accounts[entry.operation.signer])
         else:
-            self._mark_dirty(operation_id)
-
-    def _mark_dirty(self, operation_id: bytes) -> None:
-        entry = self._entries[operation_id]
-        if not isinstance(entry.operation.operation, NoncedOperation):
-            self._dirty.setdefault(entry.operation.signer, {})[operation_id] = None
+            self._revalidation.mark(operation_id, entry.operation.signer)
 
     def _open_gap(self, pending: AccountQueue, nonce: int) -> None:
         """What follows a nonce that cannot be included cannot be either."""
@@ -450,9 +403,7 @@ class Mempool:
         """Find out whether a one-time operation is ready; one that never will be is dropped. Returns the work done."""
         signed = entry.operation
         operation, signer = signed.operation, signed.signer
-        self._unmark_dirty(signer, signed.id)
-        self._revalidation_order.pop(signed.id, None)
-        self._revalidation_order[signed.id] = None
+        self._revalidation.note_judged(signed.id, signer)
         pending = self._accounts[signer]
         reserved = pending.reserved + pending.fees - (entry.cost if entry.ready else 0)
         try:
@@ -501,27 +452,10 @@ class Mempool:
             self._waiting[signed.id] = self._now
             pending.waiting[signed.id] = entry.size
             pending.waiting_size += entry.size
-        self._waiting_index.update(signed.signer, pending.waiting_size, pending.owned)
+        self._room.note_waiting(signed.signer, pending)
 
-    def _is_full(self, size: int) -> bool:
-        return self.size + size > self._max_bytes or len(self._entries) >= self._max_operations
-
-    def _note_room(self, signer: bytes, pending: AccountQueue) -> None:
-        """Take into account what an account has pending and owns."""
-        self._pending_index.update(signer, pending.size, pending.owned)
-        self._large_index.update(signer, pending.size - _count_small(pending.size), pending.owned)
-
-    def _get_crowd(self) -> EvictionIndex:
-        """Among whom room is made: not among accounts with little pending as long as they have no more than a share."""
-        has_share = self._small_size <= self._max_bytes // SMALL_ACCOUNTS_DIVISOR
-        return self._large_index if has_share and self._large_index else self._pending_index
-
-    def _make_room(self, index: EvictionIndex) -> None:
-        """Drop the last operation (that waits, if it is about those) of an account with the most bytes per credit."""
-        pending = self._accounts[index.largest()]
-        if index is self._waiting_index:
-            self.remove(next(reversed(pending.waiting)))
-            return
+    def _drop_last(self, pending: AccountQueue) -> None:
+        """Drop the operation of an account that could be included last."""
         last = [pending.nonced[max(pending.nonced)]] if pending.nonced else []
         last += [pending.one_time[next(reversed(pending.one_time))]] if pending.one_time else []
         self.remove(max(last, key=lambda entry: entry.arrival).operation.id)
@@ -546,33 +480,13 @@ class Mempool:
             if opens_gap:
                 self._open_gap(pending, operation.nonce)
         else:
-            del pending.one_time[operation_id], self._revalidation_order[operation_id]
-            self._unmark_dirty(signer, operation_id)
+            del pending.one_time[operation_id]
+            self._revalidation.remove(entry.operation)
             for conflict in get_conflict_keys(operation):
                 del pending.conflicts[conflict]
-            for key in get_dependencies(operation):
-                self._dependents[key].pop(operation_id)
-                if not self._dependents[key]:
-                    del self._dependents[key]
         self._resize(signer, pending, -entry.size)
 
-    def _unmark_dirty(self, signer: bytes, operation_id: bytes) -> None:
-        ids = self._dirty.get(signer)
-        if ids is not None:
-            ids.pop(operation_id, None)
-            if not ids:
-                del self._dirty[signer]
-
     def _resize(self, signer: bytes, pending: AccountQueue, difference: int) -> None:
-        before = pending.size
-        pending.size += difference
-        self.size += difference
-        self._small_size += _count_small(pending.size) - _count_small(before)
-        self._note_room(signer, pending)
+        self._room.resize(signer, pending, difference)
         if not pending.size:
             del self._accounts[signer]
-
-
-def _count_small(size: int) -> int:
-    """The bytes of an account that count against the share of those with little pending."""
-    return size if size <= SMALL_ACCOUNT_BYTES else 0

@@ -23,7 +23,8 @@ from chain import crypto
 from chain.exceptions import CodecError
 from consensus.network.gossip import GOSSIP_BATCH_BYTES, MAX_BATCH_BYTES, Batch
 from p2p.network import NetworkError
-from p2p.streams.exchanges import Exchange, Streams
+from p2p.streams.exchange import Exchange
+from p2p.streams.exchanges import Streams
 
 logger = structlog.get_logger(__name__)
 
@@ -100,6 +101,8 @@ class CommitteeStreams:
         self._on_message = on_message
         self._find_addresses = find_addresses
         self._queues: dict[bytes, _PeerQueue] = {}
+        self._gathered: dict[_PeerQueue, None] = {}
+        """Those that something was put into since the last flush."""
         self._members: frozenset[bytes] = frozenset()
         self._nursery: trio.Nursery | None = None
         self._last_frame: tuple[tuple[bytes, ...], bytes] = (), b""
@@ -142,6 +145,7 @@ class CommitteeStreams:
             logger.warning("a message is too long to send", bytes=len(payload))
             return
         self.dropped += queue.put(payload, is_hint)
+        self._gathered[queue] = None
 
     def broadcast(self, payload: bytes) -> None:
         """Queue a message for every member."""
@@ -150,9 +154,10 @@ class CommitteeStreams:
 
     def flush(self) -> None:
         """Let what is queued go out. Until then it gathers, so that what belongs together travels together."""
-        for queue in self._queues.values():
+        for queue in self._gathered:
             if queue.queue:
                 queue.filled.set()
+        self._gathered.clear()
 
     async def _write(self, peer: bytes, queue: _PeerQueue) -> None:
         delay = MIN_RETRY_S

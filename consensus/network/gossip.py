@@ -188,7 +188,7 @@ class SeenCache:
         self._hashes: BoundedDict[bytes, None] = BoundedDict(capacity)
 
     def __contains__(self, item: bytes) -> bool:
-        return crypto.hash_bytes("seen", item) in self._hashes
+        return bool(self._hashes) and crypto.hash_bytes("seen", item) in self._hashes
 
     def add(self, item: bytes) -> bool:
         """Remember ``item``. Returns whether it is new."""

@@ -23,9 +23,9 @@ from chain.genesis import Genesis
 from chain.state.state import State
 from chain.transition.validators.registration import has_valid_proof_of_work
 from chain.types.operations import MAX_CAPTURE_BYTES, Register, SignedOperation
-from consensus import verifier
 from consensus.mempool.pool import AlreadyKnown, Mempool
 from consensus.network.gossip import Batch, SeenCache
+from consensus.verifier import SignatureVerifier
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 
@@ -58,6 +58,7 @@ class OperationIngress:
         get_state: Callable[[], State],
         wake: Callable[[], None],
         punish: Callable[[bytes], None],
+        verifier: SignatureVerifier,
     ) -> None:
         self._genesis = genesis
         self._mempool = mempool
@@ -65,6 +66,7 @@ class OperationIngress:
         self._get_state = get_state
         self._wake = wake
         self._punish = punish
+        self._verifier = verifier
         self._bad = SeenCache(MAX_BAD_OPERATIONS)
         self._verifying: set[bytes] = set()  # encoded operations whose signatures are being checked
         self._staked, self._strangers = (
@@ -157,7 +159,7 @@ class OperationIngress:
         names = [operation.encoded for operation in unknown]
         self._verifying.update(names)
         try:
-            verdicts = await self._verify(unknown)
+            verdicts = await self._verifier.check(self._verify_each, unknown)
         finally:
             self._verifying.difference_update(names)
         forged = {name for name, is_signed in zip(names, verdicts, strict=True) if not is_signed}
@@ -177,17 +179,13 @@ class OperationIngress:
 
     async def is_signed(self, operation: SignedOperation) -> bool:
         """Whether the signature of an operation holds."""
-        return self._mempool.is_verified(operation) or (await self._verify([operation]))[0]
+        if self._mempool.is_verified(operation):
+            return True
+        return (await self._verifier.check(self._verify_each, [operation]))[0]
 
-    async def _verify(self, operations: list[SignedOperation]) -> list[bool]:
-        """Whether each is signed."""
-        if len(operations) <= verifier.LOOP_SIGNATURES:
-            return self._verify_each(operations)
-        return await self._runtime.run_sync(self._verify_each, operations)
-
-    def _verify_each(self, operations: list[SignedOperation]) -> list[bool]:
+    def _verify_each(self, verify: crypto.Verify, operations: list[SignedOperation]) -> list[bool]:
         """Whether each is signed. Blocks for as long as that takes, but for those that came in a block meanwhile."""
         return [
-            self._mempool.is_verified(operation) or verify_all([operation.signature_check(self._genesis.chain_id)])
+            self._mempool.is_verified(operation) or verify([operation.signature_check(self._genesis.chain_id)])
             for operation in operations
         ]

@@ -99,7 +99,6 @@ renewed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from chain import crypto
 from chain.transition.epochs import Epoch
@@ -119,37 +118,18 @@ from consensus.simplex.messages import (
     Propose,
     Reject,
     Repropose,
-    Send,
-    SetTimer,
-    StopTimer,
     UpdateFinality,
 )
 from consensus.simplex.pending_blocks import PendingBlocks
+from consensus.simplex.replies import MAX_REPLY_CERTIFICATES, Replies
 from consensus.simplex.validation import (
     FinalizedBlock,
     MessageValidation,
     get_nullifications,
     get_parent_certificate,
 )
+from consensus.simplex.view_timer import Timeouts, ViewTimer
 from consensus.simplex.views import FINALIZE, NOTARIZE, NULLIFY, VIEW_WINDOW, View, Views
-
-MAX_REPLY_CERTIFICATES = 16
-"""Certificates in one answer to a validator that is behind."""
-
-VAIN_VOTE_PEERS = 3
-"""Validators that a vote which came to nothing is shown to."""
-
-MAX_REPLIES = 4
-"""Answers to one validator between two timeouts or changes of view here, about each ``MAX_REPLY_CERTIFICATES``
-views."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds a view may take at first, and at most after doubling."""
-
-    first_s: float = 1.5
-    cap_s: float = 30.0
 
 
 class Simplex:
@@ -182,7 +162,6 @@ class Simplex:
         validators = epoch.validators
         self.chain_id, self.epoch, self.validators = chain_id, epoch.number, validators
         self.last_height = epoch.last_height
-        self.timeouts = timeouts or Timeouts()
         self.has_work = False
         self._key = key if key is not None and key.public_key in validators else None
         self._me = b"" if self._key is None else self._key.public_key
@@ -193,14 +172,12 @@ class Simplex:
         )
         self._validation = MessageValidation(chain_id, epoch, finalized, verify)
         self._views = Views(finalized, self.epoch, validators)
+        self._timer = ViewTimer(timeouts or Timeouts(), self._effects)
+        self._replies = Replies(self._me, self._views, validators, self._effects)
         self.view = self._views.final_view + 1
         self._leader = 0, b""  # of the view for which it was computed last
         self._latest = 0  # view of the latest certificate
-        self._is_timing = False
-        self._retries = 0  # timeouts in this view
-        self._nullified = 0  # views nullified since a block became final
         self._asked: tuple[int, bytes] | None = None  # view and parent of the last Build
-        self._answers: dict[tuple[bytes, int], int] = {}
 
         # Own votes are in place before anything can be signed.
         own = (vote for vote in votes if vote.epoch == self.epoch and vote.signer == self._me)
@@ -322,16 +299,15 @@ class Simplex:
 
     def on_timeout(self, view: int) -> list[Effect]:
         """The timer of ``view`` rang: rule 5."""
-        if view == self.view and self._is_timing:
-            self._answers.clear()
+        if view == self.view and self._timer.is_running:
+            self._replies.reset()
             last = self._views.get_certificates(
                 view - MAX_REPLY_CERTIFICATES + 2, view, MAX_REPLY_CERTIFICATES
             )  # two may be older
             self._effects += [Broadcast(certificate) for certificate in last]
             self._effects += [Broadcast(vote) for vote in self._views.get_open_votes(self._me, self.view)]
             self._blocks.repeat_requests()
-            self._retries += 1
-            self._is_timing = False
+            self._timer.note_timeout()
             if self._may_sign(NULLIFY, view):
                 self._vote(NULLIFY, view, NO_BLOCK)
         return self._act()
@@ -367,7 +343,7 @@ class Simplex:
 
     def renew_answers(self) -> None:
         """Answer as many times as at first again: for the engine to call now and then when no timer runs any more."""
-        self._answers.clear()
+        self._replies.reset()
 
     # Acting: all that the current view allows.
 
@@ -449,11 +425,7 @@ class Simplex:
         has_proposal = here is not None and here.proposal is not None
         is_busy = self._key is not None and not self.is_finished
         is_busy = is_busy and (self.has_work or has_proposal or is_behind or not self.is_settled)
-        if is_busy != self._is_timing:
-            self._is_timing = is_busy
-            doublings = min((0 if is_behind else self._nullified) + self._retries, 64)
-            seconds = min(self.timeouts.cap_s, self.timeouts.first_s * 2.0**doublings)
-            self._effects.append(SetTimer(self.view, seconds) if is_busy else StopTimer())
+        self._timer.run(self.view, is_busy=is_busy, is_behind=is_behind)
 
     # Signing.
 
@@ -537,15 +509,11 @@ class Simplex:
             self._take_certificate(certificate)
 
     def _answer(self, vote: Vote) -> None:
-        """Rule 6, a bounded number of times."""
-        about = vote.signer, min(vote.view, self.view) // MAX_REPLY_CERTIFICATES
-        given = self._answers.get(about, 0)
-        knows_more = vote.view < self.view or not self._is_timing
-        if knows_more and vote.signer != self._me and given < MAX_REPLIES:
+        """Rule 6, if its signer is behind, and a bounded number of times."""
+        knows_more = vote.view < self.view or not self._timer.is_running
+        if knows_more and self._replies.may_answer(vote, self.view):
             self._validation.validate_vote(vote)
-            self._answers[about] = given + 1
-            known = self._views.get_certificates(vote.view, self.view, MAX_REPLY_CERTIFICATES)
-            self._effects += [Send(vote.signer, certificate) for certificate in known]
+            self._replies.answer(vote, self.view)
 
     # Certificates: rules 3 and 4.
 
@@ -574,14 +542,6 @@ class Simplex:
         near = certificate.view <= self.view + VIEW_WINDOW
         return near and self._detector.has_new_votes(certificate, self.validators)
 
-    def _pass_on(self, votes: Iterable[Vote]) -> None:
-        """Rule 6: show votes that came to nothing to a few, who may have been told something else."""
-        if self._key is not None:
-            others = [validator.public_key for validator in self.validators if validator.public_key != self._me]
-            turn = self._views.final_view % max(1, len(others))
-            peers = (others[turn:] + others[:turn])[:VAIN_VOTE_PEERS]
-            self._effects += [Send(peer, vote) for vote in votes for peer in peers if peer != vote.signer]
-
     def _take_certificate(self, certificate: Certificate) -> None:
         """What a certificate that holds means."""
         kind, view = VoteKind(certificate.kind), certificate.view
@@ -597,21 +557,21 @@ class Simplex:
             self._vote(FINALIZE, view, certificate.block_id, certificate)
         if kind is FINALIZE:
             self._update_finality(only_if_all=False)  # the last chance
-            self._pass_on(self._views.close(certificate))
-            self._nullified = 0
+            self._replies.pass_on(self._views.close(certificate))
+            self._timer.note_final()
             self._commit()
         if kind is not NULLIFY and view >= self.view:
             self._enter(view + 1)
         while self._views.is_nullified(self.view):
-            self._nullified += 1
+            self._timer.note_nullified()
             self._enter(self.view + 1)
 
     def _enter(self, view: int) -> None:
         near = range(max(view, self.view + VIEW_WINDOW // 2), view + VIEW_WINDOW // 2)
         self._effects += [Broadcast(vote) for vote in self._views.get_votes(self._me, near)]  # from before a restart
         self.view = view
-        self._is_timing, self._retries = False, 0
-        self._answers.clear()
+        self._timer.enter_view()
+        self._replies.reset()
 
     def _update_finality(self, *, only_if_all: bool) -> None:
         stronger = self._views.extend_finalization(self.finalized.block_id, only_if_all=only_if_all)

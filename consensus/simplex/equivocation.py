@@ -32,6 +32,8 @@ class EquivocationDetector:
         self._max_views = max_views
         # By epoch and view, then by signer, then by what the vote says.
         self._views: dict[tuple[int, int], dict[bytes, dict[tuple[int, bytes], Vote]]] = {}
+        # The same the other way round: who has said what.
+        self._signers: dict[tuple[int, int], dict[tuple[int, bytes], set[bytes]]] = {}
         self._equivocators: dict[tuple[int, int], set[bytes]] = {}
 
     def has_equivocated(self, vote: Vote) -> bool:
@@ -53,14 +55,12 @@ class EquivocationDetector:
         place, statement = (certificate.epoch, certificate.view), (certificate.kind, certificate.block_id)
         if self._is_too_old(place):
             return False
-        known, equivocators = self._views.get(place, {}), self._equivocators.get(place, ())
-        for position in certificate.signers:
-            if position >= len(validators):
-                return True
-            signer = validators[position].public_key
-            if statement not in known.get(signer, ()) and signer not in equivocators:
-                return True
-        return False
+        keys = validators.keys
+        if max(certificate.signers, default=0) >= len(keys):
+            return True
+        unknown = {keys[position] for position in certificate.signers}
+        unknown -= self._signers.get(place, {}).get(statement, set())
+        return not unknown <= self._equivocators.get(place, set())
 
     def observe(self, votes: Iterable[Vote]) -> list[VotePair]:
         """Remember votes whose signatures hold. Returns the pairs that no honest validator signs, the one known first.
@@ -76,17 +76,19 @@ class EquivocationDetector:
             known = self._views.setdefault(place, {}).setdefault(vote.signer, {})
             rival = next((other for other in known.values() if is_slashable(other, vote)), None)
             if rival is None:
-                known[vote.kind, vote.block_id] = vote
+                self._remember(vote)
             elif self._is_valid(vote):
                 if self._is_valid(rival):
                     self._equivocators.setdefault(place, set()).add(vote.signer)
                     found.append((rival, vote))
                 else:
                     del known[rival.kind, rival.block_id]
-                    known[vote.kind, vote.block_id] = vote
+                    self._signers[place][rival.kind, rival.block_id].discard(vote.signer)
+                    self._remember(vote)
             if len(self._views) > self._max_views:
                 oldest = min(self._views)
                 del self._views[oldest]
+                self._signers.pop(oldest, None)
                 self._equivocators.pop(oldest, None)
         return found
 
@@ -97,6 +99,11 @@ class EquivocationDetector:
     def observe_block(self, block: Block, find_validators: Callable[[int], ValidatorSet | None]) -> list[VotePair]:
         """Remember the votes in the body of a block that was executed; ``find_validators`` tells them by epoch."""
         return self.observe(_get_votes(block, find_validators))
+
+    def _remember(self, vote: Vote) -> None:
+        place, statement = (vote.epoch, vote.view), (vote.kind, vote.block_id)
+        self._views[place][vote.signer][statement] = vote
+        self._signers.setdefault(place, {}).setdefault(statement, set()).add(vote.signer)
 
     def _is_valid(self, vote: Vote) -> bool:
         return vote.is_valid(self._chain_id, self._verify)

@@ -48,6 +48,13 @@ class View:
         same = [other for other in self.votes[VoteKind(vote.kind)].values() if other.block_id == vote.block_id]
         return make_certificate(same, validators) if validators.is_quorum(other.signer for other in same) else None
 
+    def count_signers(self, certificate: Certificate, validators: ValidatorSet) -> int:
+        """The signers that ``certificate`` would have once extended."""
+        signers = {validators.keys[position] for position in certificate.signers}
+        votes = self.votes[VoteKind(certificate.kind)].values()
+        signers.update(vote.signer for vote in votes if vote.block_id == certificate.block_id)
+        return len(signers)
+
     def extend(self, certificate: Certificate, validators: ValidatorSet) -> Certificate:
         """``certificate`` with all other known votes that say the same."""
         votes = {vote.signer: vote for vote in certificate.votes(validators)}
@@ -114,9 +121,12 @@ class Views:
         """The last finalization, if it is of this block, by more stake than before (or by all), if votes have come."""
         if self.finalization is None or self.finalization.block_id != block_id:
             return None
-        stronger = self[self.final_view].extend(self.finalization, self._validators)
+        here = self[self.final_view]
+        if only_if_all and here.count_signers(self.finalization, self._validators) < len(self._validators.keys):
+            return None
+        stronger = here.extend(self.finalization, self._validators)
         gained = len(stronger.signers) - len(self.finalization.signers)
-        if gained == 0 or (only_if_all and len(stronger.signers) < len(self._validators)):
+        if gained == 0:
             return None
         self.finalization = stronger
         return stronger

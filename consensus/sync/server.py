@@ -48,7 +48,7 @@ from consensus.sync.messages import (
 from p2p.network import NetworkError
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
-from p2p.streams.exchanges import Exchange
+from p2p.streams.exchange import Exchange
 
 MAX_SYNC_EXCHANGES = 8
 """Requests of one peer served at the same time."""

@@ -32,12 +32,14 @@ DESCRIPTIONS = {
     "serving/api": "the HTTP API for users",
     "serving/dashboard": "the owner's page, and the public's",
     "serving/cli": "wwwserve's commands, the demo",
+    "serving/daemon": "the node as a process",
     "serving/dispatcher": "here, or offload?",
     "serving/advertiser": "announces models and load",
     "serving/config": "config.yaml",
     "serving/logs": "what a node writes about itself",
     "serving/offload": "originator, executor, their wire",
     "serving/scheduling": "queues and policy",
+    "serving/prediction": "when it will be answered",
     "serving/quality": "judges; was it the declared model?",
     "serving/simulation": "a modelled GPU",
     "serving/backends": "any OpenAI-compatible server, an embedded model",
@@ -50,7 +52,8 @@ DESCRIPTIONS = {
     "chain/store": "blocks and state in LevelDB",
     "chain/light": "proofs for those who keep no chain",
     "chain/transition": "what a block does to the state; every rule",
-    "chain/genesis": "the first state and the parameters",
+    "chain/genesis": "the first state",
+    "chain/parameters": "prices, times, bonds; whether they can work",
     "chain/state": "accounts, beacon, lottery",
     "chain/types": "operations, blocks, votes, validators",
     "chain/keyfile": "the identity on disk",
@@ -181,7 +184,7 @@ class Drawing:
         return head + "\n".join(self._elements) + "\n</svg>\n"
 
 
-CHIP_HEIGHT, CHIP_GAP, CHARACTER = 24, 8, 7.1
+CHIP_HEIGHT, CHIP_GAP, CHARACTER, TEXT_CHARACTER = 24, 8, 7.1, 6.6
 HEADER = 48
 NARROW, WIDE = 360, 780
 """Widths of the boxes."""
@@ -195,7 +198,7 @@ def draw_packages(root: Path) -> str:
     """The packages, what is in them, and the arrows between them.
 
     Raises:
-        ValueError: an arrow is there that must not be.
+        ValueError: an arrow is there that must not be, or the descriptions of a line do not fit.
         graphlib.CycleError: there is a circle.
     """
     arrows = find_imports(root)
@@ -208,7 +211,7 @@ def draw_packages(root: Path) -> str:
 
     def box(name: str, x: float, y: float, width: float, height: float | None = None) -> float:
         units = find_units(root, name)
-        rows = [_wrap(row, width - 32) for row in reversed(levels[name])]
+        rows = [_wrap(row, COLUMN - 16 if width == WIDE else width - 32) for row in reversed(levels[name])]
         lines = sum(map(len, rows))
         full = height or HEADER + lines * (CHIP_HEIGHT + CHIP_GAP) + 8
         drawing.rectangle(x, y, width, full, FILLS[name])
@@ -225,7 +228,10 @@ def draw_packages(root: Path) -> str:
                     left += wide + CHIP_GAP
                 if width == WIDE:
                     texts = [DESCRIPTIONS[f"{name}/{unit}"] for unit in line if f"{name}/{unit}" in DESCRIPTIONS]
-                    drawing.text(x + COLUMN, top + 16.5, " · ".join(texts), 12, colour=MUTED)
+                    text = " · ".join(texts)
+                    if COLUMN + len(text) * TEXT_CHARACTER > width:
+                        raise ValueError(f"the descriptions of {', '.join(line)} do not fit: shorten them")
+                    drawing.text(x + COLUMN, top + 16.5, text, 12, colour=MUTED)
                 top += CHIP_HEIGHT + CHIP_GAP
         places[name] = (x, y, width, full)
         return full
@@ -259,7 +265,7 @@ def draw_packages(root: Path) -> str:
             drawing.arrow((x, start), (x, end))
             if (source, target) == ("p2p", "chain"):
                 names = sorted({to[1] for of, to in arrows if (of[0], to[0]) == ("p2p", "chain")})
-                drawing.text(x + 12, start + 24, f"only {', '.join(names)}", 12, colour=MUTED)
+                drawing.text(x - 12, start + 24, f"only {', '.join(names)}", 12, anchor="end", colour=MUTED)
     bottom = third + last + 28
     legend = "An arrow means: imports. Inside a box, each name imports only from rows below its own."
     drawing.text(LEFT, bottom, legend, 12, colour=MUTED)

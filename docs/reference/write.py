@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from serving.admin.openapi import ROUTES as ADMIN_ROUTES
 from serving.cli.man_pages import find_commands, get_help
 from serving.config.environment import VARIABLES
 from serving.config.fields import Section
+from serving.config.file import format_schema
 from serving.config.schema import NodeConfig
 from serving.logs.events import SECTIONS
 from serving.routes import ROUTES as API_ROUTES
@@ -124,8 +124,9 @@ def write_commands() -> Iterator[str]:
 
 CONFIGURATION_TEXT = """\
 Every key of `config.yaml`, in the data directory. A missing key has its default. `[]` stands for each entry of a list
-or of a mapping. [`config.schema.json`](config.schema.json) is the same for editors: with the line
-`# yaml-language-server: $schema=PATH/config.schema.json` at its head, an editor completes and checks the file."""
+or of a mapping. [`config.schema.json`](config.schema.json) is the same for editors. `init` puts a copy beside
+`config.yaml` and names it in its first line, for editors with YAML's language server: they complete and check the
+file. After an upgrade, copy this one there."""
 
 
 def write_configuration() -> Iterator[str]:
@@ -172,8 +173,7 @@ def format_default(value: Any) -> str:
 
 def write_schema() -> Iterator[str]:
     """The configuration as a JSON schema."""
-    schema = NodeConfig.model_json_schema(by_alias=True)
-    yield json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=1)
+    yield format_schema()
 
 
 ENVIRONMENT_TEXT = """\

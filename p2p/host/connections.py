@@ -30,6 +30,8 @@ class Connections:
     def __init__(self, me: bytes, lifetime: Lifetime, released: Callable[[bytes], None]) -> None:
         self.peers: frozenset[bytes] = frozenset()
         """The peers that are connected."""
+        self.since: dict[bytes, float] = {}
+        """When each of them was connected, on the monotonic clock."""
         self._me = me
         self._lifetime = lifetime
         self._released = released
@@ -67,6 +69,18 @@ class Connections:
                 return str(getattr(address, "ipv4_mapped", None) or address), remote[1]
         return None
 
+    def get_round_trip(self, peer: bytes) -> float | None:
+        """See :meth:`p2p.network.Network.get_round_trip`; that of the direct connection, if there is one."""
+        if self._lifetime.running is None or peer not in self.peers:
+            return None
+        is_relayed, measured = self.is_relayed(peer), []
+        for connection in self._get_open(peer):
+            muxed = connection.muxed_conn
+            assert isinstance(muxed, Yamux)
+            if is_circuit(connection) == is_relayed and muxed.rtt() > 0:
+                measured.append(muxed.rtt())
+        return min(measured, default=None)
+
     def share_port(self, peer: bytes) -> Endpoint | None:
         """See :meth:`p2p.nat.hole_punching.PunchNetwork.share_port`."""
         shared = (share_port(connection) for connection in self._lifetime.swarm.get_connections(peer_id_of(peer)))
@@ -99,7 +113,10 @@ class Connections:
                     connected.add(peer)
         self.peers = frozenset(connected)
         for peer in sorted(before ^ self.peers):
-            if peer not in self.peers:
+            if peer in self.peers:
+                self.since[peer] = trio.current_time()
+            else:
+                del self.since[peer]
                 self._dialled.pop(peer, None)
                 self._released(peer)
             self._changes.publish((peer, peer in self.peers))

@@ -16,6 +16,8 @@ from typing import Any
 import trio
 from libp2p.abc import INetConn, INetStream
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
+from libp2p.network.stream.exceptions import StreamClosed, StreamError
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from libp2p.pubsub import pubsub
@@ -63,6 +65,8 @@ FREE_QUEUE_BYTES = 256 << 10
 """Bytes that may wait for one neighbour whatever waits for the others."""
 STREAM_REOPEN_DELAY_S = 0.5
 """Time after which a stream that a neighbour has reset is opened again."""
+REFUSAL = "protocols not supported"
+"""How the library begins to say that a peer serves none of the protocols that a stream was opened for."""
 CONTROL_RATE = Rate(items=10, size=512 << 10, burst=5.0)
 """RPCs with control entries from one neighbour; it needs one or two a second."""
 NEIGHBOUR_RATE = Rate(items=200, size=4 << 20, burst=5.0)
@@ -117,6 +121,7 @@ class GuardedPubsub(Pubsub):
         self._inbound: dict[ID, tuple[INetStream, trio.CancelScope]] = {}
         self._unfinished = Budget(2 * (MAX_RPC_BYTES + READ_CHUNK_BYTES), MAX_UNFINISHED_BYTES)
         self._neighbours: dict[int, bytes] = {}  # of the messages being handled, by id()
+        self._opening: dict[ID, bool] = {}  # peers to which a stream is being opened, and whether to look again then
         # Sequence numbers start at the clock's seconds, so that a restarted node's first messages pass for old ones
         # and are dropped. Delete when they cannot repeat after a restart within a second.
         self.counter = first_sequence
@@ -224,6 +229,35 @@ class GuardedPubsub(Pubsub):
             waiting.set()
         await self._replay_recent_messages(peer_id, topic)
         await self.router.on_peer_subscribed(peer_id, topic)
+
+    async def _handle_new_peer(self, peer_id: ID) -> None:
+        """A stream that breaks while it is opened, or is agreed on too slowly, is never opened again while the peer
+        stays connected. It may have run over that one of two connections which was closed.
+
+        Here it is opened again, unless the peer says that it does not serve gossip. Delete when the library does so.
+        """
+        try:
+            await super()._handle_new_peer(peer_id)
+        except (StreamFailure, StreamError) as error:
+            if REFUSAL in str(error.__cause__):
+                raise
+            raise StreamClosed from error
+
+    async def _handle_new_peer_with_retry(self, peer_id: ID, timeout: float | None = None) -> None:
+        """A peer gets a stream, and a task that opens it until it succeeds, for each connection that it makes.
+
+        Here one task opens one stream. Delete when the library has no more.
+        """
+        if peer_id in self._opening:
+            self._opening[peer_id] = True
+            return
+        self._opening[peer_id] = True
+        try:
+            while self._opening[peer_id]:
+                self._opening[peer_id] = False
+                await super()._handle_new_peer_with_retry(peer_id, timeout)
+        finally:
+            del self._opening[peer_id]
 
     async def _peer_stream_retry_task(self, peer_id: ID) -> None:
         """A peer that resets each stream to it has the next opened at once, for ever, at 4 ms each.

@@ -1,8 +1,8 @@
 """The real network: :class:`Libp2pNetwork` is :class:`p2p.network.Network` over a libp2p host.
 
 TCP, Noise and Yamux for streams, gossipsub 1.1 for gossip. Faults of libp2p are put right in ``p2p.host.workarounds``
-and ``p2p.host.gossip``. This module is the facade: it starts and stops the host, serves streams and gossip, and leaves
-dialling to :mod:`p2p.host.dialer`, relays to :mod:`p2p.host.circuits` and the set of peers to
+and ``p2p.host.gossip``. This module is the facade: it starts and stops the host, delivers gossip, and leaves streams to
+:mod:`p2p.host.protocols`, dialling to :mod:`p2p.host.dialer`, relays to :mod:`p2p.host.circuits` and the peers to
 :mod:`p2p.host.connections`.
 
 The library needs an orderly end: cancelled from outside, it leaks sockets and tasks. Its tasks therefore run shielded
@@ -12,16 +12,13 @@ inside :meth:`Libp2pNetwork.run`, which closes the host itself, within a deadlin
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import trio
-from libp2p.abc import INetConn, INetStream
-from libp2p.custom_types import TProtocol
-from libp2p.network.stream.net_stream import NetStream
+from libp2p.abc import INetConn
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.address_validation import expand_wildcard_address
@@ -29,7 +26,7 @@ from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair, format_address
 from p2p.addresses import Endpoint, Reach, format_endpoint, get_endpoint, get_reach, get_scope, is_ip_address
-from p2p.closing import CLOSE_TIMEOUT_S, root_cause, shielded
+from p2p.closing import CLOSE_TIMEOUT_S, shielded
 from p2p.dial_pace import DialPace
 from p2p.fanout import Fanout
 from p2p.host.circuits import Circuits
@@ -40,11 +37,11 @@ from p2p.host.dialer import Dialer
 from p2p.host.gossip import GuardedGossipSub, GuardedPubsub
 from p2p.host.isolated import IsolatedDialer
 from p2p.host.lifetime import Lifetime, RunningHost
-from p2p.host.stream import Libp2pStream, drain
+from p2p.host.protocols import Protocols
+from p2p.host.stream import Libp2pStream
 from p2p.host.transport import DialRules
 from p2p.host.workarounds.host import MAX_OUTBOUND, GuardedHost, build_host, close_host
 from p2p.host.workarounds.swarm import ConnectionEvents
-from p2p.host.workarounds.yamux import keep_window
 from p2p.nat.dial_back import DIAL_BACK_PROTOCOL, Reachability
 from p2p.nat.hole_punching import PUNCH_PROTOCOL, HolePuncher
 from p2p.nat.port_mapping import PortForwarding
@@ -61,9 +58,7 @@ from p2p.network import (
     PeerDirectory,
     RawStream,
     StreamHandler,
-    is_network_error,
 )
-from p2p.peer_id import peer_id_of, public_key_of
 from p2p.places import OWNERS_CHOICE
 from p2p.runtime import Runtime
 
@@ -71,8 +66,6 @@ logger = logging.getLogger(__name__)
 
 MAX_QUEUED_GOSSIP = 1024
 """Gossip messages that a subscriber may fall behind."""
-STREAM_OPEN_TIMEOUT_S = 10.0
-"""Time to open a stream and agree on its protocol."""
 
 
 class Libp2pNetwork:
@@ -118,9 +111,8 @@ class Libp2pNetwork:
         self._listen_addresses: tuple[str, ...] = ()
         self._pace = DialPace()
         self._topics: dict[str, Fanout[GossipMessage]] = {}
-        self._scopes: set[trio.CancelScope] = set()  # of the stream handlers that run
-        self._byte_counts: defaultdict[str, ByteCount] = defaultdict(ByteCount)
         self._lifetime = Lifetime()
+        self._protocols = Protocols(self._lifetime)
         self.gater = ConnectionGater(
             fit_to_descriptors(limits or ConnectionLimits(), MAX_OUTBOUND),
             self._get_weight,
@@ -138,18 +130,17 @@ class Libp2pNetwork:
         self.relay: RelayServer | None = None
         if relay is not None:
             self.relay = RelayServer(self, runtime, relay, self._get_addresses_for_others, self._get_quota_key)
-        self._handlers = self._get_own_handlers()
+        self._handle_own_protocols()
 
-    def _get_own_handlers(self) -> dict[str, StreamHandler]:
-        """The handlers of the protocols that the host itself speaks."""
-        handlers: dict[str, StreamHandler] = {STOP: self._circuits.accept}
+    def _handle_own_protocols(self) -> None:
+        """Serve the protocols that the host itself speaks."""
+        self.handle(STOP, self._circuits.accept)
         if self._rules.is_unlimited:  # a dial-back server must dial from where it is
-            handlers[DIAL_BACK_PROTOCOL] = self.reachability.serve
+            self.handle(DIAL_BACK_PROTOCOL, self.reachability.serve)
         if self.hole_puncher is not None:
-            handlers[PUNCH_PROTOCOL] = self.hole_puncher.serve
+            self.handle(PUNCH_PROTOCOL, self.hole_puncher.serve)
         if self.relay is not None:
-            handlers[HOP] = self.relay.serve
-        return handlers
+            self.handle(HOP, self.relay.serve)
 
     @property
     def is_anonymous(self) -> bool:
@@ -200,12 +191,11 @@ class Libp2pNetwork:
             router = GuardedGossipSub(report_misbehaviour=self.report_misbehaviour)
             isolated_dialer = IsolatedDialer(host, self._runtime.random.randbytes(32))
             first_sequence = self._runtime.random.getrandbits(62)  # the time would tell this node's clock
-            count = self._byte_counts[PROTOCOL_ID_V11]
+            count = self._protocols.byte_counts[PROTOCOL_ID_V11]
             pubsub = GuardedPubsub(host, router, first_sequence, self._deliver, self.report_misbehaviour, count)
             events = ConnectionEvents(self._connections.on_connected, self._on_disconnected)
             host.get_network().register_notifee(events)
-            for protocol in self._handlers:
-                self._attach(host, protocol)
+            self._protocols.attach(host)
             async with host.run([]), background_trio_service(pubsub), background_trio_service(router):
                 await pubsub.wait_until_ready()
                 try:
@@ -226,8 +216,7 @@ class Libp2pNetwork:
                     self._lifetime.running = None
                     self._listen_addresses = ()
                     everything.deadline = trio.current_time() + 2 * CLOSE_TIMEOUT_S
-                    for scope in list(self._scopes):
-                        scope.cancel()
+                    self._protocols.cancel()
                     with shielded(CLOSE_TIMEOUT_S):
                         await close_host(host)
                     self._connections.update()
@@ -293,6 +282,12 @@ class Libp2pNetwork:
         remote = self._connections.get_remote_endpoint(peer)
         return None if remote is None else remote[0]
 
+    def get_connected_since(self, peer: bytes) -> float | None:
+        return self._connections.since.get(peer)
+
+    def get_round_trip(self, peer: bytes) -> float | None:
+        return self._connections.get_round_trip(peer)
+
     def get_remote_endpoint(self, peer: bytes) -> Endpoint | None:
         """See :class:`p2p.nat.dial_back.DialBackNetwork`."""
         return self._connections.get_remote_endpoint(peer)
@@ -323,7 +318,7 @@ class Libp2pNetwork:
         return self.gater.refusals
 
     def byte_counts(self) -> Mapping[str, ByteCount]:
-        return self._byte_counts
+        return self._protocols.byte_counts
 
     async def partition(self, peers: Iterable[bytes]) -> None:
         """Have nothing to do with ``peers`` from now on: their connections are cut and no new ones made.
@@ -380,22 +375,9 @@ class Libp2pNetwork:
     # Streams
 
     async def open_stream(self, peer: bytes, protocol: str) -> Libp2pStream:
-        running = self._lifetime.running
-        if running is None or peer not in self._connections.peers:
+        if self._lifetime.running is None or peer not in self._connections.peers:
             raise NetworkError(f"not connected to {format_address(peer)}")
-        try:
-            with trio.fail_after(STREAM_OPEN_TIMEOUT_S):
-                stream = await running.host.new_stream(peer_id_of(peer), [TProtocol(protocol)])
-        except trio.TooSlowError:
-            raise NetworkError(
-                f"{format_address(peer)} did not open a stream within {STREAM_OPEN_TIMEOUT_S:g} s"
-            ) from None
-        except Exception as error:
-            raise NetworkError(f"{format_address(peer)} opens no stream of {protocol}: {root_cause(error)}") from error
-        assert isinstance(stream, NetStream)
-        if protocol == STOP:
-            keep_window(stream)
-        return Libp2pStream(stream, peer, self._byte_counts[protocol], self._drain_soon)
+        return await self._protocols.open(peer, protocol)
 
     @asynccontextmanager
     async def open_isolated_stream(
@@ -413,48 +395,13 @@ class Libp2pNetwork:
         running, swarm = self._lifetime.get_running(), self._lifetime.swarm
         if peer == self.me or peer in swarm.refused or self.gater.peers.is_banned(peer, trio.current_time()):
             raise NetworkError(f"{format_address(peer)} is not dialled: this node itself, banned or cut off")
-        count = self._byte_counts[protocol]
+        count = self._protocols.byte_counts[protocol]
         dial = partial(running.isolated_dialer.open, running.nursery, peer, addresses, protocol, count)
         async with dial(authenticated_as_self) as isolated:
             yield isolated
 
     def handle(self, protocol: str, handler: StreamHandler) -> None:
-        self._handlers[protocol] = handler
-        if self._lifetime.running is not None:
-            self._attach(self._lifetime.running.host, protocol)
-
-    def _attach(self, host: GuardedHost, protocol: str) -> None:
-        async def serve(stream: INetStream) -> None:
-            assert isinstance(stream, NetStream)
-            await self._serve(protocol, stream)
-
-        host.set_stream_handler(TProtocol(protocol), serve)
-
-    async def _serve(self, protocol: str, stream: NetStream) -> None:
-        """Run the handler of one inbound stream, and see the stream to its end."""
-        peer = public_key_of(stream.muxed_conn.peer_id)
-        if peer is None or self._lifetime.running is None:
-            await stream.reset()
-            return
-        if protocol == HOP:
-            keep_window(stream)
-        ours = Libp2pStream(stream, peer, self._byte_counts[protocol], self._drain_soon)
-        scope = trio.CancelScope()
-        self._scopes.add(scope)
-        try:
-            with scope:
-                await self._handlers[protocol](ours)
-                await ours.close()
-                return
-        except Exception as error:
-            if not is_network_error(error):
-                logger.error("the handler of %s failed", protocol, exc_info=error)
-        finally:
-            self._scopes.discard(scope)
-        await ours.reset()
-
-    def _drain_soon(self, stream: NetStream) -> None:
-        self._lifetime.start_soon(drain, stream)
+        self._protocols.handle(protocol, handler)
 
     # Gossip
 

@@ -13,7 +13,7 @@ from libp2p.network.stream.net_stream import NetStream
 from chain.crypto import format_address
 from p2p.closing import CLOSE_TIMEOUT_S, root_cause, shielded
 from p2p.host.workarounds.swarm import is_superseded
-from p2p.host.workarounds.yamux import ease, wait_for_window, was_reset
+from p2p.host.workarounds.yamux import ease, has_room, read_stream, wait_for_window, was_reset, write_stream
 from p2p.network import ByteCount, NetworkError
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,9 @@ class Libp2pStream:
     def is_superseded(self) -> bool:
         return is_superseded(self._stream)
 
+    def has_room(self, size: int) -> bool:
+        return not self._closed and size <= self._max_write and has_room(self._stream, size)
+
     async def send(self, data: bytes) -> None:
         self._check_open()
         sent = 0
@@ -58,7 +61,7 @@ class Libp2pStream:
             while sent < len(data):
                 window = min(await wait_for_window(self._stream), self._max_write)
                 part = data[sent : sent + window]
-                await self._stream.write(part)
+                await write_stream(self._stream, part)
                 self._count.sent += len(part)
                 sent += window
         except Exception as error:
@@ -67,7 +70,7 @@ class Libp2pStream:
     async def receive(self, max_bytes: int = 65536) -> bytes:
         self._check_open()
         try:
-            data = await self._stream.read(max_bytes)
+            data = await read_stream(self._stream, max_bytes)
         except StreamEOF:
             if was_reset(self._stream):
                 raise NetworkError(f"{format_address(self._peer)} reset the stream, or is gone") from None

@@ -64,6 +64,8 @@ RATE_SCALE = 1000
 """Announced rates are in thousandths of a token per second."""
 MAX_RATE = 1_000_000 * RATE_SCALE
 """Highest rate that can be announced."""
+MAX_TOKENS = 2**31
+"""Largest number of tokens that can be announced."""
 LOAD_STEP = 10
 """Divisor of the slots: a load is far from another if so much of them was taken or freed."""
 
@@ -78,9 +80,10 @@ class ModelLoad(Record):
     """How busy a node is with one model, and how fast; models of one backend share its requests.
 
     ``running`` and ``waiting`` are requests, and ``slots`` how many run at a time. ``prefill_rate`` and ``decode_rate``
-    (of one stream) are in thousandths of a token per second, ``context_length`` in tokens; 0 is unknown. ``features``
+    (of one stream) are in thousandths of a token per second, ``context_length`` and ``cache_tokens`` (what all running
+    requests can have together in the key-value cache) in tokens; 0 is unknown. ``features``
     and the number formats (of the weights, of the activations, of the key-value cache) are bits; their meaning is that
-    of ``serving.scheduling.announced_load``.
+    of ``serving.prediction.announced_load``.
     """
 
     model: ModelName
@@ -89,11 +92,12 @@ class ModelLoad(Record):
     slots: Count = 0
     prefill_rate: Rate = 0
     decode_rate: Rate = 0
-    context_length: Annotated[int, Bounds(0, 2**31)] = 0
+    context_length: Annotated[int, Bounds(0, MAX_TOKENS)] = 0
     features: Annotated[int, Bounds(0, 255)] = 0
     weight_formats: Annotated[int, Bounds(0, 255)] = 0
     activation_formats: Annotated[int, Bounds(0, 255)] = 0
     cache_formats: Annotated[int, Bounds(0, 255)] = 0
+    cache_tokens: Annotated[int, Bounds(0, MAX_TOKENS)] = 0
 
     @property
     def utilization(self) -> int:

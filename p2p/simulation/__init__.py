@@ -2,8 +2,8 @@
 
 1. ``runtime``: ``run_simulation`` runs a program under a clock that jumps to the next event; ``SimulatedRuntime`` is
    the :class:`p2p.runtime.Runtime` of its nodes.
-2. ``network``: ``SimulatedInternet`` carries gossip and streams between ``SimulatedNetwork`` objects, with latency,
-   loss, partitions, NATs, relays and crashes; each is a :class:`p2p.network.Network`.
+2. ``internet``: ``SimulatedInternet`` carries gossip and streams between nodes, with latency, loss, partitions, NATs,
+   relays and crashes. ``network``: ``SimulatedNetwork`` is a node's end of it, and a :class:`p2p.network.Network`.
 3. ``events``, ``stream``, ``traffic``: what it consists of: the queue of what is due, both ends of a stream, and the
    bytes that real links would carry.
 

@@ -64,6 +64,9 @@ class SimulatedStream:
         """There is one link between two peers."""
         return False
 
+    def has_room(self, size: int) -> bool:
+        return size <= SEND_WINDOW_BYTES - self._unread
+
     async def send(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
         view = memoryview(data)

@@ -30,15 +30,18 @@ class CreditLine:
         """Most micro-credits that may be lent to ``payer`` now."""
         return self._payee.history.get_paid(payer) // self._paid_share
 
+    def covers(self, payer: bytes, amount: int) -> bool:
+        """Whether ``amount`` may be lent to ``payer`` now. Unpaid deliveries of the payer count as lent."""
+        return self.lent[payer] + self._payee.get_unpaid(payer) + amount <= self.get_limit(payer)
+
     @contextmanager
     def lend(self, payer: bytes, amount: int) -> Iterator[None]:
-        """Count ``amount`` as lent to ``payer`` within the context. Unpaid deliveries of the payer count as well.
+        """Count ``amount`` as lent to ``payer`` within the context.
 
         Raises:
             CreditExhausted: that would be too much.
         """
-        unpaid = self.lent[payer] + self._payee.get_unpaid(payer)
-        if unpaid + amount > self.get_limit(payer):
+        if not self.covers(payer, amount):
             raise CreditExhausted
         self.lent[payer] += amount
         try:

@@ -15,6 +15,7 @@ from chain.amounts import format_credits
 from chain.crypto import KeyPair
 from chain.histogram import Histogram
 from chain.state.records import OpenHold
+from chain.state.state import State
 from chain.store.kv import MemoryStore, Store
 from chain.store.layout import HOLD_NUMBER_KEY, SET_ASIDE_KEY, encode_number
 from chain.transition.deposits import compute_deposit_growth, compute_hold_deposit
@@ -29,8 +30,9 @@ from chain.types.operations import (
     sign_operation,
 )
 from consensus.engine import Engine
+from consensus.stall import LATE_BLOCK_S, compute_overdue
 from p2p.runtime import Runtime
-from serving.accounting.hold_numbers import HoldNumbers
+from serving.accounting.hold_numbers import HoldNumbers, TooManyPayments
 from serving.accounting.max_captures import MaxCaptures
 from serving.accounting.receipts import sign_receipt
 from serving.accounting.submitter import RESUBMIT_DELAY_S, Submitter
@@ -80,7 +82,10 @@ class Payer:
         self._runtime = runtime
         self._store = store if store is not None else MemoryStore()
         self._max_captures = MaxCaptures(self._store)
+        self._topped: tuple[State, int] | None = None
+        """A state of the ledger, and its ``_top``."""
         self._numbers = self._load_numbers()
+        self._number_freed = trio.lowlevel.ParkingLot()
         self._unconfirmed_holds: dict[bytes, tuple[int, Hold]] = {}
         """Amount with deposit and fee of each hold that is signed but not final."""
         self._records: dict[bytes, HoldRecord] = {}
@@ -96,7 +101,11 @@ class Payer:
 
     @property
     def _top(self) -> int:
-        return self._engine.state.replay_window(self._key.public_key).top
+        """One more than the highest hold number that is final: looked up once for each state of the ledger."""
+        state = self._engine.state
+        if self._topped is None or self._topped[0] is not state:
+            self._topped = state, state.replay_window(self._key.public_key).top
+        return self._topped[1]
 
     @property
     def spendable(self) -> int:
@@ -128,6 +137,20 @@ class Payer:
         """
         return self._numbers.peek(self._top)
 
+    async def wait_for_number(self, seconds: float) -> None:
+        """Wait until a sequence number is free, for so long at most: a block frees those of the holds in it."""
+        with trio.move_on_after(seconds):
+            while not self._has_number:
+                await self._number_freed.park()
+
+    @property
+    def _has_number(self) -> bool:
+        try:
+            self._numbers.peek(self._top)
+        except TooManyPayments:
+            return False
+        return True
+
     def take_seq(self) -> int:
         """A sequence number that no hold of this node has used. To be given back at the end.
 
@@ -139,6 +162,7 @@ class Payer:
     def give_back(self, seq: int) -> None:
         """The request of a sequence number is over. Without a hold that carries it, it is for another request."""
         self._numbers.give_back(seq)
+        self._number_freed.unpark()
 
     def compute_price(self, model: str, prompt_bytes: int, completion_bytes: int) -> int:
         """Price of an answer in micro-credits."""
@@ -157,6 +181,18 @@ class Payer:
         if spendable < cost:
             need, have = format_credits(cost), format_credits(spendable)
             raise CannotAfford(f"the request needs {need} credits, deposit included, and {have} are available")
+
+    def predict_wait(self) -> float:
+        """Seconds more than usual for which a hold that is signed now is expected to wait until it is final.
+
+        It is as long as a block has been overdue already: by this node's own holds, or as an idle beat is over.
+        """
+        engine, now = self._engine, trio.current_time()
+        if engine.silence <= LATE_BLOCK_S:
+            return 0.0
+        waiting = (each for each in self._unconfirmed_holds if engine.is_overdue(each, LATE_BLOCK_S))
+        since = next((self._records[each].made_at for each in waiting), now)
+        return compute_overdue(engine.silence, engine.genesis.parameters.idle_beat_ms / 1000, now - since)
 
     def sign_hold(self, hold: Hold) -> SignedOperation:
         """Sign a hold and count it against the balance. Nothing may be captured of it before something was received.
@@ -234,6 +270,7 @@ class Payer:
 
     def on_hold(self, hold_id: bytes, hold: Hold, height: int) -> None:
         """A hold of this node is final."""
+        self._number_freed.unpark_all()
         self._unconfirmed_holds.pop(hold_id, None)
         if hold_id not in self._records:  # signed before a restart
             self._remember(hold_id, hold.payee, hold.amount, hold.deadline)

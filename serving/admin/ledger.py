@@ -1,19 +1,26 @@
 """The ledger of the running node over HTTP: read-only routes under ``/chain``, answered by :mod:`chain.explorer`.
 
 Each answer is made in a thread, from a view of the chain that does not change meanwhile, so that agreement waits for
-none. Lists come in pages of at most ``MAX_PAGE`` entries: ``limit`` says how many, ``before`` where to go on, with the
+none. It is made once for all who ask for it until the chain changes, and who has it already is told so (status 304).
+Lists come in pages of at most ``MAX_PAGE`` entries: ``limit`` says how many, ``before`` where to go on, with the
 ``next`` of the page before.
+
+Some answers take long: a proof that a block is in the history reads all of it. Threads take turns with the event loop.
+So the time in which strangers are answered is a bounded share, whatever they ask for.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 
 from chain.audit.proof_builder import prove_balance, prove_operation
 from chain.crypto import parse_address
@@ -21,39 +28,89 @@ from chain.exceptions import KeyFormatError, NotFound, ProofError, StoreDamaged,
 from chain.explorer import blocks
 from chain.explorer.accounts import AFTER_ALL, list_movements, list_operations, parse_position, show_account
 from chain.explorer.blocks import MAX_PAGE
+from chain.explorer.flows import list_flows
 from chain.explorer.validators import list_validators, show_epoch
 from chain.light.client import Checkpoint
 from chain.light.proofs import format_proof
 from chain.store.writer import ChainStore
+from p2p.rate_limit import Bucket
+from serving.admin.page_cache import Page, PageCache, make_page
 
 Answer = dict[str, Any]
 Query = Callable[[ChainStore, Request], Answer]
 
 MAX_READS = 2
 """Answers that are made at a time; further ones wait."""
+PUBLIC_SHARE = 0.25
+"""Share of the time in which answers are made for strangers, on the public's listener."""
+PUBLIC_BURST_S = 5.0
+"""Seconds of making answers that they may use up at once."""
 DEFAULT_PAGE = 50
 """Entries of a page unless ``limit`` says otherwise."""
 
 
 class Ledger:
-    """Answers questions about the chain of a running node."""
+    """Answers questions about the chain of a running node.
 
-    def __init__(self, chain: ChainStore) -> None:
+    ``share``: part of the time in which answers may be made, one at a time; None: as much as it takes.
+    """
+
+    def __init__(self, chain: ChainStore, share: float | None = None) -> None:
         self._chain = chain
-        self._limiter = trio.CapacityLimiter(MAX_READS)
+        self._limiter = trio.CapacityLimiter(MAX_READS if share is None else 1)
+        self._pages = PageCache()
+        self._share = share
+        self._budget: Bucket | None = None
+        """Seconds of making answers that may be used up now."""
 
-    async def answer(self, query: Query, request: Request) -> Answer:
+    async def answer(self, query: Query, request: Request) -> Response:
         """The answer to a request.
 
         Raises:
-            HTTPException: 400 malformed, 404 not on this chain, 409 not kept here.
+            HTTPException: 400 malformed, 404 not on this chain, 409 not kept here, 503 the time is used up.
         """
-        return await trio.to_thread.run_sync(self._answer, query, request, limiter=self._limiter)
+        page = await self._get_page(query, request)
+        headers = {"etag": page.etag, "cache-control": "no-cache"}
+        if request.headers.get("if-none-match") == page.etag:
+            return Response(status_code=304, headers=headers)
+        return Response(page.body, headers=headers, media_type="application/json")
 
-    def _answer(self, query: Query, request: Request) -> Answer:
+    async def _get_page(self, query: Query, request: Request) -> Page:
+        key = request.scope["raw_path"] + b"?" + request.scope["query_string"]
+        page = self._pages.find(key, self._chain.revision)
+        if page is None:
+            async with self._limiter:
+                page = self._pages.find(key, self._chain.revision)  # another may have asked for it meanwhile
+                if page is None:
+                    with self._charge():
+                        page = await trio.to_thread.run_sync(self._make, query, request)
+                    self._pages.put(key, page)
+        return page
+
+    @contextmanager
+    def _charge(self) -> Iterator[None]:
+        """Charge the time within the context to the share.
+
+        Raises:
+            HTTPException: 503, it is used up.
+        """
+        if self._share is None:
+            yield
+            return
+        began_at = trio.current_time()
+        budget = self._budget = self._budget or Bucket(PUBLIC_BURST_S, began_at, PUBLIC_BURST_S)
+        if budget.fill(began_at, self._share) <= 0:
+            wait_s = math.ceil(-budget.level / self._share) + 1
+            raise HTTPException(503, "the ledger is asked too much; try again later", {"retry-after": str(wait_s)})
+        try:
+            yield
+        finally:
+            budget.level -= trio.current_time() - began_at
+
+    def _make(self, query: Query, request: Request) -> Page:
         try:
             with self._chain.view() as view:
-                return query(view, request)
+                return make_page(query(view, request), view.revision)
         except NotFound as error:
             raise HTTPException(404, str(error)) from None
         except StoreDamaged:
@@ -96,7 +153,7 @@ def _list_movements(chain: ChainStore, request: Request) -> Answer:
 
 
 def _show_epoch(chain: ChainStore, request: Request) -> Answer:
-    return show_epoch(chain, request.path_params["epoch"])
+    return show_epoch(chain, _parse_number("epoch", request.path_params["epoch"]))
 
 
 def _prove_balance(chain: ChainStore, request: Request) -> Answer:
@@ -118,7 +175,10 @@ QUERIES: Mapping[str, Query] = {
     "/chain/accounts/{address}/operations": _list_operations,
     "/chain/accounts/{address}/movements": _list_movements,
     "/chain/validators": lambda chain, request: list_validators(chain),
-    "/chain/epochs/{epoch:int}": _show_epoch,
+    "/chain/epochs/{epoch}": _show_epoch,
+    "/chain/flows": lambda chain, request: list_flows(
+        chain, _read_number(request, "since"), _read_number(request, "before")
+    ),
     "/chain/search": lambda chain, request: blocks.search(chain, request.query_params.get("q", "")[:128]),
     "/chain/proof/accounts/{address}": _prove_balance,
     "/chain/proof/operations/{operation}": _prove_operation,
@@ -135,8 +195,10 @@ def _read_limit(request: Request) -> int:
 
 def _read_number(request: Request, name: str) -> int | None:
     text = request.query_params.get(name)
-    if text is None:
-        return None
+    return None if text is None else _parse_number(name, text)
+
+
+def _parse_number(name: str, text: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", text):
         raise ValueError(f"{name}: must be a number, got {text[:32]!r}")
     return int(text)

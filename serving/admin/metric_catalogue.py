@@ -42,7 +42,10 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
     },
     "Requests of your users": {
         "requests_total": MetricKind(
-            "counter", "requests of your users that ended: completed, refused, failed, cancelled", ("outcome",)
+            "counter",
+            "requests of your users that ended: completed, error (a status other than 200 of a backend or a node was "
+            "passed on), refused (by this node), failed (the answer broke off), cancelled (the user left)",
+            ("outcome",),
         ),
         "routed_requests_total": MetricKind(
             "counter", "requests of your users by where they were served: local, offloaded", ("served",)
@@ -65,6 +68,11 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
             "executors that were asked because another was late: won (they gave the answer), lost (the late one did), "
             "failed (neither)",
             ("outcome",),
+        ),
+        "prompt_tokens_total": MetricKind(
+            "counter",
+            "tokens of the prompts of your users, by where they were served; 0 where no usage is reported",
+            ("served",),
         ),
         "completion_tokens_total": MetricKind(
             "counter", "completion tokens of the answers to your users, by where they were served", ("served",)
@@ -90,8 +98,23 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
         "offers_total": MetricKind(
             "counter", "offers of other nodes: served, declined_for_now (busy or closed), declined", ("outcome",)
         ),
+        "offer_decision_seconds": MetricKind(
+            "histogram", "from the arrival of an offer until it was accepted or declined; its body came meanwhile"
+        ),
+        "declined_offers_total": MetricKind(
+            "counter",
+            "offers of other nodes that were declined: busy, closed (your hours, your own use), model (not served, or "
+            "not so), unpaid (the payer owes), stalled (no block becomes final), bond (yours covers no more), draw "
+            "(another node is drawn), hold (its terms), request (what came is not what was offered)",
+            ("reason",),
+        ),
         "backend_up": MetricKind(
             "gauge", "1 if a backend answers; backends are numbered as in `models`, from 0", ("backend",)
+        ),
+        "backend_probe_seconds": MetricKind(
+            "histogram",
+            "how long each probe of a backend took, failed ones too: its metrics page, or its list of models",
+            ("backend",),
         ),
         "backend_running": MetricKind("gauge", "requests that a backend works on", ("backend",)),
         "backend_capacity": MetricKind("gauge", "requests that it may work on at a time", ("backend",)),
@@ -123,6 +146,14 @@ SECTIONS: Mapping[str, Mapping[str, MetricKind]] = {
         ),
         "missed_leads_total": MetricKind(
             "counter", "those of them that this validator led, as far as the blocks show them"
+        ),
+        "view_duration_seconds": MetricKind(
+            "histogram",
+            "how long each view took that this node was in, from when there was something to agree about",
+        ),
+        "quorum_seconds": MetricKind(
+            "histogram",
+            "from this validator's vote for a block until it is final here, which takes two quorums of votes",
         ),
         "epoch": MetricKind("gauge", "epoch that agreement is in"),
         "view": MetricKind("gauge", "view that agreement is in"),

@@ -26,7 +26,9 @@ from serving.admin.health.health import find_node_troubles, get_version
 from serving.admin.metric_catalogue import METRICS, PREFIX, MetricKind
 from serving.admin.node_view import NodeView
 from serving.admin.reports import get_unbonding
+from serving.backends.backend import ProbedBackend
 from serving.quality.duels.runner import DuelRunner
+from serving.request_records import Outcome
 from serving.scheduling.admission import WAIT_BOUNDS_S, Admission, Origin
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -107,8 +109,8 @@ class _NodeCollector(Collector):
     def _collect_requests(self) -> Iterator[Metric]:
         counters, executor = self._node.dispatcher.counters, self._node.executor
         requests = _counter("requests")
-        for outcome in ("completed", "refused", "failed", "cancelled"):
-            requests.add_metric([outcome], getattr(counters, outcome))
+        for end, count in counters.ended.items():
+            requests.add_metric([end.value], count)
         yield requests
         routed = _counter("routed_requests")
         routed.add_metric(["local"], counters.local)
@@ -127,6 +129,10 @@ class _NodeCollector(Collector):
         tokens.add_metric(["local"], counters.completion_tokens - counters.offloaded_tokens)
         tokens.add_metric(["offloaded"], counters.offloaded_tokens)
         yield tokens
+        prompts = _counter("prompt_tokens")
+        prompts.add_metric(["local"], counters.prompt_tokens - counters.offloaded_prompt_tokens)
+        prompts.add_metric(["offloaded"], counters.offloaded_prompt_tokens)
+        yield prompts
         errors = _counter("client_errors")
         client_errors = self._node.dispatcher.originator.client_errors
         for outcome in ("shared", "unshared", "unconfirmed"):
@@ -136,7 +142,12 @@ class _NodeCollector(Collector):
         offers.add_metric(["served"], executor.served)
         offers.add_metric(["declined_for_now"], executor.declined_for_now)
         offers.add_metric(["declined"], executor.declined - executor.declined_for_now)
-        yield offers
+        declines = _counter("declined_offers")
+        for reason, count in executor.declines.items():
+            declines.add_metric([reason.value], count)
+        decisions = _histograms("offer_decision_seconds")
+        _add_histogram(decisions, executor.decision_times)
+        yield from (offers, declines, decisions)
 
     def _collect_admission(self) -> Iterator[Metric]:
         """One series per backend, numbered as in the configuration."""
@@ -145,9 +156,11 @@ class _NodeCollector(Collector):
         capacity = _gauges("backend_capacity")
         utilization = _gauges("backend_utilization_ratio")
         queued = _gauges("backend_queued")
-        up = _gauges("backend_up")
+        up, probes = _gauges("backend_up"), _histograms("backend_probe_seconds")
         for number, scheduled in enumerate(self._node.backend_pool.scheduled):
             up.add_metric([str(number)], scheduled.backend.is_alive())
+            if isinstance(scheduled.backend, ProbedBackend):
+                _add_histogram(probes, scheduled.backend.probe_times, str(number))
         for number, admission in enumerate(admissions):
             running.add_metric([str(number)], admission.running)
             capacity.add_metric([str(number)], admission.capacity)
@@ -156,7 +169,7 @@ class _NodeCollector(Collector):
         failures = _gauges("backend_failures")
         for number, breaker in enumerate(self._node.backend_pool.breakers):
             failures.add_metric([str(number)], breaker.failures)
-        yield from (up, running, capacity, utilization, queued, failures)
+        yield from (up, probes, running, capacity, utilization, queued, failures)
         yield from self._collect_waits()
         is_open = self._node.availability.check().is_open
         yield _gauge("serves_others", is_open)
@@ -201,7 +214,10 @@ class _NodeCollector(Collector):
         skipped.add_metric([], self._node.engine.pace.skipped_views)
         missed = _counter("missed_leads")
         missed.add_metric([], self._node.engine.pace.missed_leads)
-        yield from (intervals, skipped, missed)
+        views, quorums = _histograms("view_duration_seconds"), _histograms("quorum_seconds")
+        _add_histogram(views, self._node.engine.agreement_times.views)
+        _add_histogram(quorums, self._node.engine.agreement_times.quorums)
+        yield from (intervals, skipped, missed, views, quorums)
         yield _gauge("epoch", status.epoch)
         yield _gauge("view", status.view)
         yield _gauge("validator", status.is_validator)
@@ -297,7 +313,7 @@ class _NodeCollector(Collector):
                 if record.id not in known:
                     self._first_byte.labels(served).observe(record.first_byte - record.started)
                 self._observed[record.id] = None
-            if record.outcome == "completed" and record.finished is not None:
+            if record.outcome is Outcome.COMPLETED and record.finished is not None:
                 if record.id not in ended:
                     self._duration.labels(served).observe(record.finished - record.started)
                 self._ended[record.id] = None

@@ -18,12 +18,15 @@ from chain.crypto import format_address
 from serving.admin.health.health import find_node_troubles
 from serving.admin.health.troubles import Severity, Trouble
 from serving.admin.node_view import NodeView
-from serving.dispatcher import MAX_LISTED_REQUESTS, RequestRecord
+from serving.dispatcher import MAX_LISTED_REQUESTS
+from serving.request_records import RequestRecord
 
 log = structlog.get_logger(__name__)
 
 REQUESTS_INTERVAL_S = 1.0
 """Seconds between two looks at the requests."""
+MAX_TOLD = 60
+"""Requests of one look that have a line each: as many as the log takes in a minute."""
 TROUBLES_EVERY = 5
 """Troubles and peers are looked at each so many of them; what comes and goes faster is no trouble."""
 
@@ -104,11 +107,15 @@ class Observer:
                 break
             self._under_way[record.id] = record
         self._last = records[-1] if records else None
-        for record in [each for each in self._under_way.values() if each.finished is not None]:
+        ended = [each for each in self._under_way.values() if each.finished is not None]
+        for record in ended:
             del self._under_way[record.id]
-            _log_request(record)
             if record.hold_id is not None:
                 self._unpaid[record.id] = record
+        for record in ended[:MAX_TOLD]:
+            _log_request(record)
+        if len(ended) > MAX_TOLD:
+            log.info("more requests ended", count=len(ended) - MAX_TOLD)
         for record in list(self._unpaid.values()):
             self._look_at_payment(record)
 
@@ -137,5 +144,5 @@ def _log_request(record: RequestRecord) -> None:
         first_byte_ms=None if first_byte is None else round(1000 * first_byte, 1),
         duration_ms=round(1000 * (record.finished - record.started), 1),
         tokens=record.completion_tokens,
-        outcome=record.outcome,
+        outcome=record.outcome.value,
     )

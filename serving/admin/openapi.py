@@ -24,7 +24,8 @@ DOCUMENT = "/openapi.json"
 PUBLIC, READING, ACTING = Level
 LIMIT: dict[str, Any] = {"type": "integer", "minimum": 1}
 TEXT: dict[str, Any] = {"type": "string"}
-PAGE = {"before": {"type": "integer", "minimum": 0}, "limit": {**LIMIT, "maximum": 200}}
+NUMBER: dict[str, Any] = {"type": "integer", "minimum": 0}
+PAGE = {"before": NUMBER, "limit": {**LIMIT, "maximum": 200}}
 CHECKPOINT = {"checkpoint": {**TEXT, "description": "HEIGHT:BLOCKID, from which the proof begins"}}
 
 
@@ -40,7 +41,7 @@ class Described(NamedTuple):
 
 
 ROUTES: Mapping[tuple[str, str], Described] = {
-    ("GET", "/healthz"): Described(PUBLIC, "Ready, degraded or stalled (status 503), and why."),
+    ("GET", "/healthz"): Described(PUBLIC, "Ready or degraded, or stalled or ending (status 503), and why."),
     ("GET", "/livez"): Described(PUBLIC, "That the process answers."),
     ("GET", "/metrics"): Described(PUBLIC, "The page for Prometheus, as text."),
     ("GET", DOCUMENT): Described(PUBLIC, "This document."),
@@ -61,6 +62,11 @@ ROUTES: Mapping[tuple[str, str], Described] = {
     ),
     ("GET", "/chain/validators"): Described(PUBLIC, "Who votes on the next block, and who is jailed."),
     ("GET", "/chain/epochs/{epoch}"): Described(PUBLIC, "An epoch: its heights, validators and last block."),
+    ("GET", "/chain/flows"): Described(
+        PUBLIC,
+        "Who pays whom: the holds of the last minute, or of the time since then, by payer and payee.",
+        {"since": {**NUMBER, "description": "ms since 1970"}, "before": NUMBER},
+    ),
     ("GET", "/chain/search"): Described(PUBLIC, "What a text names.", {"q": {**TEXT, "maxLength": 128}}),
     ("GET", "/chain/proof/accounts/{address}"): Described(PUBLIC, "A proof of an account, as text.", CHECKPOINT),
     ("GET", "/chain/proof/operations/{operation}"): Described(PUBLIC, "A proof of an operation, as text.", CHECKPOINT),

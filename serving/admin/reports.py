@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 import trio
+from msgspec import structs
 
 from chain.crypto import format_address
 from chain.state.check_records import CHECK_STAGES
@@ -18,14 +19,16 @@ from chain.state.duel_records import STAGES
 from chain.state.records import Account, ValidatorRecord
 from chain.transition.epochs import get_next_epoch
 from chain.transition.income import compute_missing_bond
+from p2p.network import Network
 from p2p.peers.announcement import Announcement, ModelLoad
-from serving.admin.health.health import find_node_troubles, get_stake_share, get_version, report_backends
+from serving.admin.health.health import find_node_troubles, gather_ending, get_stake_share, get_version, report_backends
 from serving.admin.health.troubles import judge
 from serving.admin.node_view import NodeView
-from serving.dispatcher import RequestRecord
+from serving.model_list import describe_price
+from serving.prediction.announced_load import read_model_load
 from serving.quality.duels.check_history import CheckRecord
 from serving.quality.duels.history import DuelRecord
-from serving.scheduling.announced_load import read_model_load
+from serving.request_records import ENDS, Outcome, RequestRecord
 
 ACCOUNTS_PER_TURN = 1_000
 """Accounts that are added up before other tasks get a turn."""
@@ -35,18 +38,21 @@ def report_status(node: NodeView) -> dict[str, Any]:
     """Where the node stands: ledger, peers, models, requests.
 
     ``participation_votes`` of ``participation_blocks`` blocks are what a validator has voted for in its present span;
-    with fewer than ``participation_needed`` it is jailed when the span ends. ``serves_others_changes_in_s`` is when the
-    node opens or closes to other nodes by itself (None: not within a week). ``measured_by_predicted`` is the median of
-    that ratio of the times of answers to this node's users; above 1 they took longer than predicted.
+    with fewer than ``participation_needed`` it is jailed when the span ends. ``ending`` is what a node that was told to
+    stop waits for (requests, payments that are not final), since when, and for how many seconds at most.
+    ``serves_others_changes_in_s`` is when the node opens or closes to other nodes by itself (None: not within a week).
+    ``measured_by_predicted`` is the median of that ratio of the times of answers to this node's users; above 1 they
+    took longer than predicted.
     """
     availability = node.availability.check()
     genesis, status = node.engine.genesis, node.engine.status()
     counters = node.dispatcher.counters
-    troubles = find_node_troubles(node)
+    troubles, ending = find_node_troubles(node), gather_ending(node)
     epoch = get_next_epoch(genesis, node.engine.state)
     account = node.engine.state.account(node.key.public_key)
     return {
         "verdict": judge(troubles).value,
+        "ending": None if ending is None else asdict(ending),
         "troubles": [asdict(trouble) for trouble in troubles],
         "version": get_version(),
         "uptime_s": round(node.engine.uptime, 1),
@@ -83,14 +89,13 @@ def report_status(node: NodeView) -> dict[str, Any]:
         "serves_others_changes_in_s": availability.changes_in_s,
         "requests_local": counters.local,
         "requests_offloaded": counters.offloaded,
-        "requests_completed": counters.completed,
-        "requests_refused": counters.refused,
-        "requests_failed": counters.failed,
-        "requests_cancelled": counters.cancelled,
+        **{f"requests_{outcome.value}": counters.ended[outcome] for outcome in ENDS},
+        "prompt_tokens": counters.prompt_tokens,
         "completion_tokens": counters.completion_tokens,
         "measured_by_predicted": _compare_times(node),
         "offers_served": node.executor.served,
         "offers_declined": node.executor.declined,
+        "declines": {reason.value: count for reason, count in node.executor.declines.items() if count},
     }
 
 
@@ -130,17 +135,16 @@ async def report_total(node: NodeView) -> dict[str, Any]:
 
 def report_peers(node: NodeView) -> dict[str, Any]:
     """The peers that are online, as each announces itself. ``utilization`` is that of the busiest model, in permille,
-    and the rates of ``loads`` are in tokens per second.
+    and the rates of ``loads`` are in tokens per second. ``connected_s`` is for how long it has been connected, and
+    ``round_trip_ms`` what the connection's keepalive measures; both are None where that is not known.
 
     ``scores`` is what this node remembers of a peer as an executor.
     """
-    connected = node.network.peers()
     return {
         "peers": [
             {
                 "address": format_address(peer.peer),
-                "connected": peer.peer in connected,
-                "relayed": peer.peer in connected and node.network.is_relayed(peer.peer),
+                **_report_connection(node.network, peer.peer),
                 "addresses": list(peer.addresses),
                 "relays": list(peer.relays),
                 "models": list(peer.models),
@@ -154,11 +158,21 @@ def report_peers(node: NodeView) -> dict[str, Any]:
     }
 
 
+def _report_connection(network: Network, peer: bytes) -> dict[str, Any]:
+    is_connected = peer in network.peers()
+    since, round_trip_s = network.get_connected_since(peer), network.get_round_trip(peer)
+    return {
+        "connected": is_connected,
+        "relayed": is_connected and network.is_relayed(peer),
+        "connected_s": None if since is None else round(trio.current_time() - since, 1),
+        "round_trip_ms": None if round_trip_s is None else round(1000 * round_trip_s, 1),
+    }
+
+
 def _report_load(load: ModelLoad) -> dict[str, Any]:
     speed = read_model_load(load)
-    report = asdict(speed)
-    formats = {part: sorted(names) for part, names in report["number_formats"].items()}
-    return {**report, "features": sorted(speed.features), "number_formats": formats}
+    formats = {part: sorted(names) for part, names in asdict(speed.number_formats).items()}
+    return {**structs.asdict(speed), "features": sorted(speed.features), "number_formats": formats}
 
 
 def _report_scores(node: NodeView, peer: Announcement) -> dict[str, Any]:
@@ -180,7 +194,8 @@ def _report_scores(node: NodeView, peer: Announcement) -> dict[str, Any]:
 def report_models(node: NodeView) -> dict[str, Any]:
     """The models that users can ask for, with number and stake of the other executors, and this node's backends.
 
-    ``duels``, ``win_rate`` (0 to 1) and ``identities`` are those of all executors of a model.
+    ``duels``, ``win_rate`` (0 to 1) and ``identities`` are those of all executors of a model. ``price`` is that of an
+    answer of another node, in credits; what is served here is free.
     """
     local = node.backend_pool.get_models()
     state = node.engine.state
@@ -196,6 +211,7 @@ def report_models(node: NodeView) -> dict[str, Any]:
                 **node.model_reports.find(model).to_plain(),
                 "executors": len(stakes),
                 "stake": sum(stakes),
+                "price": describe_price(node.dispatcher.originator.get_price(model)),
             }
         )
     return {"models": models, "backends": report_backends(node)}
@@ -212,7 +228,7 @@ def _report_request(node: NodeView, record: RequestRecord) -> dict[str, Any]:
     ``reason`` is why it was answered where it was, and the predicted times are those of the node that answered.
     """
     payment = None if record.hold_id is None else node.payments.payer.find(record.hold_id)
-    executor = None if record.outcome == "refused" else "local"
+    executor = None if record.outcome is Outcome.REFUSED else "local"
     return {
         "id": record.id,
         "model": record.model,
@@ -225,9 +241,10 @@ def _report_request(node: NodeView, record: RequestRecord) -> dict[str, Any]:
         "age_s": round(trio.current_time() - record.started, 1),
         "ttft_ms": _to_ms(record.started, record.first_byte),
         "duration_ms": _to_ms(record.started, record.finished),
+        "prompt_tokens": record.prompt_tokens,
         "completion_tokens": record.completion_tokens,
         "completion_tokens_estimated": record.is_estimated,
-        "outcome": record.outcome,
+        "outcome": record.outcome.value,
         "hold": None if record.hold_id is None else record.hold_id.hex(),
         "held": None if payment is None else payment.amount,
         "amount": None if payment is None else payment.paid,

@@ -10,7 +10,6 @@ another name than a loopback one (:mod:`serving.http.access`).
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -20,8 +19,6 @@ from typing import Any
 
 import structlog
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -36,7 +33,7 @@ from serving.admin.confinement import Confined
 from serving.admin.connectivity import PingOrder, check_network, ping_peer
 from serving.admin.health.health import report_checks, report_health
 from serving.admin.health.troubles import Verdict
-from serving.admin.ledger import QUERIES, Ledger, Query
+from serving.admin.ledger import PUBLIC_SHARE, QUERIES, Ledger
 from serving.admin.levels import Endpoint, Level, PageRoute, Pages
 from serving.admin.metrics import CONTENT_TYPE, Metrics
 from serving.admin.node_view import NodeView
@@ -73,8 +70,9 @@ from serving.admin.token import is_authorized, load_or_create_token
 from serving.config.fields import Section
 from serving.dispatcher import MAX_LISTED_REQUESTS
 from serving.http.access import AccessRules
-from serving.http.messages import check_framing
-from serving.http.server import ListenError
+from serving.http.asgi import Application, AsgiHandler
+from serving.http.limits import HttpLimits
+from serving.http.server import HttpServer, ListenError, admit_all
 from serving.openai.errors import ApiError
 
 log = structlog.get_logger(__name__)
@@ -83,8 +81,8 @@ DEFAULT_LIMIT = 50
 """Requests that ``/requests`` lists unless ``limit`` says otherwise."""
 METRICS = "/metrics"
 """Path of the page for Prometheus: without token on loopback, and not for the public."""
-LISTENER_STOP_TIMEOUT_S = 1.0
-"""How long requests under way may take when the listener is stopped."""
+LIMITS = HttpLimits(body_bytes=2 * 1024 * 1024)
+"""Bounds of the listener; each route has a lower one for its body."""
 LOCAL = "wwwserve.local"
 """Key of the scope of a request that came through the socket that only the owner can open."""
 
@@ -147,22 +145,21 @@ class Admin:
         self._token = token
         self._listener = listener
         self._metrics = Metrics(node)
-        self._ledger = Ledger(node.engine.chain)
         host, port, *_ = listener.socket.getsockname()
         self.address: tuple[str, int] = (host, port)
         """Host and port that are listened on."""
         self._pages = None if make_pages is None else make_pages(node, token)
-        pages = () if self._pages is None else self._pages.get_routes()
-        self._routes = [*self._get_routes(), *pages]
         doorkeeper = Middleware(_Doorkeeper, access=AccessRules(host, serves_pages=True))
-        self.app = self._make_app(self._routes, self._get_level, [doorkeeper])
+        routes = self._get_routes(Ledger(node.engine.chain))
+        self.app = self._make_app(list(routes), self._get_level, [doorkeeper])
 
     def make_public_app(self) -> Starlette:
         """What anybody may look at, for a listener that others reach: no token and no session is worth anything there.
 
-        Who gets in is for that listener to say.
+        Who gets in is for that listener to say. What it asks of the ledger does not hold up the owner's questions.
         """
-        routes = [each for each in self._routes if each.level is Level.PUBLIC and each.method == "GET"]
+        ledger = Ledger(self._node.engine.chain, PUBLIC_SHARE)
+        routes = [each for each in self._get_routes(ledger) if each.level is Level.PUBLIC and each.method == "GET"]
         return self._make_app([each for each in routes if each.path != METRICS], lambda request: Level.PUBLIC, [])
 
     def _make_app(
@@ -205,22 +202,20 @@ class Admin:
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
-        config = _make_config(self._listener.socket.detach())  # hypercorn owns the socket from here on
-        app: Any = self.app  # ASGI, for which the two libraries have types of their own
         async with trio.open_nursery() as nursery:
             if self._pages is not None:
                 nursery.start_soon(self._pages.run)
             if self._local is not None:
-                nursery.start_soon(self._serve_locally, self._local)
-            await nursery.start(partial(serve, app, config, mode="asgi"))
+                local = trio.SocketListener(trio.socket.from_stdlib_socket(self._local))
+                nursery.start_soon(self._make_server(_Local(self.app), local).run)
+            nursery.start_soon(self._make_server(self.app, self._listener).run)
             task_status.started()
 
-    async def _serve_locally(self, listener: socket.socket) -> None:
-        app: Any = _Local(self.app)
-        await serve(app, _make_config(listener.detach()), mode="asgi")
+    def _make_server(self, app: Application, listener: trio.SocketListener) -> HttpServer:
+        return HttpServer(AsgiHandler(app, self.address), [listener], self._node.runtime, LIMITS, admit_all)
 
-    def _get_routes(self) -> Iterator[PageRoute]:
-        """Every route of the listener itself."""
+    def _get_routes(self, ledger: Ledger) -> Iterator[PageRoute]:
+        """Every route: those of the listener itself, where ``ledger`` answers for the chain, and those of the pages."""
         public, reading, acting = Level
         yield PageRoute("GET", "/healthz", public, self._get_health)
         yield PageRoute("GET", "/livez", public, self._get_life)
@@ -229,7 +224,7 @@ class Admin:
         for path, report in REPORTS.items():
             yield PageRoute("GET", path, reading, partial(self._get_report, report))
         for path, query in QUERIES.items():
-            yield PageRoute("GET", path, public, partial(self._ask_ledger, query))
+            yield PageRoute("GET", path, public, partial(ledger.answer, query))
         yield PageRoute("GET", "/requests", reading, self._get_requests)
         for name, kind in WALLET_ORDERS.items():
             yield PageRoute("POST", f"/wallet/{name}", acting, partial(self._carry_out, kind))
@@ -241,6 +236,8 @@ class Admin:
         yield PageRoute("POST", "/policy/reload", acting, self._reload_policy)
         if self._partition is not None:
             yield PageRoute("PUT", "/testing/partition", acting, partial(self._set_partition, self._partition))
+        if self._pages is not None:
+            yield from self._pages.get_routes()
 
     def _get_level(self, request: Request) -> Level:
         """What who sends a request may do: all with the token, else what the session says."""
@@ -255,6 +252,8 @@ class Admin:
             level = get_level(request)
             if level < route.level:
                 raise _refuse(level)
+            if route.level is Level.ACTING and self._node.availability.ending is not None:
+                raise HTTPException(503, "the node is ending, and takes no orders")
             request.state.level_of = partial(get_level, request)
             try:
                 return await route.endpoint(request)
@@ -269,9 +268,9 @@ class Admin:
         return guarded
 
     async def _get_health(self, request: Request) -> Response:
-        """503 when nothing is paid any more; a node with less than all of its backends does what it can."""
+        """503 when nothing is paid or taken any more; a node with less than all of its backends does what it can."""
         health = report_health(self._node)
-        return make_answer(health, 503 if health["status"] == Verdict.STALLED else 200)
+        return make_answer(health, 503 if health["status"] in (Verdict.STALLED, Verdict.ENDING) else 200)
 
     async def _get_life(self, request: Request) -> Response:
         return make_answer({"status": "alive"})
@@ -285,9 +284,6 @@ class Admin:
     async def _get_report(self, report: MakeReport, request: Request) -> Response:
         content = report(self._node)
         return make_answer(await content if inspect.isawaitable(content) else content)
-
-    async def _ask_ledger(self, query: Query, request: Request) -> Response:
-        return make_answer(await self._ledger.answer(query, request))
 
     async def _get_requests(self, request: Request) -> Response:
         return make_answer(report_requests(self._node, _parse_limit(request)))
@@ -329,18 +325,8 @@ def _refuse(level: Level) -> HTTPException:
     """Why a visitor of ``level`` may not use a route that takes more."""
     if level is Level.READING:
         return HTTPException(403, "this session only reads; unlock it first")
-    reason = "this needs the token in the node's data directory: Authorization: Bearer …"
+    reason = "this needs the token in the node's data directory: Authorization: Bearer …; a browser: wwwserve dashboard"
     return HTTPException(401, reason, {"www-authenticate": "Bearer"})
-
-
-def _make_config(descriptor: int) -> Config:
-    """How a socket that listens is served."""
-    config = Config()
-    config.bind = [f"fd://{descriptor}"]
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.include_server_header = False
-    config.graceful_timeout = LISTENER_STOP_TIMEOUT_S
-    return config
 
 
 class _Local:
@@ -363,7 +349,6 @@ class _Doorkeeper:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                check_framing(scope["headers"])
                 self._access.admit(scope["headers"])
             except ApiError as error:
                 answer = make_answer({"error": error.message}, error.status)

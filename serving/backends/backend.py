@@ -8,9 +8,11 @@ said.
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import msgspec
+
+from chain.histogram import Histogram
 from serving.openai.answers import Answer
 
 
@@ -22,8 +24,7 @@ class ErrorEventSent(BackendError):
     """A stream ended with an error event of the backend, which has been passed on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(msgspec.Struct, frozen=True, gc=False):
     """How busy a backend is.
 
     ``running`` and ``waiting`` are requests; ``utilization`` is a fraction of capacity, 0 idle to 1 full (more when
@@ -46,8 +47,7 @@ ASSUMED_FEATURES = frozenset(FEATURES) - {CONTINUATION}
 """Those of a backend of which nothing is known: one that cannot continue an answer would begin it again."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelLimits:
+class ModelLimits(msgspec.Struct, frozen=True, gc=False):
     """What a model can take: tokens of prompt and output together (0: unknown), and which of :data:`FEATURES`.
 
     ``quantization`` is the label of the number formats of weights, activations and key-value cache
@@ -97,6 +97,23 @@ class WeightedBackend(Protocol):
 
     weight: float
     """How many times as many requests it gets, for its capacity, as another backend of its model of weight 1."""
+
+
+@runtime_checkable
+class LoadedBackend(Protocol):
+    """A backend whose model this process loads."""
+
+    async def wait_loaded(self) -> None:
+        """Return once it is loaded."""
+
+
+@runtime_checkable
+class ProbedBackend(Protocol):
+    """A backend that is asked now and then how it is."""
+
+    @property
+    def probe_times(self) -> Histogram:
+        """Seconds that each answer took, or that went by until none came."""
 
 
 @runtime_checkable

@@ -5,24 +5,29 @@ carries, listens on a loopback port behind a random key, and is then used like a
 
 Its constructor and destructor hold the interpreter lock, so even in a worker thread loading stops every other Python
 thread for as long as it takes (0.6 s measured on two idle cores; closing 0.05 s). A node therefore waits for
-:meth:`EmbeddedBackend.wait_alive` before it joins a network whose peers expect answers in time.
+:meth:`EmbeddedBackend.wait_alive` before it joins a network whose peers expect answers in time. While a prompt is read,
+the destructor waits for the end of its batch of up to 512 tokens, which takes seconds on a busy core. A process that
+ends leaves the server to the kernel instead (:func:`end_process`).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from chain.histogram import Histogram
 from p2p.runtime import Runtime
 from serving.backends.backend import CONTINUATION, BackendError, Load, ModelLimits
 from serving.backends.forced_calls import force_call
 from serving.backends.load_metrics import compute_full_load
-from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
+from serving.backends.openai_compatible import PROBE_BOUNDS_S, BackendTimeouts, OpenAICompatibleBackend
 from serving.openai.answers import Answer
 from serving.openai.requests import CHAT_COMPLETIONS
 
@@ -36,6 +41,9 @@ QUANTIZATION = "q4_1-kv16"
 """Number formats of its weights and of its key-value cache."""
 SILENT = -1
 """Verbosity of llama.cpp below its errors: what fails is raised, not logged."""
+
+_LEFT: list[Any] = []
+"""Servers that end with the process."""
 
 
 class EmbeddedBackend:
@@ -51,10 +59,12 @@ class EmbeddedBackend:
         context: int = 2048,
         threads: int = 1,
         timeouts: BackendTimeouts | None = None,
+        ends_with_process: bool = False,
     ) -> None:
         """Serve ``weights`` (a GGUF file; default: SmolLM2) as ``model``, ``parallel`` requests of ``context`` tokens.
 
-        Two ``threads`` on a machine with other work are 40 times slower than one.
+        Two ``threads`` on a machine with other work are 40 times slower than one. With ``ends_with_process`` nothing is
+        freed at the end; call :func:`end_process` then.
 
         The server itself answers whatever model a request names: the node must compare it with :attr:`models`.
         """
@@ -65,6 +75,7 @@ class EmbeddedBackend:
         self._context = context
         self._threads = threads
         self._timeouts = timeouts
+        self._ends_with_process = ends_with_process
         self._backend: OpenAICompatibleBackend | None = None
         self._loaded = trio.Event()
 
@@ -105,13 +116,22 @@ class EmbeddedBackend:
         return "embedded"
 
     @property
+    def probe_times(self) -> Histogram:
+        """See :class:`serving.backends.backend.ProbedBackend`."""
+        return Histogram(PROBE_BOUNDS_S) if self._backend is None else self._backend.probe_times
+
+    @property
     def fault(self) -> str | None:
         """Why it does not answer, if it does not."""
         return None if self.is_alive() else "the model is not loaded yet"
 
+    async def wait_loaded(self) -> None:
+        """See :class:`serving.backends.backend.LoadedBackend`."""
+        await self._loaded.wait()
+
     async def wait_alive(self) -> None:
         """Return once the model is loaded and answers."""
-        await self._loaded.wait()
+        await self.wait_loaded()
         if self._backend is not None:
             await self._backend.wait_alive()
 
@@ -137,6 +157,8 @@ class EmbeddedBackend:
             await self._backend.run()
         finally:
             self._backend = None
+            if self._ends_with_process:
+                _LEFT.append(servers.pop())
             with trio.CancelScope(shield=True):
                 await self._runtime.run_sync(servers.clear)
 
@@ -173,6 +195,18 @@ class EmbeddedBackend:
             return xllamacpp.Server(params)
         except Exception as error:
             raise BackendError(f"llama.cpp cannot serve {weights}: {error}") from error
+
+
+def end_process() -> None:
+    """End this process with exit code 0 and without freeing the servers that are left, if there are any.
+
+    All that must be written has been written: nothing else is done, such as the functions that wait for an exit.
+    """
+    if _LEFT:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # the reader of the output is gone
+                stream.flush()
+        os._exit(0)
 
 
 def find_smollm2() -> Path:

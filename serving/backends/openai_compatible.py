@@ -7,14 +7,14 @@ about once a second or, where there is none, asks for the list of models every f
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 import trio
 
+from chain.histogram import Histogram
 from serving.backends.backend import CONTINUATION, BackendError, Load, ModelLimits
 from serving.backends.load_metrics import (
     CONTINUING,
@@ -44,10 +44,16 @@ DEAD_AFTER_FAILURES = 2
 """Failed probes in a row after which a backend counts as dead."""
 PROBE_TIMEOUTS = HttpTimeouts(connect_s=2.0, first_byte_s=3.0, stall_s=3.0)
 """Patience of probes."""
+PROBE_BOUNDS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5)
+"""Bounds of the histogram of times of probes."""
 MAX_NAME_CHARS = 512
 """So much of the name of a model is looked at for its number formats."""
 MAX_CONTEXT_LENGTH = 2**31
 """A context length from here on is not believed."""
+
+
+NOTHING_LISTED = ModelLimits()
+"""What the list of a server tells of a model that is not in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,8 @@ class OpenAICompatibleBackend:
         self._known_as = {name: alias for alias, name in self._aliases.items()}
         self._discovered: tuple[str, ...] = ()
         self._limits = limits or ModelLimits()
+        self._features = self._limits.features - {CONTINUATION}
+        self._continuing = self._features | {CONTINUATION}
         self._quantizations = dict(quantizations or {})
         self._listed: dict[str, ModelLimits] = {}
         """What the server's list tells of each model."""
@@ -119,10 +127,15 @@ class OpenAICompatibleBackend:
         self._page_reachable = False
         self._own_at_page = 0
         self._in_flight = 0
+        self._load_source: tuple[bool, MetricsPage | None, int, int] | None = None
+        """What the load was computed of last: it is asked for several times for each request."""
+        self._load = compute_full_load(0, capacity)
         self._failures = 0
         self._models_read_at = float("-inf")
         self._alive = trio.Event()
         self._probe_now = trio.Event()
+        self.probe_times = Histogram(PROBE_BOUNDS_S)
+        """See :class:`serving.backends.backend.ProbedBackend`."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -134,23 +147,31 @@ class OpenAICompatibleBackend:
         """This node's own requests that the backend is working on."""
         return self._in_flight
 
-    @asynccontextmanager
-    async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
+    def complete(self, path: str, body: bytes, *, stream: bool) -> _Completion:
         """See :meth:`serving.backends.backend.Backend.complete`. The first byte of a stream has its own timeout."""
-        timeouts = None if stream else self._whole
+        return _Completion(self, path, body, is_stream=stream)
+
+    async def send(self, path: str, body: bytes, *, is_stream: bool) -> HttpResponse:
+        """Ask the server; the request is in flight until its response is given to :meth:`end`.
+
+        Raises:
+            BackendError: it does not answer.
+        """
         body = self._rename(body)
         self._in_flight += 1
         try:
-            try:
-                response = await self._pool.send("POST", path, body, timeouts)
-            except HttpClientError as error:
-                self._probe_now.set()
-                raise BackendError(str(error)) from error
-            async with response:
-                content_type = response.header(b"content-type") or b"application/json"
-                retry_after_s = read_retry_after(response.headers) if response.status != 200 else 0.0
-                body_type = content_type.decode("latin-1")
-                yield Answer(response.status, body_type, _Body(response), retry_after_s, response.gather)
+            return await self._pool.send("POST", path, body, None if is_stream else self._whole)
+        except BaseException as error:
+            self._in_flight -= 1
+            if not isinstance(error, HttpClientError):
+                raise
+            self._probe_now.set()
+            raise BackendError(str(error)) from error
+
+    async def end(self, response: HttpResponse) -> None:
+        """No more of a response is needed."""
+        try:
+            await response.aclose()
         finally:
             self._in_flight -= 1
 
@@ -163,19 +184,24 @@ class OpenAICompatibleBackend:
 
     def get_load(self) -> Load:
         """See :meth:`serving.backends.backend.Backend.get_load`. Does no I/O: the page is at most a few seconds old."""
+        source = (self._alive.is_set() and self._page_reachable, self._page, self._own_at_page, self._in_flight)
+        if source != self._load_source:
+            self._load_source, self._load = source, self._compute_load()
+        return self._load
+
+    def _compute_load(self) -> Load:
         if not self._alive.is_set() or not self._page_reachable:
             return compute_full_load(self._in_flight, self._capacity)
         return compute_load(self._page, self._own_at_page, self._in_flight, self._capacity)
 
     def get_limits(self, model: str) -> ModelLimits:
         """See :meth:`serving.backends.backend.Backend.get_limits`."""
-        listed = self._listed.get(model, ModelLimits())
+        listed = self._listed.get(model, NOTHING_LISTED)
         length = self._limits.context_length or listed.context_length
         label = self._quantizations.get(model) or listed.quantization or find_label(model)
-        quantization = complete_label(label, cache=self._cache_format)
+        quantization = complete_label(label, "", self._cache_format)
         continues = self._reader in CONTINUING if self._continues is None else self._continues
-        features = self._limits.features - {CONTINUATION}
-        return ModelLimits(length, features | {CONTINUATION} if continues else features, quantization)
+        return ModelLimits(length, self._continuing if continues else self._features, quantization)
 
     def is_alive(self) -> bool:
         """Whether one of the last two probes was answered."""
@@ -231,6 +257,19 @@ class OpenAICompatibleBackend:
             if self._alive.is_set():
                 self._alive = trio.Event()
 
+    async def _ask(self, path: str) -> tuple[int, bytes]:
+        """Status and body of one of the server's pages.
+
+        Raises:
+            HttpClientError: there is no answer.
+        """
+        began = trio.current_time()
+        try:
+            async with self._probes.request("GET", path) as response:
+                return response.status, await response.read()
+        finally:
+            self.probe_times.observe(trio.current_time() - began)
+
     async def _read_page(self) -> bool:
         """Read the metrics page. Returns whether the server answered with one that says something."""
         if self._reader == "none":
@@ -238,8 +277,7 @@ class OpenAICompatibleBackend:
             return False
         before = self._in_flight
         try:
-            async with self._probes.request("GET", "/metrics") as response:
-                status, page = response.status, await response.read()
+            status, page = await self._ask("/metrics")
         except HttpClientError:
             self._page_reachable = False
             return False
@@ -263,8 +301,7 @@ class OpenAICompatibleBackend:
     async def _read_models(self) -> bool:
         """Ask for the list of models. Returns whether the answer shows a usable server."""
         try:
-            async with self._probes.request("GET", "/v1/models") as response:
-                status, body = response.status, await response.read()
+            status, body = await self._ask("/v1/models")
         except HttpClientError as error:
             self._fault = str(error) or "does not answer"
             return False
@@ -279,6 +316,26 @@ class OpenAICompatibleBackend:
             log.warning("backend refuses the API key", url=self._probes.url.authority, status=status)
         # Servers without this path are usable if the models are configured; a refused key never is.
         return status < 500 and status not in (401, 403) and bool(self.models)
+
+
+class _Completion:
+    """A request to a backend, which is in flight within the context. As a generator it would cost five times."""
+
+    def __init__(self, backend: OpenAICompatibleBackend, path: str, body: bytes, *, is_stream: bool) -> None:
+        self._backend = backend
+        self._path = path
+        self._body = body
+        self._is_stream = is_stream
+
+    async def __aenter__(self) -> Answer:
+        self._response = response = await self._backend.send(self._path, self._body, is_stream=self._is_stream)
+        content_type = response.header(b"content-type") or b"application/json"
+        retry_after_s = read_retry_after(response.headers) if response.status != 200 else 0.0
+        body_type = content_type.decode("latin-1")
+        return Answer(response.status, body_type, _Body(response), retry_after_s, response.gather)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._backend.end(self._response)
 
 
 class _Body:

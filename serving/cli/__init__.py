@@ -11,6 +11,6 @@ Read in this order:
 6. ``quality``: how well the owner's backend judges and scores.
 7. ``demo``: four nodes on this machine.
 
-``app`` names ``node.run_node``, which the command ``run`` alone imports; ``node`` imports nothing of here but ``main``
-and what it prints.
+``app`` names ``node.run_node``, which the command ``run`` alone imports; ``node`` imports nothing of here but ``main``,
+and ``serving.daemon`` what it prints.
 """

@@ -26,7 +26,7 @@ EXIT_CODES = {
     ExitCode.OK: "done",
     ExitCode.FAILED: "failed",
     ExitCode.USAGE: "the command line is wrong",
-    ExitCode.NO_NODE: "no node runs in the data directory",
+    ExitCode.NO_NODE: "no node runs in the data directory, or it is starting or ending",
     ExitCode.REFUSED: "the ledger refuses the operation",
     ExitCode.FAULT: "a fault was found in a chain or a database",
     ExitCode.NOT_PROVEN: "nothing is wrong, but it is not proven",

@@ -55,11 +55,12 @@ def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backe
 
     timeouts = BackendTimeouts(first_byte_s=entry.first_token_timeout_s, stall_s=entry.stall_timeout_s)
     if isinstance(entry, EmbeddedModel):
-        return EmbeddedBackend(runtime, parallel=entry.capacity, timeouts=timeouts)
+        return EmbeddedBackend(runtime, parallel=entry.capacity, timeouts=timeouts, ends_with_process=True)
     make: Callable[..., OpenAICompatibleBackend] = OpenAICompatibleBackend
     if entry.command:
         if shutil.which(entry.command[0]) is None:
-            raise ConfigError(f"command of {entry.base_url}: {entry.command[0]} is not installed")
+            hint = "; install it with: pip install 'wwwserve[vllm]'" if entry.command[0] == "vllm" else ""
+            raise ConfigError(f"command of {entry.base_url}: {entry.command[0]} is not installed{hint}")
         make = partial(SupervisedBackend, command=entry.command)
     return make(
         entry.base_url,
@@ -161,7 +162,10 @@ def build_certificate(config: NodeConfig, directory: Path) -> ServerCertificate 
 def build_originator_settings(config: NodeConfig) -> OriginatorSettings:
     """How the node offloads."""
     return OriginatorSettings(
-        enabled=config.offload.enabled, choices=config.offload.choices, hedging=config.offload.hedging
+        enabled=config.offload.enabled,
+        choices=config.offload.choices,
+        hedging=config.offload.hedging,
+        max_hold_time_ms=1000 * config.offload.max_hold_s,
     )
 
 

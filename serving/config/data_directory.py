@@ -18,6 +18,8 @@ from chain.files import SECRET_MODE
 
 CONFIG_FILE = "config.yaml"
 """The owner's configuration; :mod:`serving.config.schema` defines its keys."""
+SCHEMA_FILE = "config.schema.json"
+"""What the configuration may hold, for editors: a JSON schema. The node does not read it."""
 KEY_FILE = "key"
 """The node's private key; see :mod:`chain.keyfile`."""
 GENESIS_FILE = "genesis.json"
@@ -32,6 +34,8 @@ ADMIN_TOKEN_FILE = "admin.token"
 """The token that the admin listener asks for."""
 ADMIN_ADDRESS_FILE = "admin.address"
 """``HOST:PORT`` of the admin listener, while the node runs."""
+SESSIONS_FILE = "sessions.ended"
+"""Sessions of the dashboard that were ended before their time; see :mod:`serving.dashboard.ended_sessions`."""
 LOCK_FILE = "lock"
 """Locked by the process that uses the directory."""
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from serving.config.data_directory import SCHEMA_FILE
 from serving.config.fields import ConfigError, Section
 from serving.config.models import OpenAIModel
 from serving.config.schema import NodeConfig
@@ -205,18 +207,21 @@ def _show(value: object) -> str:
 
 # Writing
 
+SCHEMA_LINE = f"# yaml-language-server: $schema={SCHEMA_FILE}"
+"""First line of a new file, by which editors find the schema beside it."""
 INTRODUCTION = (
     "Configuration of a wwwserve node, read when it starts. Every key is optional: what is left out, or left without "
     "a value, has its default."
 )
-"""First comment of a new file."""
+"""First comment of a new file for people."""
 
 MODEL_EXAMPLE = OpenAIModel(kind="openai", base_url="http://127.0.0.1:9000/v1", names=("name-of-the-model",))
 """Written as a comment below the models of the configuration."""
 
 
 def write_default_config(path: Path, config: NodeConfig | None = None) -> None:
-    """Write a new, commented file with the values of ``config`` (default: the defaults), readable by its owner only.
+    """Write a new, commented file with the values of ``config`` (default: the defaults), readable by its owner only,
+    and beside it the schema by which an editor completes and checks it.
 
     Raises:
         FileExistsError: there is a file at ``path`` already.
@@ -224,11 +229,18 @@ def write_default_config(path: Path, config: NodeConfig | None = None) -> None:
     text = format_config(config or NodeConfig())
     path.touch(mode=0o600, exist_ok=False)
     path.write_text(text, encoding="utf-8")
+    path.with_name(SCHEMA_FILE).write_text(format_schema(), encoding="utf-8")
+
+
+def format_schema() -> str:
+    """The configuration as a JSON schema."""
+    schema = NodeConfig.model_json_schema(by_alias=True)
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=1)
 
 
 def format_config(config: NodeConfig) -> str:
     """The text of a configuration file with these values and a comment for each key."""
-    lines = [*_comment(INTRODUCTION, ""), ""]
+    lines = [SCHEMA_LINE, *_comment(INTRODUCTION, ""), ""]
     for name, info in _get_fields(NodeConfig).items():
         lines += [*_format_field(config, name, info, ""), ""]
         if name == "models":

@@ -65,7 +65,7 @@ def make_invitation(genesis: Genesis, bootstrap: list[str], checkpoint: str = ""
         InvitationError: there is no node to name, or one of the addresses is none.
     """
     if not bootstrap:
-        raise InvitationError("there is no address of a node that a newcomer could connect to")
+        raise InvitationError("there is no address that a newcomer could connect to; start the node, and let it listen")
     invitation = Invitation(VERSION, genesis, tuple(dict.fromkeys(bootstrap))[:MAX_BOOTSTRAP], checkpoint)
     _check(invitation)
     return invitation

@@ -24,6 +24,7 @@ from serving.config.fields import (
     Url,
     check_secret,
 )
+from serving.openai.number_formats import classify
 from serving.quality.same_model.weights import hash_weights
 
 _FIRST_TOKEN = "Longest wait for the first token of an answer, in seconds."
@@ -42,7 +43,8 @@ class IdentityConfig(Section):
         description="Or their files, relative to this directory. They are read at each start, a second for each GB.",
     )
     quantization: Label = Field(
-        description="Number formats of weights, activations and key-value cache, such as w4a16-kv16."
+        description="Number formats of weights, activations and key-value cache, such as w4a16-kv16. Of vLLM it must "
+        "name those of activations and cache."
     )
     engine: Literal["vllm", "llamacpp"] = Field(description="What runs the model: vllm or llamacpp.")
 
@@ -50,6 +52,19 @@ class IdentityConfig(Section):
     def _check_weights(self) -> IdentityConfig:
         if (self.weights is None) == (not self.weight_files):
             raise ValueError("takes either weights or weight_files")
+        return self
+
+    @model_validator(mode="after")
+    def _check_quantization(self) -> IdentityConfig:
+        """Refuse an identity under which two honest owners could answer otherwise: each would look like a cheat.
+
+        The weights are known by their digest. In llama.cpp the kernels choose the rest.
+        """
+        formats = classify(self.quantization)
+        open_parts = {"activations": not formats.activations, "key-value cache": not formats.cache}
+        if self.engine == "vllm" and any(open_parts.values()):
+            missing = " and ".join(part for part, is_open in open_parts.items() if is_open)
+            raise ValueError(f"quantization leaves the format of {missing} open: name it, as in fp8-a16-kv16")
         return self
 
     def get_weights(self, directory: Path) -> bytes:

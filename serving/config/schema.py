@@ -237,6 +237,14 @@ class OffloadConfig(Section):
         "of all attempts. The executor whose first content comes first gives the answer. It costs the fee of a second "
         "hold.",
     )
+    max_hold_s: int = Field(
+        default=OriginatorSettings().max_hold_time_ms // 1000,
+        ge=OriginatorSettings().hold_time_ms // 1000,
+        le=86_400,
+        description="Most seconds for which the credits for one answer are set aside, within what the ledger allows. "
+        "An answer that is predicted to take long gets as much time as it needs, and a margin; one that takes longer "
+        "than this is cut. An executor that falls silent keeps the credits for that time.",
+    )
 
 
 class NodeConfig(Section):

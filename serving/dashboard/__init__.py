@@ -2,7 +2,7 @@
 
 Read in this order:
 
-1. ``sessions``: who looks, by one-time codes and sessions.
+1. ``sessions``, ``ended_sessions``: who looks, by one-time codes and sessions.
 2. ``history``, ``block_log``: what is remembered for the charts, the list of blocks and the picture of the network.
 3. ``views``: the sections of the page's live data, and who may see them.
 4. ``events``: sections to any number of viewers, each computed at most once a second.

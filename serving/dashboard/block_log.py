@@ -4,65 +4,71 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import trio
 
 from chain.crypto import format_address
 from chain.explorer.blocks import compute_share
+from chain.explorer.flows import FLOWS_MS, FinalHold, add_up, list_holds
 from chain.store.reader import ChainReader
 from chain.types.blocks import Block
-from chain.types.operations import Capture, Hold
+from chain.types.operations import Capture
 from consensus.engine import Engine
 
 MAX_BLOCKS = 120
 """Blocks that are kept."""
 INITIAL_BLOCKS = 40
-"""Blocks of before the start that are read from the disk."""
+"""Blocks of before the start that are shown."""
+MAX_FLOW_BLOCKS = 256
+"""Blocks of before the start in which holds are looked for: those of a minute, of a chain as busy as it can be."""
 MAX_HOLDS = 4_096
 """Holds that are kept for the flows."""
 MAX_LOOK_AHEAD = 8
 """Blocks after one without a certificate of its own in which the one that made it final is looked for."""
-FLOWS_MS = 60_000
-"""How far the flows reach back, in milliseconds."""
-
-
-class _Payment(NamedTuple):
-    at: int
-    payer: bytes
-    payee: bytes
-    amount: int
 
 
 class BlockLog:
-    """What is kept of the last final blocks."""
+    """What is kept of the last final blocks. ``get_now`` reads the wall clock, in ms."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, get_now: Callable[[], int]) -> None:
         self._engine = engine
+        self._get_now = get_now
         self._entries: deque[tuple[int, str]] = deque(maxlen=MAX_BLOCKS)
-        self._holds: deque[_Payment] = deque(maxlen=MAX_HOLDS)
+        self._holds: deque[FinalHold] = deque(maxlen=MAX_HOLDS)
 
     async def run(self) -> None:
         """Follow the ledger until cancelled."""
         with self._engine.subscribe_final() as events:
             head = self._engine.header.height
-            for height in range(max(1, head - INITIAL_BLOCKS + 1), head + 1):
-                block = self._engine.chain.block(height)
-                if block is not None:
-                    self._add(block, self._engine.chain.failures(height))
-                await trio.lowlevel.checkpoint()
+            await self._look_back(head)
             async for event in events:
                 if event.block.height > head:
-                    self._add(event.block, event.failures)
+                    self._add(event.block)
 
-    def _add(self, block: Block, failures: Sequence[str | None]) -> None:
+    async def _look_back(self, head: int) -> None:
+        """Read the last blocks up to ``head`` from the disk, and the holds of all others of the last minute."""
+        chain, since, shown = self._engine.chain, self._get_now() - FLOWS_MS, max(1, head - INITIAL_BLOCKS + 1)
+        older: list[list[FinalHold]] = []
+        for height in range(shown - 1, max(0, head - MAX_FLOW_BLOCKS), -1):
+            block = chain.block(height)
+            if block is None or block.header.timestamp < since:
+                break
+            older.append(list_holds(block))
+            await trio.lowlevel.checkpoint()
+        for holds in reversed(older):
+            self._holds += holds
+        for height in range(shown, head + 1):
+            block = chain.block(height)
+            if block is not None:
+                self._add(block)
+            await trio.lowlevel.checkpoint()
+
+    def _add(self, block: Block) -> None:
         summary = describe_block(block, self._engine.chain)
         self._entries.append((block.height, json.dumps(summary, separators=(",", ":"))))
-        for index, signed in enumerate(block.body.operations):
-            hold = signed.operation
-            if isinstance(hold, Hold) and not (failures and failures[index]):
-                self._holds.append(_Payment(block.header.timestamp, signed.signer, hold.payee, hold.amount))
+        self._holds += list_holds(block)
 
     def get_since(self, height: int) -> tuple[int, list[str]]:
         """Height of the last block that is kept, and in JSON those above ``height``, oldest first."""
@@ -70,22 +76,8 @@ class BlockLog:
         return last, [text for at, text in self._entries if at > height]
 
     def find_flows(self, now: int) -> list[dict[str, Any]]:
-        """Who made holds for whom in the last minute; ``now`` is the wall clock in ms. The latest pair comes last."""
-        counts: Counter[tuple[bytes, bytes]] = Counter()
-        amounts: Counter[tuple[bytes, bytes]] = Counter()
-        for hold in self._holds:
-            if now - hold.at <= FLOWS_MS:
-                counts[hold.payer, hold.payee] += 1
-                amounts[hold.payer, hold.payee] += hold.amount
-        return [
-            {
-                "payer": format_address(payer),
-                "payee": format_address(payee),
-                "holds": count,
-                "amount": amounts[payer, payee],
-            }
-            for (payer, payee), count in counts.items()
-        ]
+        """Who made holds for whom in the last minute; ``now`` is the wall clock in ms."""
+        return add_up(hold for hold in self._holds if now - hold.timestamp <= FLOWS_MS)
 
 
 def describe_block(block: Block, reader: ChainReader) -> dict[str, Any]:

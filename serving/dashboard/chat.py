@@ -6,10 +6,11 @@ from starlette.types import Receive, Scope, Send
 
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.dashboard.events import cancelled_by_hang_up
-from serving.dispatcher import Dispatcher, describe_request
+from serving.dispatcher import Dispatcher
 from serving.openai.endpoints import CHAT
 from serving.openai.errors import ApiError, bad_gateway
 from serving.openai.requests import Request, parse_request
+from serving.request_records import describe_request
 
 
 def read_chat(dispatcher: Dispatcher, body: bytes, *, local_only: bool) -> Request:

@@ -1,23 +1,28 @@
 """Live data for any number of viewers, as server-sent events (HTML standard, section 9.2).
 
-What the page shows is cut into *sections*. While a page is open, each section is computed at most once a second, and
-encoded once for all. A viewer gets the sections that have changed since its last event. So there is no queue: one that
-reads slowly skips what is old, and costs the node no memory. Each event carries the node's clock, so that a page
-notices within seconds that the node has stopped.
+What the page shows is cut into *sections*. While a page is open that may show it, each section is computed at most once
+a second, and encoded once for all: viewers that come and go cost no more than one that stays. A viewer gets the
+sections that have changed since its last event. So there is no queue: one that reads slowly skips what is old, and
+costs the node no memory. Each event carries the node's clock, so that a page notices within seconds that the node has
+stopped.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import structlog
 import trio
+from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from p2p.addresses import get_quota_prefix, parse_host
 from serving.admin.levels import Level
 
 log = structlog.get_logger(__name__)
@@ -25,7 +30,8 @@ log = structlog.get_logger(__name__)
 TICK_S = 1.0
 """Seconds between two computations."""
 MAX_VIEWERS = {Level.PUBLIC: 64, Level.READING: 16}
-"""Streams that are open at a time: of the public, and of the owner."""
+"""Streams that are open at a time: of the public, and of the owner. The networks that visitors
+come from share them, so that one network cannot take all."""
 
 
 class Feed(NamedTuple):
@@ -37,7 +43,7 @@ class Feed(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One section: who may see it, what computes it (data for JSON), and every how many ticks."""
+    """One section: who may see it, what computes it (data for JSON), and that every how many ticks at most."""
 
     level: Level
     make: Callable[[], Any]
@@ -48,10 +54,24 @@ class Section(NamedTuple):
 class _Content:
     text: str = ""
     version: int = 0
+    due_at: float = -math.inf
+    """When it may be computed again."""
 
 
-class TooManyViewers(Exception):
-    """As many streams are open as may be."""
+@dataclass(eq=False, slots=True)
+class _Viewer:
+    """One stream: what kind of visitor it is of, from which network, and what ends it."""
+
+    kind: Level
+    origin: bytes
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class TooManyViewers(HTTPException):
+    """As many streams are open as may be, and those of others from no network that has more of them."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "too many pages are open; close one", {"retry-after": "10"})
 
 
 class EventHub:
@@ -64,58 +84,72 @@ class EventHub:
         self._contents = {name: _Content() for name in sections}
         self._tick = 0
         self._ticked = trio.Event()
-        self._viewers = dict.fromkeys(MAX_VIEWERS, 0)
+        self._viewers: dict[_Viewer, None] = {}
+        """Those that are open, the oldest first."""
 
     async def run(self) -> None:
         """Compute until cancelled."""
         while True:
             await trio.sleep(TICK_S)
-            if any(self._viewers.values()):
+            if self._viewers:
                 self.refresh()
 
     @property
     def viewers(self) -> int:
         """Streams that are open."""
-        return sum(self._viewers.values())
+        return len(self._viewers)
 
-    def refresh(self, *, all_sections: bool = False) -> None:
+    def refresh(self) -> None:
         """Compute the sections that are due, and wake the viewers."""
-        self._tick += 1
-        for name, section in self._sections.items():
-            if all_sections or self._tick % section.every == 0:
-                content = self._contents[name]
-                text = json.dumps(section.make(), separators=(",", ":"))
-                if text != content.text:
-                    content.text, content.version = text, self._tick
+        self.compute()
         self._ticked.set()
         self._ticked = trio.Event()
 
-    def check_room(self, level: Level) -> None:
-        """Check that one viewer more may look.
-
-        Raises:
-            TooManyViewers: there are as many as may be.
-        """
-        kind = min(level, Level.READING)
-        if self._viewers[kind] >= MAX_VIEWERS[kind]:
-            raise TooManyViewers
+    def compute(self) -> None:
+        """Compute the sections that are due, of those that somebody who looks may see."""
+        self._tick += 1
+        now, level = trio.current_time(), max(viewer.kind for viewer in self._viewers)
+        for name, section in self._sections.items():
+            content = self._contents[name]
+            if section.level <= level and now >= content.due_at:
+                content.due_at = now + (section.every - 0.5) * TICK_S  # ticks come a little late
+                text = json.dumps(section.make(), separators=(",", ":"))
+                if text != content.text:
+                    content.text, content.version = text, self._tick
 
     @contextmanager
-    def viewer(self, level: Level) -> Iterator[None]:
-        """Count a viewer within the context.
+    def viewer(self, level: Level, origin: bytes = b"") -> Iterator[None]:
+        """Count a viewer from the network ``origin`` within the context, which may be left for another's sake.
 
         Raises:
             TooManyViewers: there are as many as may be.
         """
-        self.check_room(level)
-        kind = min(level, Level.READING)
-        if not self.viewers:
-            self.refresh(all_sections=True)  # nothing was computed while no page was open
-        self._viewers[kind] += 1
+        viewer = _Viewer(min(level, Level.READING), origin)
+        self._make_room(viewer)
+        self._viewers[viewer] = None
         try:
-            yield
+            self.compute()  # what nobody could see was not computed
+            with viewer.scope:
+                yield
         finally:
-            self._viewers[kind] -= 1
+            self._viewers.pop(viewer, None)
+
+    def _make_room(self, newcomer: _Viewer) -> None:
+        """If there are as many as may be, have the oldest give way of the network that has most.
+
+        Raises:
+            TooManyViewers: that is the network of the newcomer, or none has two more than that.
+        """
+        present = [viewer for viewer in self._viewers if viewer.kind is newcomer.kind]
+        if len(present) < MAX_VIEWERS[newcomer.kind]:
+            return
+        counts = Counter(viewer.origin for viewer in present)
+        largest, count = counts.most_common(1)[0]
+        if count < counts[newcomer.origin] + 2:
+            raise TooManyViewers
+        oldest = next(viewer for viewer in present if viewer.origin == largest)
+        del self._viewers[oldest]
+        oldest.scope.cancel()
 
     async def watch(self, send: Callable[[bytes], Any], get_level: Callable[[], Level]) -> None:
         """Send events to one viewer until its level changes: a page that comes again gets what it may see then."""
@@ -138,7 +172,11 @@ class EventHub:
 
 
 class EventStream:
-    """The response to one viewer, an ASGI application."""
+    """The response to one viewer, an ASGI application.
+
+    Raises:
+        TooManyViewers: nothing was sent.
+    """
 
     def __init__(self, hub: EventHub, get_level: Callable[[], Level]) -> None:
         self._hub = hub
@@ -149,11 +187,19 @@ class EventStream:
             await send({"type": "http.response.body", "body": event, "more_body": True})
 
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        with self._hub.viewer(self._get_level()):
+        with self._hub.viewer(self._get_level(), _find_origin(scope)):
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             async with cancelled_by_hang_up(receive):
                 await self._hub.watch(send_event, self._get_level)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _find_origin(scope: Scope) -> bytes:
+    """The network of a client, which counts as one; empty if it is not known."""
+    try:
+        return get_quota_prefix(parse_host(scope["client"][0]))
+    except (ValueError, KeyError, TypeError):
+        return b""
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from chain.files import SECRET_MODE, write_atomically
 from serving.admin.levels import Level, PageRoute
 from serving.admin.node_view import NodeView
 from serving.admin.orders.bodies import make_answer, read_object, read_section
@@ -20,7 +22,8 @@ from serving.admin.orders.policy_orders import plan_policy
 from serving.config.fields import Section as BodySection
 from serving.dashboard.block_log import BlockLog
 from serving.dashboard.chat import ChatAnswer, read_chat
-from serving.dashboard.events import EventHub, EventStream, Feed, TooManyViewers
+from serving.dashboard.ended_sessions import EndedSessions
+from serving.dashboard.events import EventHub, EventStream, Feed
 from serving.dashboard.files import INDEX, StaticFile, load_files
 from serving.dashboard.history import History
 from serving.dashboard.replay import count_offloads
@@ -28,12 +31,17 @@ from serving.dashboard.sessions import CODE_LIFETIME_S, SESSION_LIFETIME_S, Sess
 from serving.dashboard.views import SAMPLED, make_sections, take_sample
 from serving.http.messages import is_json
 from serving.logs.recent import RECENT
+from serving.openai.answers import EVENT_STREAM
 from serving.openai.endpoints import CHAT
 from serving.openai.errors import ApiError
 from serving.openai.requests import LOCAL_ONLY, is_local_only
 
 SECRET_BYTES = 32
 """Random bytes of a code."""
+KEY = "x-wwwserve-session-key"
+"""Header in which a page names the key of its session."""
+SAFE_METHODS = ("GET", "HEAD")
+"""Methods of requests that change nothing and spend nothing."""
 MAX_CHAT_BYTES = 1024 * 1024
 """Largest body of a chat completion."""
 SAMPLE_INTERVAL_S = 1.0
@@ -49,15 +57,21 @@ class LoginOrder(BodySection):
 class Dashboard:
     """The pages of one node. ``secret`` is the token of its owner, of which sessions are derived.
 
-    ``api_url`` is the base URL of its API, which the page puts into examples.
+    ``api_url`` is the base URL of its API, which the page puts into examples. ``ended_file`` keeps which sessions were
+    ended; if it cannot be read, all that there may be are.
     """
 
-    def __init__(self, node: NodeView, secret: str, api_url: str = "http://127.0.0.1:8000/v1") -> None:
+    def __init__(
+        self, node: NodeView, secret: str, api_url: str = "http://127.0.0.1:8000/v1", ended_file: Path | None = None
+    ) -> None:
         self._node = node
         self._api_url = api_url
-        self._sessions = Sessions(secret, partial(secrets.token_urlsafe, SECRET_BYTES))
+        self._ended_file = ended_file
+        ended = _load_ended(ended_file, self._now)
+        self._sessions = Sessions(secret, partial(secrets.token_urlsafe, SECRET_BYTES), ended)
+        self._writing = trio.Lock()
         self._history = History(SAMPLED)
-        self._blocks = BlockLog(node.engine)
+        self._blocks = BlockLog(node.engine, node.runtime.now)
         feeds = {
             "blocks": Feed(Level.PUBLIC, self._blocks.get_since),
             "log": Feed(Level.READING, RECENT.get_since),
@@ -75,8 +89,11 @@ class Dashboard:
                 await trio.sleep(SAMPLE_INTERVAL_S)
 
     def get_level(self, request: Request) -> Level:
-        """What the session in a request's cookie may do."""
-        return self._sessions.get_level(_get_session(request), self._now)
+        """What the session in a request's cookie may do: without its key, nothing but look."""
+        session = _get_session(request)
+        if request.method not in SAFE_METHODS and not self._sessions.is_key(session, request.headers.get(KEY, "")):
+            return Level.PUBLIC
+        return self._sessions.get_level(session, self._now)
 
     def get_routes(self) -> Iterator[PageRoute]:
         """Method, path, least level and endpoint of every route."""
@@ -101,12 +118,9 @@ class Dashboard:
     # Live data
 
     async def _stream_events(self, request: Request) -> Response:
-        level = request.state.level_of  # of this request, whenever it is asked
-        try:
-            self._hub.check_room(level())
-        except TooManyViewers:
-            raise HTTPException(503, "too many pages are open; close one", {"retry-after": "10"}) from None
-        return _Streamed(EventStream(self._hub, level))
+        if request.method == "HEAD":  # whose response has no body that could end
+            return Response(media_type=EVENT_STREAM)
+        return _Streamed(EventStream(self._hub, request.state.level_of))
 
     async def _get_history(self, request: Request) -> Response:
         coarse = request.query_params.get("span", "") == "day"
@@ -137,15 +151,26 @@ class Dashboard:
         session = self._sessions.redeem(order.code, self._now)
         if session is None:
             raise HTTPException(403, "this link was used already, or is older than a minute: run wwwserve dashboard")
-        answer = make_answer({"level": Level.READING.name.lower()})
+        answer = make_answer({"level": Level.READING.name.lower(), "key": self._sessions.make_key(session)})
         _set_cookie(answer, request, session, int(SESSION_LIFETIME_S))
         return answer
 
     async def _log_out(self, request: Request) -> Response:
-        self._sessions.end(_get_session(request), self._now)
+        if self._sessions.end(_get_session(request), self._now) and self._ended_file is not None:
+            await self._keep_ended(self._ended_file)
         answer = make_answer({"level": Level.PUBLIC.name.lower()})
         _set_cookie(answer, request, "", 0)
         return answer
+
+    async def _keep_ended(self, path: Path) -> None:
+        """Write which sessions were ended, the latest last."""
+        async with self._writing:
+            write = partial(write_atomically, path, self._sessions.ended.encode(), mode=SECRET_MODE)
+            try:
+                await self._node.runtime.run_sync(write)
+            except OSError as error:
+                message = f"logged out until the node is started again, because {path} cannot be written"
+                raise HTTPException(500, f"{message}: {error.strerror}") from error
 
     async def _unlock(self, request: Request) -> Response:
         self._sessions.unlock(_get_session(request), self._now)
@@ -182,6 +207,16 @@ class _Streamed(Response):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._app(scope, receive, send)
+
+
+def _load_ended(path: Path | None, now: float) -> EndedSessions:
+    """The sessions that were ended, as ``path`` says; if it cannot be read, all that were begun before."""
+    try:
+        return EndedSessions() if path is None else EndedSessions.decode(path.read_bytes())
+    except FileNotFoundError:
+        return EndedSessions()
+    except (OSError, ValueError):
+        return EndedSessions(int(now + SESSION_LIFETIME_S))
 
 
 async def _serve_file(file: StaticFile, request: Request) -> Response:

@@ -12,9 +12,9 @@ from typing import Any
 import trio
 
 from chain.crypto import format_address
+from consensus.stall import compute_stall
 from p2p.peers.announcement import Announcement
 from serving.admin.health.health import find_node_troubles, report_backends
-from serving.admin.health.troubles import compute_stall
 from serving.admin.levels import Level
 from serving.admin.node_view import NodeView
 from serving.admin.orders.policy_orders import report_policy
@@ -22,8 +22,9 @@ from serving.admin.reports import report_duels, report_models, report_requests, 
 from serving.dashboard.block_log import BlockLog
 from serving.dashboard.events import Section
 from serving.dashboard.history import History
+from serving.prediction.announced_load import read_model_load
+from serving.request_records import Outcome
 from serving.scheduling.admission import Origin
-from serving.scheduling.announced_load import read_model_load
 
 LISTED_REQUESTS = 40
 """Requests in the live data; ``/requests`` has more, and says more of each."""
@@ -48,7 +49,7 @@ def take_sample(node: NodeView) -> dict[str, Any]:
         "local": counters.local,
         "offloaded": counters.offloaded,
         "served": node.executor.served,
-        "failed": counters.failed,
+        "failed": counters.ended[Outcome.FAILED],
         "tokens": counters.completion_tokens,
         "running": sum(admission.running for admission in admissions),
         "capacity": sum(admission.capacity for admission in admissions),
@@ -167,9 +168,9 @@ def view_node(node: NodeView) -> dict[str, Any]:
         "under_way": sum(record.finished is None for record in node.dispatcher.records),
         "first_token_p50_ms": median,
         "first_token_p95_ms": high,
-        **asdict(counters),
+        "requests_ended": {outcome.value: count for outcome, count in counters.ended.items() if count},
         "offers_served": node.executor.served,
-        "offers_declined": node.executor.declined,
+        "declines": {reason.value: count for reason, count in node.executor.declines.items() if count},
     }
 
 

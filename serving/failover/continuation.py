@@ -7,8 +7,9 @@ that was to be gone on with. What it may write is what the first request left ov
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from serving.backends.backend import CONTINUATION
 from serving.openai.answers import AnswerInspector

@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, ExitStack, aclosing
 
+import msgspec
 import structlog
 import trio
 
 from serving.backends.backend import CONTINUATION, BackendError, ErrorEventSent
 from serving.failover.rules import Next, Outcome, judge_status, judge_whole
-from serving.openai.answers import MAX_EVENT_BYTES, Answer, AnswerInspector
+from serving.openai.answers import MAX_EVENT_BYTES, Answer, AnswerInspector, WholeBody
+from serving.openai.errors import bad_gateway, too_many_requests, unavailable
 from serving.openai.requests import Request
-from serving.scheduling.admission import Demand, NotAdmitted
+from serving.prediction.output_length import AnswerLength
+from serving.prediction.predicted_time import BYTES_PER_TOKEN
+from serving.prediction.speed import AnswerTimer
+from serving.scheduling.admission import Demand, NotAdmitted, QueueFull
 from serving.scheduling.backend_pool import ScheduledBackend
-from serving.scheduling.output_length import AnswerLength
-from serving.scheduling.prediction import BYTES_PER_TOKEN
-from serving.scheduling.speed import AnswerTimer
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,10 @@ MAX_PAUSE_S = 120.0
 """Seconds for which a backend may send bytes of which the user gets nothing."""
 NO_ENDPOINT = (404, 405, 501)
 """Statuses of a server that has no completions or embeddings. That says nothing of how well it does what it has."""
+
+
+class BadAnswer(BackendError):
+    """A backend answered with what is none: an error in it, or something malformed, too long or cut."""
 
 
 class TryFailed(BackendError):
@@ -55,8 +60,7 @@ class BackendsFailed(BackendError):
         """The first error that one answered with; that the prompt is too long only if all of them say so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tries:
+class Tries(msgspec.Struct, frozen=True, gc=False):
     """What to ask of backends. ``body`` is the request's own, or one that asks for more beside the answer.
 
     ``patience_s`` is how long the content of one may take from its slot on (not of the last one that is tried, unless
@@ -72,8 +76,7 @@ class Tries:
     withhold_usage: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(msgspec.Struct, frozen=True):
     """An answer whose content has begun. ``answer`` has the rest of its body: what comes after the ``held`` bytes.
 
     ``inspector`` has seen of a stream what was held, and let ``passed`` through; of another answer it has seen nothing.
@@ -105,11 +108,32 @@ def find_continuing(
     ]
 
 
-@asynccontextmanager
+def describe_failure(error: NotAdmitted | BackendsFailed) -> tuple[Answer, AnswerInspector]:
+    """What the user gets of a request that no backend serves: the error of a backend as it came, if there is one.
+
+    Raises:
+        ApiError: there is none. 429 for a full queue, 503 for no slot in time, 502 for a backend that broke.
+    """
+    if isinstance(error, NotAdmitted):
+        refuse = too_many_requests if isinstance(error, QueueFull) else unavailable
+        raise refuse(f"This node is busy: {error}.", error.retry_after_s) from error
+    if error.answer is None:
+        raise bad_gateway(f"The backend failed: {error}.") from error
+    return error.answer, AnswerInspector(stream=False)
+
+
 async def ask_backends(
-    backends: Sequence[ScheduledBackend], tries: Tries, on_slot: Callable[[], None] = lambda: None
-) -> AsyncIterator[Begun]:
-    """The answer of the first of ``backends`` that delivers, with its content begun. ``on_slot``: one has a slot.
+    stack: AsyncExitStack,
+    backends: Sequence[ScheduledBackend],
+    tries: Tries,
+    on_slot: Callable[[], None] = lambda: None,
+    on_failure: Callable[[], None] = lambda: None,
+) -> Begun:
+    """The answer of the first of ``backends`` that delivers, with its content begun. ``on_slot``: one has a slot;
+    ``on_failure``: it did not deliver.
+
+    The slot and the connection are given back when ``stack`` is closed: the slots bound how many whole answers are kept
+    for users who do not read them, too.
 
     Raises:
         NotAdmitted: no backend has a slot for it.
@@ -120,55 +144,74 @@ async def ask_backends(
     for place, backend in enumerate(backends):
         is_patient = tries.is_last and place == len(backends) - 1
         patience_s = math.inf if is_patient else tries.patience_s
-        failure: TryFailed | None = None
-        with trio.CancelScope() as scope:
-            try:
-                begun, opened = await _try(scope, backend, tries, patience_s, on_slot)
-            except NotAdmitted as error:
-                refusal = refusal or error
-                continue
-            except TryFailed as error:
-                failure = error
-            else:
-                async with opened:
-                    yield begun
-                    return
-        if failure is None:  # the scope was cancelled
-            backend.breaker.note_failure(trio.current_time())
-            failure = TryFailed(f"no content within {patience_s:.0f} s", Outcome.BROKEN)
-        log.info("a backend did not deliver", model=tries.request.model, reason=str(failure))
-        failures.append(failure)
+        try:
+            return await _try(stack, backend, tries, patience_s, on_slot)
+        except NotAdmitted as error:
+            refusal = refusal or error
+        except TryFailed as error:
+            log.info("a backend did not deliver", model=tries.request.model, reason=str(error))
+            failures.append(error.with_traceback(None))  # which would hold this frame, and that the request
+            on_failure()
     if refusal is not None and not failures:
-        raise refusal
+        try:
+            raise refusal
+        finally:
+            del refusal  # it holds this frame, which must not hold it
     raise BackendsFailed(failures)
 
 
 async def _try(
-    scope: trio.CancelScope,
+    stack: AsyncExitStack,
     backend: ScheduledBackend,
     tries: Tries,
     patience_s: float,
     on_slot: Callable[[], None],
-) -> tuple[Begun, AsyncExitStack]:
-    """Ask one backend until its content begins. Returns its answer, and what to close after it.
+) -> Begun:
+    """Ask one backend until its content begins. What is open of its answer then is closed with ``stack``.
 
-    ``scope`` is cancelled if there is no content in ``patience_s`` from its slot on.
+    It has ``patience_s`` for that from its slot on, or longer where it shows that requests wait in it.
 
     Raises:
         NotAdmitted: it has no slot.
         TryFailed: it does not deliver.
     """
+    async with AsyncExitStack() as opened:
+        scope = opened.enter_context(trio.CancelScope())
+        try:
+            begun = await _begin(opened, scope, backend, tries, patience_s, on_slot)
+        finally:
+            backend.silent.end(scope)
+        stack.push_async_exit(opened.pop_all())
+        return begun
+    backend.breaker.note_failure(trio.current_time())
+    raise TryFailed(f"no content within {patience_s:.0f} s", Outcome.BROKEN)
+
+
+async def _begin(
+    opened: AsyncExitStack,
+    scope: trio.CancelScope,
+    backend: ScheduledBackend,
+    tries: Tries,
+    patience_s: float,
+    on_slot: Callable[[], None],
+) -> Begun:
+    """Have the content of a backend's answer begin; what it holds ends with ``opened``.
+
+    ``scope`` is cancelled if that takes too long.
+    """
     request = tries.request
 
     def note_slot() -> None:
         if patience_s < math.inf:
-            scope.deadline = trio.current_time() + patience_s
+            backend.silent.begin(scope, patience_s, trio.current_time())
+        if request.stream:
+            reading.enter_context(backend.meter.reading(request.model, len(request.body), request.prefixes))
         on_slot()
 
-    async with AsyncExitStack() as stack:
+    with ExitStack() as reading:
         serving = backend.complete(request.path, tries.body, tries.demand, stream=request.stream, on_slot=note_slot)
         try:
-            answer = await stack.enter_async_context(serving)
+            answer = await opened.enter_async_context(serving)
             is_stream = answer.is_stream and answer.status == 200
             inspector = AnswerInspector(
                 answer.is_stream,
@@ -180,20 +223,24 @@ async def _try(
             hold_back = _hold_back_stream(answer, inspector) if is_stream else _hold_back_whole(answer, inspector)
             held, passed = await hold_back
         except BackendError as error:
-            backend.breaker.note_failure(trio.current_time())
+            _note_fault(backend, is_doubt=isinstance(error, BadAnswer) and tries.demand.is_of_stranger)
             raise TryFailed(str(error), Outcome.BROKEN) from error
-        if scope.cancel_called:  # at the same moment: no other try may come after content has gone out
-            await trio.lowlevel.checkpoint()
-        if patience_s < math.inf:
-            scope.deadline = math.inf
-        outcome = judge_status(answer.status, held)
-        if outcome is not None and outcome.rule.next is Next.ELSEWHERE:
-            if request.endpoint.feature is None or answer.status not in NO_ENDPOINT:
-                _note(backend, outcome, answer.retry_after_s)
-            whole = Answer(answer.status, answer.content_type, _give(held), answer.retry_after_s)
-            raise TryFailed(f"the backend answered {answer.status}", outcome, whole)
-        answer.body = await stack.enter_async_context(aclosing(_pass_on(answer.body, backend)))
-        return Begun(backend, answer, held, inspector, passed), stack.pop_all()
+    if scope.cancel_called:  # at the same moment: no other try may come after content has gone out
+        await trio.lowlevel.checkpoint()
+    if patience_s < math.inf:
+        scope.deadline = math.inf
+    outcome = judge_status(answer.status, held)
+    if outcome is not None and outcome.rule.next is Next.ELSEWHERE:
+        if request.endpoint.feature is None or answer.status not in NO_ENDPOINT:
+            _note(backend, outcome, answer.retry_after_s, is_doubt=tries.demand.is_of_stranger)
+        whole = Answer(answer.status, answer.content_type, WholeBody(held), answer.retry_after_s)
+        raise TryFailed(f"the backend answered {answer.status}", outcome, whole)
+    if is_stream:
+        answer.body = await opened.enter_async_context(aclosing(_pass_on(answer.body, backend)))
+    else:
+        answer.body = WholeBody()
+        backend.breaker.note_answer()
+    return Begun(backend, answer, held, inspector, passed)
 
 
 async def inspect_answer(begun: Begun, timer: AnswerTimer, length: AnswerLength) -> AsyncGenerator[bytes, None]:
@@ -219,6 +266,7 @@ async def inspect_answer(begun: Begun, timer: AnswerTimer, length: AnswerLength)
             yield passed
             content_at = trio.current_time()
             timer.note_taken(content_at, content_at - now)
+            begun.answer.gather(begun.backend.gathering_s)
         elif now - content_at > MAX_PAUSE_S:
             breaker.note_failure(now)
             raise BackendError("the backend sent nothing of the answer for too long")
@@ -232,6 +280,21 @@ async def inspect_answer(begun: Begun, timer: AnswerTimer, length: AnswerLength)
     if inspector.is_stream and not inspector.is_complete:
         breaker.note_failure(trio.current_time())
         raise BackendError("the answer ended too early")
+    _note_whole(inspector, timer, length)
+
+
+def inspect_whole(begun: Begun, timer: AnswerTimer, length: AnswerLength) -> bytes:
+    """The same of an answer that is no stream: it is here as a whole, and no longer than one may be."""
+    inspector = begun.inspector
+    timer.feed(trio.current_time(), len(begun.held))
+    inspector.feed(begun.held)
+    body = inspector.finish()
+    _note_whole(inspector, timer, length)
+    return body
+
+
+def _note_whole(inspector: AnswerInspector, timer: AnswerTimer, length: AnswerLength) -> None:
+    """Learn from an answer that has come to its end."""
     timer.finish(inspector.completion_bytes / BYTES_PER_TOKEN)
     if inspector.is_complete:
         length.end(inspector.completion_bytes, is_cut_off=inspector.finish_reason == "length")
@@ -248,14 +311,14 @@ async def _hold_back_stream(answer: Answer, inspector: AnswerInspector) -> tuple
         held += chunk
         passed += inspector.feed(chunk)
         if inspector.error is not None:
-            raise BackendError(inspector.error)
+            raise BadAnswer(inspector.error)
         if inspector.is_malformed:
-            raise BackendError("the answer begins with an event that is not JSON")
+            raise BadAnswer("the answer begins with an event that is not JSON")
         if inspector.completion_bytes or len(held) > MAX_EVENT_BYTES:
             return bytes(held), bytes(passed)
     passed += inspector.finish()
     if not inspector.is_complete:
-        raise BackendError(inspector.error or "the answer ended too early")
+        raise BadAnswer(inspector.error or "the answer ended too early")
     return bytes(held), bytes(passed)
 
 
@@ -269,19 +332,27 @@ async def _hold_back_whole(answer: Answer, inspector: AnswerInspector) -> tuple[
     async for chunk in answer.body:
         held += chunk
         if len(held) > inspector.max_bytes:
-            raise BackendError(f"the answer is longer than {inspector.max_bytes} bytes")
+            raise BadAnswer(f"the answer is longer than {inspector.max_bytes} bytes")
     if answer.status == 200 and (fault := judge_whole(bytes(held))) is not None:
-        raise BackendError(fault)
+        raise BadAnswer(fault)
     return bytes(held), b""
 
 
-def _note(backend: ScheduledBackend, outcome: Outcome, retry_after_s: float) -> None:
+def _note(backend: ScheduledBackend, outcome: Outcome, retry_after_s: float, *, is_doubt: bool) -> None:
     """Note in the breaker of a backend that it answered with an error."""
-    now = trio.current_time()
     if outcome.rule.is_fault:
-        backend.breaker.note_failure(now)
+        _note_fault(backend, is_doubt=is_doubt)
+    now = trio.current_time()
     if outcome is Outcome.BUSY or (retry_after_s and outcome is Outcome.SERVER_ERROR):
         backend.breaker.note_busy(now, retry_after_s)
+
+
+def _note_fault(backend: ScheduledBackend, *, is_doubt: bool) -> None:
+    """Note that a backend failed; ``is_doubt``: unless the request did (:mod:`serving.scheduling.backend_check`)."""
+    if is_doubt:
+        backend.breaker.note_doubt()
+    else:
+        backend.breaker.note_failure(trio.current_time())
 
 
 async def _pass_on(rest: AsyncIterator[bytes], backend: ScheduledBackend) -> AsyncGenerator[bytes, None]:
@@ -293,7 +364,3 @@ async def _pass_on(rest: AsyncIterator[bytes], backend: ScheduledBackend) -> Asy
         backend.breaker.note_failure(trio.current_time())
         raise
     backend.breaker.note_answer()
-
-
-async def _give(body: bytes) -> AsyncGenerator[bytes, None]:
-    yield body

@@ -7,25 +7,32 @@ work costs more than to wait. The last that can be asked is waited for as long a
 from __future__ import annotations
 
 from serving.openai.requests import Request
-from serving.scheduling.predictor import Prediction
+from serving.prediction.predictor import Prediction
 
 PATIENCE_FACTOR = 4.0
 """How many times the predicted time a backend may take."""
-MIN_PATIENCE_S = 10.0
-"""Least patience, in seconds."""
+MIN_PATIENCE_S = 5.0
+"""Least patience for the first content of a stream, in seconds, where it is put off while requests wait in the backend
+(:mod:`serving.scheduling.silent_answers`)."""
+MIN_BLIND_PATIENCE_S = 10.0
+"""Least patience for any other content."""
 UNKNOWN_FIRST_S = 30.0
 """Patience for the first content of a stream while the speed of a backend is not known."""
 UNKNOWN_WHOLE_S, UNKNOWN_TOKEN_S = 60.0, 0.05
 """The same for an answer that is not streamed, and as much more for each token that it may have."""
 
 
-def compute_patience(request: Request, prediction: Prediction, largest_output: float) -> float:
-    """Seconds from its slot on; ``largest_output``: tokens that the answer has at most."""
+def compute_patience(request: Request, prediction: Prediction, largest_output: float, *, shows_queue: bool) -> float:
+    """Seconds from its slot on. ``largest_output``: tokens that the answer has at most; ``shows_queue``: whether it is
+    seen how many requests wait in the backend.
+    """
     is_known = prediction.speed.decode_rate > 0
     if request.stream:
-        expected_s = prediction.time.first_token
-        return max(MIN_PATIENCE_S, min(UNKNOWN_FIRST_S, PATIENCE_FACTOR * expected_s) if is_known else UNKNOWN_FIRST_S)
+        least_s, expected_s = MIN_PATIENCE_S if shows_queue else MIN_BLIND_PATIENCE_S, prediction.time.first_token
+        return max(least_s, min(UNKNOWN_FIRST_S, PATIENCE_FACTOR * expected_s)) if is_known else UNKNOWN_FIRST_S
     unknown_s = UNKNOWN_WHOLE_S + UNKNOWN_TOKEN_S * largest_output
     if not is_known:
         return unknown_s
-    return max(MIN_PATIENCE_S, min(unknown_s, PATIENCE_FACTOR * prediction.compute_uncorrected(largest_output).total))
+    return max(
+        MIN_BLIND_PATIENCE_S, min(unknown_s, PATIENCE_FACTOR * prediction.compute_uncorrected(largest_output).total)
+    )

@@ -24,6 +24,7 @@ from typing import Any, cast
 import structlog
 import trio
 
+from p2p.owned_tasks import OwnedTasks
 from serving.http.messages import Headers, HttpRequest
 from serving.http.responder import JSON, Responder
 from serving.openai.errors import (
@@ -162,20 +163,14 @@ class ResentRequests:
         self._kept_counts = Counter[str]()
         self._under_way = Counter[str]()
         """Numbers of the others, by owner."""
-        self._nursery: trio.Nursery | None = None
+        self._tasks = OwnedTasks()
 
     def __len__(self) -> int:
         return len(self._records)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out requests with a key, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                task_status.started()
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None
+        await self._tasks.run(task_status=task_status)
 
     async def answer(self, owner: str, request: HttpRequest, respond: Responder, handle: Handler) -> None:
         """Answer a request of the API key ``owner`` by ``handle``, once for all that have its Idempotency-Key.
@@ -211,11 +206,11 @@ class ResentRequests:
         """
         if self._under_way.total() >= MAX_UNDER_WAY or self._under_way[owner] >= MAX_UNDER_WAY // SHARE:
             raise too_many_requests("Too many requests with an Idempotency-Key are under way.", 1.0)
-        if self._nursery is None:
+        if not self._tasks.are_running:
             raise unavailable("This node is not running.")
         record = self._records[owner, key] = _Record(owner, digest)
         self._under_way[owner] += 1
-        self._nursery.start_soon(self._work, (owner, key), record, request, handle)
+        self._tasks.start_soon(self._work, (owner, key), record, request, handle)
         return record
 
     async def _work(self, place: _Place, record: _Record, request: HttpRequest, handle: Handler) -> None:

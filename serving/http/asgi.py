@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
 
 import trio
 
@@ -17,10 +18,14 @@ OWN_HEADERS = (b"content-length", b"content-type", b"date", b"connection", b"tra
 
 
 class AsgiHandler:
-    """Handles requests by asking ``app``. It is cancelled when the client disconnects, as every handler is."""
+    """Handles requests by asking ``app``. It is cancelled when the client disconnects, as every handler is.
 
-    def __init__(self, app: Application) -> None:
+    ``address`` is the host and the port that the application is told it is reached at.
+    """
+
+    def __init__(self, app: Application, address: tuple[str, int] | None = None) -> None:
         self._app = app
+        self._address = address
 
     async def __call__(self, request: HttpRequest, respond: Responder) -> None:
         """Answer one request."""
@@ -31,13 +36,13 @@ class AsgiHandler:
             "http_version": "1.1",
             "method": request.method,
             "scheme": "http",
-            "path": path,
+            "path": unquote(path),
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "root_path": "",
             "headers": list(request.headers),
             "client": (request.client, 0),
-            "server": None,
+            "server": self._address,
         }
         exchange = _Exchange(request.body, respond)
         await self._app(scope, exchange.receive, exchange.send)

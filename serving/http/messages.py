@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from serving.openai.errors import bad_request
+import msgspec
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case, and values."""
 
+TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+"""Regular expression of the name of a header (RFC 9110, section 5.6.2)."""
 MAX_RETRY_AFTER_S = 3600.0
 """Longest time of a Retry-After that is passed on."""
 
@@ -43,8 +44,7 @@ def read_retry_after(headers: Headers) -> float:
     return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(msgspec.Struct, frozen=True, gc=False):
     """What comes before the body of a request. ``client`` is the client's IP address."""
 
     method: str
@@ -62,8 +62,7 @@ class RequestHead:
         return find_header(self.headers, name)
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest(RequestHead):
+class HttpRequest(RequestHead, frozen=True, gc=False):
     """One request, read whole."""
 
     body: bytes
@@ -75,15 +74,10 @@ def is_json(headers: Headers) -> bool:
     return media_type.strip().lower() == b"application/json"
 
 
-def check_framing(headers: Headers) -> None:
-    """Check that the length of a body is said in one way (RFC 9112, section 6.1).
-
-    A proxy may go by the length and this server by the chunks. What one takes for the end of the body would then be
-    the beginning of another request for the other (request smuggling).
-
-    Raises:
-        ApiError: 400; the connection must be closed after it.
-    """
-    names = {name for name, _ in headers}
-    if b"content-length" in names and b"transfer-encoding" in names:
-        raise bad_request("A request has either Content-Length or Transfer-Encoding, not both.")
+def keeps_open(headers: Headers) -> bool:
+    """Whether who sends a message with HTTP/1.1 has more to come over its connection (RFC 9112, section 9.3)."""
+    return not any(
+        name == b"connection" and option.strip().lower() == b"close"
+        for name, value in headers
+        for option in value.split(b",")
+    )

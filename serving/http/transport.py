@@ -25,6 +25,11 @@ class Transport:
         self._writes = 0
         """Since other tasks had a turn."""
 
+    @property
+    def is_secured(self) -> bool:
+        """Whether it is over TLS."""
+        return self._tls is not None
+
     async def receive(self, most: int) -> bytes:
         """What has come, up to so many bytes, once something has; ``b""`` at the end of the stream.
 
@@ -36,11 +41,23 @@ class Transport:
         while True:
             await trio.lowlevel.wait_readable(self._get_descriptor())
             try:
-                return os.read(self._get_descriptor(), most)
-            except BlockingIOError:  # the system was wrong (BUGS in select(2))
+                return self.receive_nowait(most)
+            except trio.WouldBlock:  # the system was wrong (BUGS in select(2))
                 continue
-            except OSError as error:
-                raise _describe_broken(error) from error
+
+    def receive_nowait(self, most: int) -> bytes:
+        """The same of what has come already, of a connection that is not secured.
+
+        Raises:
+            trio.WouldBlock: nothing has.
+            trio.BrokenResourceError, trio.ClosedResourceError: the connection is broken, or closed here.
+        """
+        try:
+            return os.read(self._get_descriptor(), most)
+        except BlockingIOError:
+            raise trio.WouldBlock from None
+        except OSError as error:
+            raise _describe_broken(error) from error
 
     async def send(self, data: bytes, timeout_s: float = math.inf) -> None:
         """Write all of ``data``.

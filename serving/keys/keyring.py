@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
 
 from chain.amounts import format_credits
@@ -61,8 +62,7 @@ class _Key:
     counters: KeyCounters = field(default_factory=KeyCounters)
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """What one request under way has reserved: micro-credits and tokens."""
 
     key: str
@@ -142,7 +142,10 @@ class Keyring:
         if self.is_open:
             return None
         # What is looked up is the digest, so that the time taken tells nothing about keys that are close.
-        key = self._by_digest.get(hash_secret(read_secret(headers)))
+        secret = read_secret(headers)
+        if not secret:
+            raise unauthorized("No API key was given: send it in the header 'Authorization: Bearer KEY'.")
+        key = self._by_digest.get(hash_secret(secret))
         if key is None or key.record.revoked is not None:
             raise unauthorized()
         expires = key.record.limits.expires

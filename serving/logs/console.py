@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TextIO
@@ -33,7 +34,7 @@ Format = Literal["text", "json"]
 
 log = structlog.get_logger(__name__)
 
-LIBRARY_LEVELS = {"libp2p": logging.ERROR, "hypercorn": logging.WARNING, "httpx": logging.WARNING, "": logging.WARNING}
+LIBRARY_LEVELS = {"libp2p": logging.ERROR, "httpx": logging.WARNING, "": logging.WARNING}
 """Least level of a library's events, by the first part of the logger's name; ``""`` stands for any other library."""
 OWN_LOGGERS = ("chain", "consensus", "p2p", "serving", "node")
 """First parts of the names of this program's loggers."""
@@ -68,9 +69,11 @@ def configure_logs(level: Level = "info", format: Format = "text", file: LogFile
     stderr.setFormatter(_make_formatter(common, format))
     kept = _KeepingHandler(RECENT, file)
     kept.setFormatter(_make_formatter(common, "json"))
-    _install(_Handler([stderr, kept]), threshold)
+    gate = _Gate()
+    _install(_Handler([stderr, kept], gate), threshold)
     structlog.configure(
         processors=[
+            gate,
             structlog.contextvars.merge_contextvars,
             *common,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
@@ -119,21 +122,38 @@ def escape_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
     return event  # other values are shown by repr(), which escapes by itself
 
 
-class _Handler(logging.Handler):
-    """Gives records to ``sinks``, but leaves out those above the rate of their event, and says how many."""
+class _Gate:
+    """Leaves out events above their rate, and says how many. As a processor it does so before they cost anything."""
 
-    def __init__(self, sinks: Sequence[logging.Handler]) -> None:
+    def __init__(self) -> None:
+        self._rate = LogRate()
+
+    def __call__(self, _: Any, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if level != "debug" and not self.admit(str(event["event"]), time.time()):
+            raise structlog.DropEvent
+        return event
+
+    def admit(self, event: str, now: float) -> bool:
+        """Whether to write a line of ``event``."""
+        for other, count in self._rate.take_left_out(now):
+            log.warning("lines left out", of=other, count=count)
+        return self._rate.admit(event, now)
+
+
+class _Handler(logging.Handler):
+    """Gives records to ``sinks``, those of the standard library's ``logging`` only if the gate admits them."""
+
+    def __init__(self, sinks: Sequence[logging.Handler], gate: _Gate) -> None:
         super().__init__()
         self.name = HANDLER
         self.addFilter(_LibraryFilter())
         self._sinks = sinks
-        self._rate = LogRate()
+        self._gate = gate
 
     def emit(self, record: logging.LogRecord) -> None:
-        for event, count in self._rate.take_left_out(record.created):
-            log.warning("lines left out", of=event, count=count)
+        is_admitted = hasattr(record, "_logger")  # by structlog: it came through the gate already
         # What the owner looks for in detail is not left out.
-        if record.levelno <= logging.DEBUG or self._rate.admit(_get_event(record), record.created):
+        if is_admitted or record.levelno <= logging.DEBUG or self._gate.admit(_get_event(record), record.created):
             for sink in self._sinks:
                 sink.handle(record)
 
@@ -169,7 +189,7 @@ def _get_event(record: logging.LogRecord) -> str:
     """What lines are counted by: the event or unformatted message; for a library its logger, as its texts may vary."""
     if record.name.partition(".")[0] not in OWN_LOGGERS:
         return record.name
-    return str(record.msg["event"] if isinstance(record.msg, dict) else record.msg)
+    return str(record.msg)
 
 
 class _LibraryFilter(logging.Filter):

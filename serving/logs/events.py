@@ -69,6 +69,7 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
             ),
             "what became of a request; `key_name` names its API key, and `served_by` is local or the address of a node",
         ),
+        "more requests ended": Event("info", ("count",), "in the same second, beside those that have a line each"),
         "payment final": Event("info", ("request", "hold", "credits", "height"), "what an answer cost is final"),
         "served here after all": Event("info", ("request", "reason"), "no other node took it"),
         "offloaded after all": Event("info", ("request", "reason"), "no backend here took it"),
@@ -82,6 +83,9 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
     },
     "Backends": {
         "a backend did not deliver": Event("info", ("model", "reason"), "another backend or node was asked"),
+        "a backend fails this node's own check": Event(
+            "warning", ("model", "reason"), "it gave others errors, and this node not one token: it is asked last"
+        ),
         "backend is not usable: it does not answer, or lists no models": Event(
             "warning", ("url",), "start it, or correct `base_url`"
         ),

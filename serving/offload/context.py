@@ -13,7 +13,7 @@ from chain.transition.rounds import get_period
 from consensus.engine import Engine
 from p2p.network import NetworkError
 from p2p.runtime import Runtime
-from p2p.streams.exchanges import Exchange
+from p2p.streams.exchange import Exchange
 from serving.accounting.payments import Payments
 from serving.offload.protocol import DIGEST_SALT_BYTES, Message, decode_message
 from serving.openai.requests import Request
@@ -101,8 +101,7 @@ async def receive_message(exchange: Exchange, timeout: float) -> Message:
     Raises:
         NetworkError, CodecError, trio.TooSlowError: there is none within ``timeout`` seconds.
     """
-    with trio.fail_after(timeout):
-        frame = await exchange.receive()
+    frame = await exchange.receive(trio.current_time() + timeout)
     if frame is None:
         raise NetworkError("the peer ended the exchange")
     return decode_message(frame)

@@ -26,7 +26,9 @@ class OriginatorSettings:
     resume_s: float = 45.0
     """For finding an executor again that was lost in the middle of a stream."""
     hold_time_ms: int = 600_000
-    """Chain time for which a hold is good; also the most time for an answer."""
+    """Least chain time for which a hold is good (:mod:`serving.offload.originator.hold_time`)."""
+    max_hold_time_ms: int = 1_800_000
+    """Most chain time for which one is: an executor that falls silent keeps the payer's credits for so long."""
     enabled: bool = True
     """Whether any request is offloaded; if not, no other node is an executor for this one."""
     choices: int = 4

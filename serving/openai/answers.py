@@ -17,6 +17,7 @@ from serving.openai.content import (
     MESSAGES,
     AnswerForm,
     AnyContent,
+    ReportedUsage,
     VectorContent,
     count_completion_bytes,
     decode_body,
@@ -83,6 +84,22 @@ class Answer:
         return Answer(self.status, self.content_type, body, self.retry_after_s)
 
 
+class WholeBody:
+    """A body of one piece; an empty one has no piece."""
+
+    def __init__(self, body: bytes = b"") -> None:
+        self._body = body
+
+    def __aiter__(self) -> WholeBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body, self._body = self._body, b""
+        if not body:
+            raise StopAsyncIteration
+        return body
+
+
 class AnswerInspector:
     """Watches one answer, of ``form``, to a request for ``choices`` choices, in which calls count if it ``has_tools``.
 
@@ -113,6 +130,8 @@ class AnswerInspector:
         self._passed = 0
         """Their bytes."""
         self._reported: int | None = None
+        self.prompt_tokens = 0
+        """Tokens of the prompt as the backend reports them; 0 if it does not, or not yet."""
         self._events = 0
         self._last = b""
         """Data of the last event with content."""
@@ -228,9 +247,15 @@ class AnswerInspector:
             reason = choice.finish_reason
             if reason is not None and _FINISH_REASON.fullmatch(reason):
                 self.finish_reason = reason
-        tokens = b"" if content.usage is None else bytes(content.usage.completion_tokens)
+        if content.usage is not None:
+            self._read_usage(content.usage)
+
+    def _read_usage(self, usage: ReportedUsage) -> None:
+        tokens, prompt = bytes(usage.completion_tokens), bytes(usage.prompt_tokens)
         if _TOKENS.fullmatch(tokens):
             self._reported = int(tokens)
+        if _TOKENS.fullmatch(prompt):
+            self.prompt_tokens = int(prompt)
 
     def _has_all(self, content: AnyContent) -> bool:
         """Whether there are as many embeddings as were asked for."""

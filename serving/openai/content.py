@@ -77,6 +77,7 @@ class Vector(msgspec.Struct, gc=False):
 class ReportedUsage(msgspec.Struct, gc=False):
     """The usage that a backend reports; it is for the user alone."""
 
+    prompt_tokens: msgspec.Raw = msgspec.Raw()
     completion_tokens: msgspec.Raw = msgspec.Raw()
 
 

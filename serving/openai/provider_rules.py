@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+import msgspec
 
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from serving.openai.errors import MAX_SHOWN_CHARS, bad_request
 from serving.openai.number_formats import NOT_KNOWN, NUMBER_FORMATS, UNKNOWN, NumberFormats
 
@@ -54,8 +55,7 @@ _ME = b""
 """The node that is asked, in the place of a public key."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderRules:
+class ProviderRules(msgspec.Struct, frozen=True, gc=False):
     """Who may answer: the public keys of ``only`` (none: all) but those of ``ignore``; the empty key is this node.
 
     ``max_price`` is in micro-credits. ``formats`` are the classes of number formats, or ``unknown``, of which each part

@@ -6,9 +6,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from serving.openai.bodies import parse_json
 from serving.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, ApiEndpoint
@@ -67,8 +70,7 @@ _JSON_ITEM = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{,]', re.DOTALL)
 """Also matches a string without an end, so that no byte is looked at twice."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """One parsed request.
 
     ``path`` is that of its endpoint. ``body`` is what goes to the backend: the user's own bytes, or the same JSON with
@@ -122,7 +124,9 @@ def read_request(path: str, body: bytes) -> Request:
     Raises:
         ApiError: 400, naming the field at fault.
     """
-    return _read(path, body, parse_body(body), MAX_REQUEST_TOKENS, local_only=False)
+    content = parse_body(body)
+    request = _read(path, body, content, MAX_REQUEST_TOKENS, local_only=False)
+    return replace(request, prefixes=hash_prefixes(request.model, content.get("messages")))
 
 
 def is_local_only(value: str) -> bool:
@@ -153,15 +157,11 @@ def parse_request(
     model = content.get("model")
     if model_caps and isinstance(model, str):
         token_cap = model_caps.get(model, token_cap)
-    request = _read(path, body, content, token_cap, local_only, DEFAULT_TEXT_TOKENS)
-    return replace(
-        request,
-        body=_fill_in(request, content, token_cap),
-        timeout_s=timeout_s,
-        prefixes=hash_prefixes(request.model, content.get("messages")),
-        key=key,
-        rules=rules,
-    )
+    prefixes = hash_prefixes(model, content.get("messages")) if isinstance(model, str) else ()
+    known = {"timeout_s": timeout_s, "key": key, "rules": rules, "prefixes": prefixes}
+    request = _read(path, body, content, token_cap, local_only, DEFAULT_TEXT_TOKENS, known)
+    filled = _fill_in(request, content, token_cap)
+    return request if filled is request.body else replace(request, body=filled)
 
 
 def _fill_in(request: Request, content: Mapping[str, Any], token_cap: int) -> bytes:
@@ -186,7 +186,7 @@ def parse_body(body: bytes) -> dict[str, Any]:
     if len(body) > MAX_JSON_ITEMS and any(islice(_JSON_ITEM.finditer(body), MAX_JSON_ITEMS, None)):
         raise bad_request(f"The JSON of the body has more than {MAX_JSON_ITEMS} strings, commas and brackets.")
     try:
-        content = json.loads(body, object_pairs_hook=_make_object)
+        content = _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))  # as json.loads does
     except (ValueError, RecursionError) as error:
         raise bad_request(f"The body is not valid JSON: {error}.") from None
     if not isinstance(content, dict):
@@ -206,6 +206,9 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_make_object)
+
+
 def _read(
     path: str,
     body: bytes,
@@ -213,7 +216,9 @@ def _read(
     token_cap: int,
     local_only: bool,
     default_text_tokens: int = MAX_REQUEST_TOKENS,
+    known: Mapping[str, Any] = MappingProxyType({}),
 ) -> Request:
+    """The request in a body. ``known`` is what the body does not say of it."""
     endpoint, fields = ENDPOINTS[path], ENDPOINT_FIELDS[path]
     for name in content:
         if name not in fields and name.casefold() in fields:
@@ -226,7 +231,7 @@ def _read(
         raise bad_request("Name a model in the field 'model'.", param="model")
     stream = _read_flag(content, "stream")
     if endpoint is EMBEDDINGS:
-        return _read_embeddings(body, content, model, stream, local_only)
+        return _read_embeddings(body, content, model, stream, local_only, known)
     options = content.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise bad_request("'stream_options' must be an object.", param="stream_options")
@@ -239,7 +244,7 @@ def _read(
     if endpoint is COMPLETIONS:
         token_cap = token_cap if limit else min(token_cap, default_text_tokens)
         choices, echoed_bytes = _read_prompts(body, content, choices)
-    has_tools = bool(content.get("tools") or content.get("functions"))
+    has_tools = _has_tools(content)
     return Request(
         path,
         body,
@@ -253,10 +258,13 @@ def _read(
         is_limited=limit is not None,
         features=_find_features(content, has_tools) | ({endpoint.feature} if endpoint.feature else set()),
         echoed_bytes=echoed_bytes,
+        **known,
     )
 
 
-def _read_embeddings(body: bytes, content: dict[str, Any], model: str, stream: bool, local_only: bool) -> Request:
+def _read_embeddings(
+    body: bytes, content: dict[str, Any], model: str, stream: bool, local_only: bool, known: Mapping[str, Any]
+) -> Request:
     """A request for embeddings, whose answer has no tokens."""
     if stream:
         raise bad_request("Embeddings are not streamed.", param="stream")
@@ -274,6 +282,7 @@ def _read_embeddings(body: bytes, content: dict[str, Any], model: str, stream: b
         has_tools=False,
         local_only=local_only,
         features=frozenset({"embeddings"}),
+        **known,
     )
 
 
@@ -296,6 +305,15 @@ def _count_texts(content: dict[str, Any], name: str) -> int:
     if not isinstance(texts, list) or not texts:
         raise bad_request(f"'{name}' must be a text or a list of texts, or of their tokens.", param=name)
     return 1 if type(texts[0]) is int else len(texts)
+
+
+def _has_tools(content: dict[str, Any]) -> bool:
+    """Whether the answer may be calls. To other than a list of objects, servers answer as if they were broken."""
+    for name in ("tools", "functions"):
+        tools = content.get(name)
+        if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+            raise bad_request(f"'{name}' must be a list of objects.", param=name)
+    return bool(content.get("tools") or content.get("functions"))
 
 
 def _find_features(content: dict[str, Any], has_tools: bool) -> frozenset[str]:
@@ -330,7 +348,8 @@ def _read_flag(content: dict[str, Any], name: str, place: str = "") -> bool:
 
 def _read_largest(content: dict[str, Any], names: tuple[str, ...]) -> int | None:
     """The largest of the counts that are there."""
-    return max((value for name in names if (value := _read_count(content, name)) is not None), default=None)
+    found = [_read_count(content, name) for name in names if name in content]
+    return max((count for count in found if count is not None), default=None) if found else None
 
 
 def _read_count(content: dict[str, Any], name: str) -> int | None:

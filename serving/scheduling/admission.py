@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import merge
 
+import msgspec
 import trio
 
 from chain.histogram import Histogram
@@ -64,8 +65,7 @@ class SlotLost(Exception):
     """A slot that was lent is needed for a request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True, gc=False):
     """What a request asks of admission.
 
     ``predicted_s`` is its predicted service time (0: unknown), ``max_wait_s`` how long it can wait for its slot.
@@ -78,14 +78,20 @@ class Demand:
     max_wait_s: float = math.inf
     payer: bytes = b""
 
+    @property
+    def is_of_stranger(self) -> bool:
+        """Whether the owner does not vouch for it: another node asks, or a user with an API key."""
+        return self.origin is Origin.DELEGATED or bool(self.payer)
+
 
 @dataclass(slots=True, eq=False)
 class _Ticket(QueueEntry):
     """A request that waits for a slot or has it."""
 
     demand: Demand
-    handed_over: trio.Event = field(default_factory=trio.Event)
     started_at: float = 0.0
+    handed_over: trio.Event | None = None
+    """Of one that has to wait: set when it is given its slot."""
 
     @property
     def group(self) -> tuple[str, Origin]:
@@ -288,9 +294,12 @@ class Admission:
         if scope.cancelled_caught:
             raise SlotLost("a request needs the backend")
 
-    @asynccontextmanager
-    async def slot(self, demand: Demand) -> AsyncIterator[None]:
-        """Wait for a slot and hold it.
+    def slot(self, demand: Demand) -> Slot:
+        """A slot to be waited for and held, as an asynchronous context."""
+        return Slot(self, demand)
+
+    async def take(self, demand: Demand) -> _Ticket:
+        """Wait for a slot, to be given back by :meth:`give_back`.
 
         Raises:
             QueueFull: no slot is free and the queue has no room.
@@ -308,11 +317,13 @@ class Admission:
             counters.late += 1
             raise
         counters.waits.observe(ticket.started_at - ticket.arrived_at)
-        try:
-            yield
-            self.service_times.note(demand.predicted_s, trio.current_time() - ticket.started_at)
-        finally:
-            self._release(ticket)
+        return ticket
+
+    def give_back(self, ticket: _Ticket, *, is_done: bool) -> None:
+        """A request no longer needs its slot; ``is_done``: as it should."""
+        if is_done:
+            self.service_times.note(ticket.demand.predicted_s, trio.current_time() - ticket.started_at)
+        self._release(ticket)
 
     def _check_share(self, demand: Demand) -> None:
         """Keep places of the queue free of one API key. Offers have been checked before they came here.
@@ -348,17 +359,18 @@ class Admission:
                     f"a slot is expected in {wait:.0f} s, and the request can wait for {demand.max_wait_s:.0f} s",
                     self.predict_drained(),
                 )
+        handed_over = ticket.handed_over = trio.Event()
         queue.add(ticket)
         try:
             with trio.move_on_after(demand.max_wait_s):
-                await ticket.handed_over.wait()
+                await handed_over.wait()
         except trio.Cancelled:
-            if ticket.handed_over.is_set():  # in the moment of cancellation
+            if handed_over.is_set():  # in the moment of cancellation
                 self._release(ticket)
             else:
                 queue.remove(ticket)
             raise
-        if not ticket.handed_over.is_set():
+        if not handed_over.is_set():
             queue.remove(ticket)
             raise TooLate(f"no slot was free in {demand.max_wait_s:.0f} s", self.predict_drained())
 
@@ -386,6 +398,7 @@ class Admission:
         """Give a slot, which counts as running already, to a request that waits."""
         self._queues[ticket.demand.origin].remove(ticket)
         self._begin(ticket)
+        assert ticket.handed_over is not None
         ticket.handed_over.set()
 
     def _begin(self, ticket: _Ticket) -> None:
@@ -404,3 +417,21 @@ class Admission:
         """Hand a slot to the next request, or free it."""
         self.running -= 1
         self.refill()
+
+
+class Slot:
+    """A slot of a backend, held within the context; entering it raises what :meth:`Admission.take` does."""
+
+    def __init__(self, admission: Admission, demand: Demand) -> None:
+        self._admission = admission
+        self._demand = demand
+
+    async def __aenter__(self) -> None:
+        self._ticket = await self._admission.take(self._demand)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.leave(is_done=kind is None)
+
+    def leave(self, *, is_done: bool) -> None:
+        """Give the slot back; ``is_done``: the request was carried out."""
+        self._admission.give_back(self._ticket, is_done=is_done)

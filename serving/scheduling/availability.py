@@ -77,6 +77,15 @@ def judge_availability(parameters: PolicyParameters, hours: Hours | None, now_ms
     return Availability(True, changes_in_s, "always" if hours is None else "within the hours of the schedule")
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A node that ends takes nothing new. It was told so at ``since``, and waits for what is under way up to ``until``,
+    both on the monotonic clock."""
+
+    since: float
+    until: float
+
+
 class AvailabilityGate:
     """The availability of one node, now."""
 
@@ -90,8 +99,8 @@ class AvailabilityGate:
         self._own_requests = 0
         self._quiet_since: float | None = None
         """Since when no request of the node's users is under way, on the monotonic clock; None: since the start."""
-        self.is_ending = False
-        """Whether the node ends, and takes no new request."""
+        self.ending: Ending | None = None
+        """Set when the node ends, and takes no new request."""
 
     @contextmanager
     def own_use(self) -> Iterator[None]:
@@ -105,7 +114,7 @@ class AvailabilityGate:
 
     def check(self) -> Availability:
         """Whether other nodes are served now."""
-        if self.is_ending:
+        if self.ending is not None:
             return Availability(False, None, "this node is ending")
         now = trio.current_time()
         if self._quiet_since is None:  # nobody knows who was here before the start

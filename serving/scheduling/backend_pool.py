@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from functools import partial
+from types import TracebackType
 
 import trio
 
-from serving.backends.backend import Backend, Load, WeightedBackend
+from serving.backends.backend import Backend, Load, LoadedBackend, WeightedBackend
 from serving.openai.answers import Answer
 from serving.openai.number_formats import NumberFormats, classify, join_formats
+from serving.prediction.predicted_time import ServiceSpeed
+from serving.prediction.speed import SpeedMeter
 from serving.scheduling.admission import Admission, Demand, Origin
+from serving.scheduling.backend_check import check_backend
 from serving.scheduling.circuit_breaker import CircuitBreaker
 from serving.scheduling.policy import LoadSnapshot, Policy, PolicyParameters
-from serving.scheduling.prediction import ServiceSpeed
-from serving.scheduling.speed import SpeedMeter
+from serving.scheduling.silent_answers import SilentAnswers
 
 REFILL_INTERVAL_S = 1.0
 """Seconds between two looks at what a backend has room for: about the age of what it shows of itself."""
+
+
+GATHERED_FROM = 32
+"""Requests at a time from which on the pieces of their streams are gathered."""
+GATHERING_S_PER_REQUEST, MAX_GATHERING_S = 0.00025, 0.02
+"""For how long: so that a node with many streams wakes up four thousand times a second for them at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,7 @@ class ScheduledBackend:
     """How many times as many requests it gets, for its capacity, as another of weight 1."""
     meter: SpeedMeter = field(default_factory=SpeedMeter)
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    silent: SilentAnswers = field(default_factory=SilentAnswers)
 
     def get_speed(self, model: str) -> ServiceSpeed:
         """How busy it is, counting other users of the backend where it shows them, and how fast it was of late."""
@@ -47,17 +57,8 @@ class ScheduledBackend:
             context_length=limits.context_length,
             features=limits.features,
             number_formats=classify(limits.quantization),
+            cache_tokens=load.cache_tokens,
         )
-
-    def get_expected_speed(self, model: str) -> ServiceSpeed:
-        """The same with the decode rate that a further request can expect until its end: what nodes are compared by."""
-        return self.expect_speed(model, self.get_speed(model))
-
-    def expect_speed(self, model: str, speed: ServiceSpeed) -> ServiceSpeed:
-        """The same, where the present ``speed`` is known."""
-        tokens = self.meter.get(model).held_tokens
-        share = compute_cache_share(self.backend.get_load().cache_tokens, tokens, speed.running)
-        return speed if share == 1.0 else replace(speed, decode_rate=share * speed.decode_rate)
 
     def get_number_formats(self, model: str) -> NumberFormats:
         """In which it serves a model."""
@@ -67,6 +68,20 @@ class ScheduledBackend:
     def relative_load(self) -> float:
         """Requests with the next one, by slots and by the weight that its owner gives it: who has least is next."""
         return (self.admission.utilization + 1 / self.admission.capacity) / self.weight
+
+    @property
+    def gathering_s(self) -> float:
+        """Seconds for which the pieces of a stream are gathered after its beginning; 0: each is passed on as it comes.
+
+        A piece takes a node about as long whether it has one event or ten.
+        """
+        running = self.admission.running
+        return min(MAX_GATHERING_S, running * GATHERING_S_PER_REQUEST) if running >= GATHERED_FROM else 0.0
+
+    @property
+    def shows_queue(self) -> bool:
+        """Whether it is seen how many requests wait in the backend."""
+        return self.backend.get_load().known
 
     @property
     def is_backlogged(self) -> bool:
@@ -84,35 +99,53 @@ class ScheduledBackend:
             delegated_queue=admission.waiting(Origin.DELEGATED),
         )
 
-    @asynccontextmanager
-    async def complete(
+    def complete(
         self, path: str, body: bytes, demand: Demand, *, stream: bool, on_slot: Callable[[], None] = lambda: None
-    ) -> AsyncIterator[Answer]:
-        """Wait for a slot, then ask the backend. ``on_slot`` is called in between.
+    ) -> AdmittedRequest:
+        """A context that waits for a slot, then asks the backend. ``on_slot`` is called in between.
 
-        Raises:
+        Entering it raises:
             NotAdmitted: it gets no slot.
             BackendError: the backend does not answer.
         """
-        async with self.admission.slot(demand):
-            on_slot()
-            self.breaker.begin(trio.current_time())
-            async with self.backend.complete(path, body, stream=stream) as answer:
-                yield answer
+        return AdmittedRequest(self, partial(self.backend.complete, path, body, stream=stream), demand, on_slot)
 
 
-def compute_cache_share(cache_tokens: int, held_tokens: float, running: int) -> float:
-    """The part of its time in which a request is worked on that comes to ``running`` others, each of ``held_tokens``.
+class AdmittedRequest:
+    """A request to a backend, which has a slot within the context."""
 
-    A cache that has room for few of them makes some wait again in the middle of their answers, and the next ones at
-    their beginning. Whether it will be full before the answer ends is not known, only that it is likelier the more run
-    now. So each that runs takes its part long before that, as if all shared one processor: there the mean time grows in
-    proportion to the requests that are found (Coffman, Muntz and Trotter 1970). 1 if either number of tokens is not
-    known (0).
-    """
-    if not cache_tokens or not held_tokens:
-        return 1.0
-    return cache_tokens / (cache_tokens + held_tokens * running)
+    def __init__(
+        self,
+        scheduled: ScheduledBackend,
+        ask: Callable[[], AbstractAsyncContextManager[Answer]],
+        demand: Demand,
+        on_slot: Callable[[], None],
+    ) -> None:
+        self._scheduled = scheduled
+        self._ask = ask
+        self._slot = scheduled.admission.slot(demand)
+        self._on_slot = on_slot
+
+    async def __aenter__(self) -> Answer:
+        await self._slot.__aenter__()
+        try:
+            self._on_slot()
+            self._scheduled.breaker.begin(trio.current_time())
+            self._asked = self._ask()
+            return await self._asked.__aenter__()
+        except BaseException:
+            self._slot.leave(is_done=False)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        is_done = False
+        try:
+            await self._asked.__aexit__(kind, error, traceback)
+            is_done = kind is None
+        finally:
+            self._slot.leave(is_done=is_done)
 
 
 def find_room(load: Load, capacity: int) -> int:
@@ -124,11 +157,19 @@ def _find_room(backend: Backend, capacity: int) -> int:
     return find_room(backend.get_load(), capacity)
 
 
-async def _refill(admission: Admission) -> None:
-    """Begin requests, one at a time, for which a backend is seen to have room again."""
+async def _follow(scheduled: ScheduledBackend, nursery: trio.Nursery) -> None:
+    """Begin requests, one at a time, for which a backend is seen to have room again; put off what may wait in it.
+
+    One that is doubted is checked by a task in ``nursery``.
+    """
+    backend, breaker = scheduled.backend, scheduled.breaker
     while True:
         await trio.sleep(REFILL_INTERVAL_S)
-        admission.refill()
+        scheduled.admission.refill()
+        if backend.models and breaker.take_doubt():
+            nursery.start_soon(check_backend, backend, backend.models[0], breaker, scheduled.meter)
+        if scheduled.is_backlogged:
+            scheduled.silent.put_off(trio.current_time(), scheduled.meter.content_at)
 
 
 class BackendPool:
@@ -164,10 +205,14 @@ class BackendPool:
         async with trio.open_nursery() as nursery:
             for scheduled in self._scheduled:
                 nursery.start_soon(scheduled.backend.run)
-                nursery.start_soon(_refill, scheduled.admission)
+                nursery.start_soon(_follow, scheduled, nursery)
 
     async def wait_alive(self, patience: float) -> None:
-        """Wait until every backend is alive, at most ``patience`` seconds."""
+        """Wait until what this process loads is loaded, and then until every backend is alive, for ``patience`` seconds
+        at most: another server may be away."""
+        for scheduled in self._scheduled:
+            if isinstance(scheduled.backend, LoadedBackend):
+                await scheduled.backend.wait_loaded()
         with trio.move_on_after(patience):
             for scheduled in self._scheduled:
                 await scheduled.backend.wait_alive()

@@ -6,6 +6,8 @@ A broken backend answers at once and so looks idle: by load alone it would get m
 :data:`OPEN_AFTER` failures in a row the breaker is *open* for 5 seconds, and twice as long after each failed probe, up
 to 30 (Nygard, "Release It!", 2007). Then one request is let through as a probe, and its outcome decides. An open
 breaker puts a backend last; it forbids nothing, since a backend that may be broken is better than none.
+
+A failure of which the request may be the cause is a *doubt*. The backend is checked then, and what comes of it counts.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ class CircuitBreaker:
     _open_until: float = -math.inf
     _busy_until: float = -math.inf
     _is_probing: bool = False
+    _is_doubted: bool = False
+    _is_checked: bool = False
+    """Whether somebody finds out now what a doubt is worth."""
 
     @property
     def is_broken(self) -> bool:
@@ -61,6 +66,7 @@ class CircuitBreaker:
     def note_answer(self) -> None:
         """A whole answer came, or an error of which the request is the cause."""
         self.failures, self._open_s, self._busy_until, self._is_probing = 0, 0.0, -math.inf, False
+        self._is_doubted = self._is_checked = False
 
     def note_failure(self, now: float) -> None:
         """It failed. Requests that were sent before it opened do not open it for longer when they fail too."""
@@ -69,6 +75,23 @@ class CircuitBreaker:
             self._is_probing = False
             self._open_s = min(MAX_OPEN_S, max(FIRST_OPEN_S, 2 * self._open_s))
             self._open_until = now + self._open_s
+
+    def note_doubt(self) -> None:
+        """It answered with an error, for which the request may be to blame."""
+        self._is_doubted = True
+
+    def take_doubt(self) -> bool:
+        """Whether it is to be checked now. Then a check is under way until an answer comes, or it is said to fail."""
+        if not self._is_doubted or self._is_checked:
+            return False
+        self._is_doubted, self._is_checked = False, True
+        return True
+
+    def note_check_failed(self, now: float) -> None:
+        """A check of it has failed, which opens it at once."""
+        self._is_checked = False
+        self.failures = max(self.failures, OPEN_AFTER - 1)
+        self.note_failure(now)
 
     def note_busy(self, now: float, retry_after_s: float = 0.0) -> None:
         """It has no time, and has named one (0: none). That is no failure."""

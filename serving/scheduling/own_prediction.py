@@ -6,16 +6,16 @@ It says whether to offload the request, how long it will have its slot, and what
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from serving.openai.requests import Request
+from serving.prediction.predicted_time import ServiceSpeed, predict_service
+from serving.prediction.predictor import Expected, Prediction, Predictor, is_able
 from serving.scheduling.backend_pool import ScheduledBackend
-from serving.scheduling.prediction import ServiceSpeed, predict_service
-from serving.scheduling.predictor import Expected, Prediction, Predictor, is_able
 
 
-@dataclass(frozen=True, slots=True)
-class OwnPrediction:
+class OwnPrediction(msgspec.Struct, frozen=True):
     """What was expected at ``predicted_at`` (s) of ``backend``, for one request."""
 
     backend: ScheduledBackend
@@ -39,7 +39,7 @@ class OwnPrediction:
 def predict_own(predictor: Predictor, backend: ScheduledBackend, request: Request, now: float) -> OwnPrediction:
     """What is expected of ``backend`` for a request that came now."""
     speed, expected = backend.get_speed(request.model), predictor.expect(request)
-    expected_speed = backend.expect_speed(request.model, speed)
     able = is_able(speed, expected.largest, request.features)
-    prediction = predictor.predict(predictor.me, request, expected, expected_speed, now)
+    ahead = backend.meter.get(request.model).unread_tokens
+    prediction = predictor.predict(predictor.me, request, expected, speed, now, tokens_ahead=ahead)
     return OwnPrediction(backend, expected, prediction, speed, now, able)

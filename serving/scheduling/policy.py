@@ -13,6 +13,8 @@ from enum import Enum
 from importlib.metadata import entry_points
 from typing import Protocol
 
+import msgspec
+
 ENTRY_POINTS = "wwwserve.policies"
 """Group of entry points in which installed packages offer policies."""
 
@@ -26,17 +28,16 @@ class Decision(Enum):
     DECLINE = "decline"
 
 
-@dataclass(frozen=True, slots=True)
-class LoadSnapshot:
+class LoadSnapshot(msgspec.Struct, frozen=True, gc=False):
     """What a decision may depend on.
 
     Of any request: its ``model``, the ``utilization`` of its backend (0 to 1, more when requests wait), how many
     requests wait in the two queues, and ``wait_s``, the predicted seconds until one that arrives now gets a slot.
 
     Of a user's request: the predicted times here and with the executor that would be asked first, in seconds
-    (:meth:`serving.scheduling.prediction.PredictedTime.score`; None if there is no executor, infinite if the backend
-    cannot take the request); the expected ``price`` of offloading it, in credits; and where its ``conversation`` should
-    stay, SERVE or OFFLOAD, for the sake of the prefix cache (None: anywhere).
+    (:meth:`serving.prediction.predicted_time.PredictedTime.score`; None if there is no executor, infinite if the
+    backend cannot take the request); the expected ``price`` of offloading it, in credits; and where its
+    ``conversation`` should stay, SERVE or OFFLOAD, for the sake of the prefix cache (None: anywhere).
     """
 
     model: str

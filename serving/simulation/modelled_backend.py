@@ -20,7 +20,7 @@ from p2p.runtime import Runtime
 from serving.backends.backend import BackendError, Load, ModelLimits
 from serving.backends.load_metrics import MetricsPage, compute_full_load, compute_load, parse_vllm
 from serving.backends.openai_compatible import METRICS_READ_INTERVAL_S
-from serving.openai.answers import Answer
+from serving.openai.answers import Answer, WholeBody
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS
 from serving.simulation.continuous_batch import ContinuousBatch
@@ -237,22 +237,6 @@ def _chunk(answer: _Answer, delta: dict[str, str], finish_reason: str | None = N
 
 def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
-
-
-class WholeBody:
-    """A body of one piece."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    def __aiter__(self) -> WholeBody:
-        return self
-
-    async def __anext__(self) -> bytes:
-        body, self._body = self._body, b""
-        if not body:
-            raise StopAsyncIteration
-        return body
 
 
 class _Events:

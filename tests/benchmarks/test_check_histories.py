@@ -13,7 +13,7 @@ from benchmarks.quality.check_histories import (
     get_network_limits,
     play,
 )
-from chain.check_parameters import CheckParameters
+from chain.parameters.checks import CheckParameters
 from chain.state.sequential_test import CheckHistory, SequentialTest
 from serving.quality.same_model.statistics import Measurement
 

@@ -19,8 +19,8 @@ from benchmarks.quality.duel_overhead import (
     compute_share,
     count_on_ledger,
 )
-from chain.duel_economics import check_duels
-from chain.parameters import Parameters
+from chain.parameters.duel_economics import check_duels
+from chain.parameters.parameters import Parameters
 from p2p.simulation.runtime import SimulatedRuntime
 from serving.openai.requests import CHAT_COMPLETIONS
 from serving.quality.duels.reading import read_answer

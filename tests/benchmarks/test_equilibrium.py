@@ -25,9 +25,9 @@ from benchmarks.quality.stake_dynamics import (
     play,
     solve,
 )
-from chain.duel_economics import check_duels
-from chain.duel_parameters import DuelParameters
-from tests.support.market_agents import Text
+from chain.parameters.duel_economics import check_duels
+from chain.parameters.duels import DuelParameters
+from tests.support.strategies.market_agents import Text
 
 PLAIN = {name: game for name, game in CASES.items() if game.friends is None}
 

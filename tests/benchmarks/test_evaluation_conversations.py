@@ -16,10 +16,13 @@ from benchmarks.evaluation.conversations import (
     SETTING,
     compute_first_token,
     draw_conversations,
+    run_oracle,
 )
+from benchmarks.evaluation.conversations import MARKETS as CONVERSATION_MARKETS
+from benchmarks.evaluation.market import Market
 from benchmarks.evaluation.replay import TIMEOUT_S, Result, Servers, make_body, meets_objective
-from benchmarks.evaluation.scale import BUSY_EVERY, GOAL_MS, RATE, draw_requests, make_figures, run_scaled
-from benchmarks.evaluation.workloads import Request, Turn
+from benchmarks.evaluation.scale import BUSY_EVERY, GOAL_MS, RATE, Scaled, draw_requests, make_figures, run_scaled
+from benchmarks.evaluation.workloads import MODEL, Request, Turn
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.backends.backend import BackendError
 from serving.openai.prefixes import hash_prefixes
@@ -61,6 +64,29 @@ def test_a_turn_begins_with_the_bytes_and_the_cache_blocks_of_the_turn_before() 
     assert [call.prompt for call in calls] == [1000, 1150]
     answered = (1000 + 100) // curve.block
     assert calls[1].names[:answered] == calls[0].names[:answered]
+
+
+def test_the_oracle_has_turns_answered_where_they_are_cached_and_long_ones_where_they_fit() -> None:
+    first, turn = Request(0, 0, 0.0, 20_000, 100), Turn(0, 20_000, 100)
+    requests = [first, Request(1, 0, 0.1, 20_000, 100), Request(2, 0, 30.0, 100, 100, history=(turn,))]
+    results = run_oracle(requests, 1)
+    assert all(result.is_answered and result.executor != result.node for result in results)
+    assert results[0].executor == results[2].executor != results[1].executor
+    long, other, cached = [result.first_token or TIMEOUT_S for result in results]
+    assert long == pytest.approx(other, abs=0.01) and 10 * cached < long
+    assert all((result.first_token or TIMEOUT_S) < result.latency for result in results)
+
+
+@pytest.mark.long
+def test_nodes_announce_how_fast_they_read_what_is_not_cached() -> None:
+    requests = draw_conversations(SETTING, 150.0, 1)
+    market = Market(SETTING, requests, 1, CONVERSATION_MARKETS["affinity"])
+    results = run_simulation("conversations:1", market.run_market).results
+    assert all(result.is_answered for result in results)
+    meters = [node.dispatcher.backend_pool.scheduled[0].meter for node in market.nodes]
+    rates = [meter.get(MODEL).prefill_rate for meter in meters]
+    assert sum(rate > 0 for rate in rates) >= 4
+    assert all(rate <= 1.2 * site.curve.prefill_rate for rate, site in zip(rates, SETTING.sites, strict=True)), rates
 
 
 def test_a_stream_is_in_time_by_its_first_token_and_its_pace() -> None:
@@ -117,5 +143,6 @@ def test_a_small_network_is_counted() -> None:
     run = run_scaled(4, 6.0, 1)
     assert len(run.results) == len(run.choices) and not run.missed and run.in_time
     assert run.blocks and run.block_bytes and run.sent.gossip_bytes
+    assert Scaled.from_plain(json.loads(json.dumps(run.to_plain()))) == run  # as it is kept
     figures = {figure.name: figure for figure in make_figures([run])}
     assert figures["4 nodes: routing of a request p50"].reference == GOAL_MS

@@ -25,7 +25,7 @@ from benchmarks.quality.ordering import (
 )
 from benchmarks.quality.ordering_servers import NO_SCORE, choose_letter, compute_score
 from chain.audit.duels import DuelHistory
-from chain.duel_economics import check_duels
+from chain.parameters.duel_economics import check_duels
 from chain.state.duel_records import REVEAL, Duel, JudgeSeat
 from chain.transition.duels.money import Movement
 from chain.transition.duels.verdict import DuelVerdict
@@ -59,6 +59,7 @@ def make_history(
         executor=EXECUTOR,
         model="model",
         amount=PRICE,
+        rate=1_000,
         request_digest=bytes(32),
         response_digest=bytes(32),
         stage=REVEAL,
@@ -201,4 +202,4 @@ def test_a_duel_without_an_end_fails_every_run() -> None:
 def test_the_charts_have_a_bar_for_each_class_and_judge() -> None:
     charts = make_charts({"strong judge": make_market(18), "weak judge": make_market(11)})
     assert all(len(series.y) == len(CLASSES) == len(chart.categories) for chart in charts for series in chart.series)
-    assert [len(chart.series) for chart in charts] == [3, 3, 2]
+    assert [len(chart.series) for chart in charts] == [1, 1, 2]

@@ -14,9 +14,22 @@ from benchmarks.machine import ROOT
 from benchmarks.pictures import Chart, Series, make_cumulative
 from benchmarks.report import Figure, Option, Report, Run, format_value, get_percentile
 
-BARS = Chart("bars", "", "seconds", (Series("a", (), (1.0, 2.0)), Series("b", (), (3.0, 4.0))), ("first", "second"))
+BARS = Chart(
+    "bars",
+    "",
+    "seconds",
+    (Series("a", (), (1.0, 2.0)), Series("b", (), (3.0, 4.0), intervals=((2.0, 4.0), (3.0, 5.0)))),
+    ("first", "second"),
+)
 CURVES = Chart(
-    "curves", "nodes", "bytes", (Series("a", (1, 2), (3.0, 4.0)), Series("limit", (1, 2), (5.0, 5.0), is_limit=True))
+    "curves",
+    "nodes",
+    "bytes",
+    (
+        Series("a", (1, 2), (3.0, 4.0)),
+        Series("compared with", (1, 2), (3.0, 3.0), is_reference=True),
+        Series("limit", (1, 2), (5.0, 5.0), is_limit=True),
+    ),
 )
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from chain.crypto import hash_bytes, is_valid_public_key
 from chain.exceptions import GenesisError
 from chain.genesis import GENESIS_VERSION, Genesis, GenesisAccount, load_genesis, make_genesis
-from chain.parameters import ModelPrice, Parameters, Price
+from chain.parameters.parameters import ModelPrice, Parameters, Price
 from chain.state.lottery import ServingPeriod, ServingPeriods
 from chain.state.records import Account
 from chain.state.state import compute_supply

@@ -10,7 +10,7 @@ from chain.crypto import format_address
 from chain.exceptions import JsonFormError, KeyFormatError
 from chain.genesis import GenesisAccount
 from chain.json_form import from_plain, to_plain
-from chain.parameters import ModelPrice, Parameters, Price
+from chain.parameters.parameters import ModelPrice, Parameters, Price
 from chain.types.operations import Hold
 from chain.types.votes import Vote
 from tests.support.keys import make_key

@@ -15,13 +15,6 @@ import pytest
 from nacl.signing import SigningKey
 
 from chain.codec import MAX_RECORD_BYTES
-from chain.duel_economics import (
-    BRIBE_MARGIN,
-    JUDGEMENT_COST,
-    MIN_BLOCK_SPACING_MS,
-    PAID_VERDICTS,
-)
-from chain.duel_parameters import DRAW_DELAYS, MAX_DRAW_HEIGHTS, MIN_DRAW_DELAY
 from chain.genesis import GENESIS_VERSION, MAX_NEWCOMERS, MAX_SERVERS
 from chain.light.proofs import MAX_PROOF_BYTES
 from chain.merkle.snapshot import (
@@ -31,6 +24,13 @@ from chain.merkle.snapshot import (
     MAX_STATE_KEY_BYTES,
     MAX_VALUE_BYTES,
 )
+from chain.parameters.duel_economics import (
+    BRIBE_MARGIN,
+    JUDGEMENT_COST,
+    MIN_BLOCK_SPACING_MS,
+    PAID_VERDICTS,
+)
+from chain.parameters.duels import DRAW_DELAYS, MAX_DRAW_HEIGHTS, MIN_DRAW_DELAY
 from chain.state.records import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE
 from chain.transition.duels.settlement import TIE_QUOTIENT
 from chain.transition.restart import VIEW_JUMP
@@ -45,8 +45,8 @@ from consensus.network import committee_streams as links
 from consensus.network.compact_blocks import MAX_WHOLE_BYTES
 from consensus.network.gossip import MAX_BATCH_BYTES
 from consensus.simplex import messages
-from consensus.simplex.core import Timeouts
 from consensus.simplex.messages import COMPACT_KIND, FORWARDED_KIND
+from consensus.simplex.view_timer import Timeouts
 from consensus.sync import messages as sync_records
 from p2p.coarse_clock import MAX_LAG_MS, STEP_MS
 from p2p.discovery.plumtree import PLUMTREE_PROTOCOL

@@ -13,7 +13,7 @@ import trio.testing
 from chain.audit.audit import audit_chain
 from chain.audit.sources import StoreSource
 from chain.genesis import Genesis
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.state.beacon import make_hash_chain
 from chain.state.keys import validator_key
 from chain.state.records import ValidatorRecord

@@ -14,9 +14,9 @@ from chain.transition.block import state_transition
 from chain.transition.restart_file import RestartFile, accept, build_restart
 from consensus.sync.block_range import BlockRange, HeaderChain, verify_block_range
 from consensus.sync.messages import BlockItem
+from tests.support.chains.restarted_chain import append_after, go_on, make_halted, propose
 from tests.support.consensus_world import World, make_equal_genesis, simulate
 from tests.support.keys import make_key
-from tests.support.restarted_chain import append_after, go_on, make_halted, propose
 
 GENESIS = make_equal_genesis(4, others=2, epoch_heights=4)
 

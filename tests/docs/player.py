@@ -36,8 +36,8 @@ from {module} import {function}
 PROGRAMS = {
     "wwwserve": ("serving.cli.main", "main"),
     "chain": ("serving.cli.main", "chain_main"),
-    "vllm": ("tests.support.fake_vllm", "main"),
-    "llama-server": ("tests.support.fake_vllm", "main"),
+    "vllm": ("tests.support.servers.fake_vllm", "main"),
+    "llama-server": ("tests.support.servers.fake_vllm", "main"),
 }
 """What the reader has installed: module and function."""
 READY = "Stop with Ctrl-C"
@@ -147,7 +147,7 @@ class Player:
         done = subprocess.run(
             [*look, *command],
             cwd=self.directory, env=self.environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=PATIENCE, check=False,
+            capture_output=True, text=True, timeout=6 * PATIENCE, check=False,  # it may run a model
         )  # fmt: skip
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         assert "Traceback" not in done.stderr, done.stderr

@@ -26,6 +26,7 @@ CODE = ("chain", "consensus", "p2p", "serving", "node.py")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
 ROLE = re.compile(r":(?:mod|class|func|meth|attr|data|exc):`~?([\w.]+)`")
 QUOTED_FILE = re.compile(r"``((?:chain|consensus|p2p|serving|tests|benchmarks|docs)/[\w./-]+\.\w+)``")
+DEFINITION = re.compile(r"^(?:(?:class|def|async def) (\w+)\b|(\w+)(?:: [^=\n]+)? =)", re.MULTILINE)
 PATH = re.compile(r"`((?:chain|consensus|p2p|serving|tests|benchmarks|docs)/[\w./-]*|node\.py)`")
 
 
@@ -47,26 +48,36 @@ def find_sources() -> dict[str, str]:
     return {str(path.relative_to(ROOT)): path.read_text() for path in paths}
 
 
-def find_packages(name: str) -> set[str]:
-    """Where a public name is defined: sub-packages, or modules that are in none."""
-    definition = re.compile(rf"^(?:class|def|async def) {name}\b|^{name}(?:: [^=\n]+)? =", re.MULTILINE)
-    files = [file for file, text in find_sources().items() if definition.search(text)]
-    return {str(Path(file).parent) if file.count("/") > 1 else file for file in files}
+@cache
+def find_packages() -> dict[str, set[str]]:
+    """Where each name of a module is defined: sub-packages, or modules that are in none."""
+    found: dict[str, set[str]] = {}
+    for file, text in find_sources().items():
+        for defined, assigned in DEFINITION.findall(text):
+            found.setdefault(defined or assigned, set()).add(str(Path(file).parent) if file.count("/") > 1 else file)
+    return found
 
 
 def is_defined(name: str, file: str, text: str) -> bool:
     """Whether a docstring of a source file may refer to a name: a full one, one of its module or of a class in it."""
     module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
-    if any(name == attribute for each in classes for attribute in find_instance_attributes(each)):
+    classes = find_classes(text)
+    if any(name in attributes for _, attributes in classes):
         return True
-    for full in (name, f"{module}.{name}", *(f"{module}.{each.name}.{name}" for each in classes)):
+    for full in (name, f"{module}.{name}", *(f"{module}.{each}.{name}" for each, _ in classes)):
         try:
             resolve_name(full)
         except (ImportError, AttributeError):
             continue
         return True
     return False
+
+
+@cache
+def find_classes(text: str) -> list[tuple[str, set[str]]]:
+    """The classes of a source file, each with the attributes of its instances."""
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+    return [(node.name, find_instance_attributes(node)) for node in nodes]
 
 
 def find_instance_attributes(definition: ast.ClassDef) -> set[str]:
@@ -102,7 +113,7 @@ def test_the_glossary_is_complete_and_in_order() -> None:
 @pytest.mark.parametrize("row", [row for row in get_glossary() if row[2]], ids=lambda row: row[0])
 def test_a_name_of_the_glossary_is_defined_in_exactly_the_package_it_says(row: list[str]) -> None:
     _, _, name, package = row
-    assert find_packages(name.strip("`")) == {package.strip("`").rstrip("/")}
+    assert find_packages()[name.strip("`")] == {package.strip("`").rstrip("/")}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

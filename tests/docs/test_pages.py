@@ -13,7 +13,7 @@ import pytest
 
 from chain.genesis import load_genesis
 from chain.keyfile import load_identity
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.parameters import CREDIT, Parameters
 from tests.docs.blocks import PAGES, SHELL, read_blocks
 from tests.docs.excuses import find_excuse
 from tests.docs.player import Direction, Player, read_alone
@@ -33,7 +33,6 @@ PURSE = 5_000 * CREDIT
 """What the operator of the network gives a reader who needs credit."""
 
 
-@pytest.mark.timeout(600)
 def test_the_first_answer_comes_as_the_readme_says(tmp_path: Path) -> None:
     """With the model that comes with the node: init, run, ask, look, audit, and the program in Python."""
     with read_alone(tmp_path) as player:
@@ -150,7 +149,6 @@ def has_something_to_play(page: str) -> bool:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl (Debian: apt-get install curl)")
 @pytest.mark.long  # a dozen nodes are started, one after the other
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", [page for page in PAGES if has_something_to_play(page)])
 def test_a_page_works_from_top_to_bottom(page: str, network: Cluster, proxy: str, tmp_path: Path) -> None:
     with read_in(network, tmp_path, proxy) as player:

@@ -125,7 +125,7 @@ def judge(mutant: Mutant, tree: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", help="mutants to run; all by default")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="mutants at a time")
     options = parser.parse_args()
     mutants = [mutant for mutant in load() if not options.names or mutant.name in options.names]
     console = Console() if sys.stdout.isatty() else Console(width=240)

@@ -11,6 +11,7 @@ import trio
 
 from p2p.host.network import Libp2pNetwork
 from tests.nat.lab import Host
+from tests.support.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class PlacedNetwork:
         self._scope = trio.CancelScope()
         self._thread = threading.Thread(target=self._run, name=host.namespace.name, daemon=True)
         self._thread.start()
-        assert self._started.wait(20), "a host did not start"
+        assert self._started.wait(PATIENCE), "a host did not start"
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do ``work`` there and return what it returns."""
@@ -36,7 +37,7 @@ class PlacedNetwork:
         """Take it off the network, in order. Safe to call twice."""
         if self._thread.is_alive():
             trio.from_thread.run_sync(self._scope.cancel, trio_token=self._token)
-            self._thread.join(30)
+            self._thread.join(PATIENCE)
 
     def _run(self) -> None:
         with self.host.namespace:

@@ -22,7 +22,7 @@ import httpx
 
 from chain.genesis import Genesis, make_genesis, make_validator
 from chain.keyfile import create_identity
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.parameters import CREDIT, Parameters
 from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.runtime import RealRuntime
@@ -31,7 +31,7 @@ from tests.nat.box import NatType
 from tests.nat.lab import Home, Host, Lab
 from tests.support.cluster import ENVIRONMENT, ROOT, ClusterNode, chat
 from tests.support.fake_backend import MODEL
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 PEER_PORT, API_PORT, ADMIN_PORT, BACKEND_PORT = 4001, 8000, 8001, 9000
 """The same for all: each has a network stack of its own."""
@@ -134,7 +134,7 @@ class Network:
     def nodes(self) -> list[PlacedNode]:
         return [self.relay, self.entry, *self.private]
 
-    def wait_connected(self, nodes: Sequence[PlacedNode] | None = None, timeout: float = 90.0) -> None:
+    def wait_connected(self, nodes: Sequence[PlacedNode] | None = None, timeout: float = 2 * PATIENCE) -> None:
         """Wait until each of ``nodes`` (default: all) is connected to every other."""
         wanted = self.nodes if nodes is None else nodes
 
@@ -209,14 +209,14 @@ class Load:
 
     def wait_last(self) -> Answer:
         """Wait until the one begun last is over."""
-        self._threads[-1].join(120)
+        self._threads[-1].join(2 * PATIENCE)
         assert not self._threads[-1].is_alive(), "a request hangs"
         return self.answers[-1]
 
     def wait(self) -> list[Answer]:
         """Wait until all are over."""
         for thread in self._threads:
-            thread.join(120)
+            thread.join(2 * PATIENCE)
             assert not thread.is_alive(), "a request hangs"
         return self.answers
 
@@ -228,10 +228,7 @@ def run_network(
     nat_types: Sequence[NatType],
     configure: Callable[[Network, PlacedNode], Settings] = lambda network, node: {},
 ) -> Iterator[Network]:
-    """A network with one private node behind each type of NAT, all connected. ``configure`` adds to their settings.
-
-    ``command`` gives what starts a private node, by its directory.
-    """
+    """A network with one private node behind each type of NAT, all connected. ``configure`` adds to their settings."""
     with ExitStack() as closing:
         places: dict[str, Host] = {name: lab.add_host(name) for name in ("relay", "entry")}
         for number, nat_type in enumerate(nat_types):

@@ -9,19 +9,26 @@ import pytest
 
 from p2p.addresses import format_circuit_address
 from p2p.host.network import Libp2pNetwork
+from p2p.nat import hole_punching
 from p2p.nat.relay_server import RelayLimits
 from p2p.runtime import RealRuntime
 from tests.nat.box import TCP, NatType
 from tests.nat.hosts import PlacedNetwork, placed
 from tests.nat.lab import Home, Host, Lab, open_lab
-from tests.support.hosts import ECHO, echo, echoes
+from tests.nat.tenacious import AFTER_FAILURE
+from tests.support.hosts import ECHO, be_patient, echo, echoes
 from tests.support.keys import make_key
 from tests.support.waiting import wait_until
 
 R, C, S = NatType.PORT_RESTRICTED, NatType.CONE, NatType.SYMMETRIC
 LISTEN = ["/ip4/0.0.0.0/tcp/4001"]
 
-pytestmark = pytest.mark.timeout(120)
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have hosts wait for each other, and soon punch again: this machine may stand still for one punch."""
+    be_patient(monkeypatch)
+    monkeypatch.setattr(hole_punching, "FAILURE_BACKOFF", AFTER_FAILURE)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +87,7 @@ def test_two_homes_meet_where_nats_allow(
             assert not is_direct(a, b) and not is_direct(b, a)
             assert a.call(lambda: echoes(a.network, b.network)) and b.call(lambda: echoes(b.network, a.network))
             return
-        wait_until(lambda: is_direct(a, b) and is_direct(b, a), "no hole was punched", 20)
+        wait_until(lambda: is_direct(a, b) and is_direct(b, a), "no hole was punched")
         print(f"{one} to {other}: circuit after {through_relay:.2f} s, direct after {time.monotonic() - begun:.2f} s")
         assert any(flow.protocol == TCP and flow.target[0] == second.box.address for flow in first.box.flows)
         public.close()

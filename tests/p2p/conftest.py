@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from p2p.simulation.runtime import SimulatedClock
+from p2p.simulation.runtime import SimulatedClock, simulate_with
+from tests.support.hosts import be_patient
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,16 @@ def nothing_fails_behind_the_scenes(caplog: pytest.LogCaptureFixture) -> Iterato
     assert not failed, failed[0].getMessage()
 
 
+@pytest.fixture(autouse=True)
+def patient_hosts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test by the real clock depends on how fast this machine is; one of a time limit sets that itself."""
+    if request.node.get_closest_marker("trio") is not None and "simulated_clock" not in request.fixturenames:
+        be_patient(monkeypatch)
+
+
 @pytest.fixture
-def simulated_clock() -> SimulatedClock:
+def simulated_clock() -> Iterator[SimulatedClock]:
     """The clock of a test whose network is in memory: pytest-trio runs a test by the clock that it asks for."""
-    return SimulatedClock()
+    clock = SimulatedClock()
+    with simulate_with(clock):
+        yield clock

@@ -12,8 +12,10 @@ from trio.testing import MockClock
 from p2p.network import NetworkError
 from p2p.ping import MAX_PINGS_PER_PEER, PING_PROTOCOL, PING_RATE, Ping, Pinger, Pong
 from p2p.runtime import RealRuntime
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
-from p2p.streams.exchanges import Exchange, ExchangeHandler, Streams
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
+from p2p.streams.exchange import Exchange, ExchangeHandler
+from p2p.streams.exchanges import Streams
 from tests.support.keys import make_peer
 
 pytestmark = pytest.mark.trio

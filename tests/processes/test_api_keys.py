@@ -12,11 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving.cli.demo.node_process import HTTP
 from tests.serving.certificate import write_certificate
 from tests.support.cluster import Cluster, chat, run_cluster
 from tests.support.commands import run_here
 from tests.support.fake_backend import FakeOptions
 from tests.support.waiting import PATIENCE, wait_until
+
+BACKEND_WORKS = 'wwwserve_backend_running{backend="0"} 1.0'
+"""The metric of a node whose backend works on one request."""
 
 
 @pytest.fixture
@@ -48,7 +52,9 @@ def test_keys_outlive_a_crash_and_answers_the_signal_to_stop(cluster: Cluster, t
     assert ask("sk-wrong").status_code == 401
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(ask, first)
-        wait_until(lambda: bool(node.ask("/keys")["keys"][0]["running"]), "the request is not under way")
+        # Not merely with the node: it sends a request to the backend once what it may cost is on the disk.
+        metrics = f"http://127.0.0.1:{node.admin_port}/metrics"
+        wait_until(lambda: BACKEND_WORKS in HTTP.get(metrics).text, "the backend has no request")
         node.kill()
         with pytest.raises(httpx.HTTPError):
             answer.result()

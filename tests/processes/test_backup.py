@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from tests.support.cluster import SHORT_EPOCHS, run_cluster
 from tests.support.forked import run_command
 from tests.support.waiting import wait_until
@@ -38,7 +38,9 @@ def test_a_restored_validator_waits_and_then_votes_and_is_not_punished(tmp_path:
         restored.kill()
         lost.start()
         wait_until(lambda: "takes over its votes" in lost.log, "it does not find out")
-        assert "handed_over" in {each["code"] for each in lost.ask("/status")["troubles"]}
+        wait_until(
+            lambda: "handed_over" in {each["code"] for each in lost.ask("/status")["troubles"]}, "it does not say so"
+        )
         assert (
             "another machine with this key has taken over the votes"
             in run_command("doctor", "-d", lost.directory).stdout

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
-from chain.check_parameters import CheckParameters
-from chain.parameters import Parameters
+from chain.parameters.checks import CheckParameters
+from chain.parameters.parameters import Parameters
 from serving.cli.demo.node_process import HTTP
-from tests.support.check_world import DUELS
 from tests.support.cluster import ENTRY, Cluster, offload_at_entry, request, run_cluster
 from tests.support.commands import run_here
 from tests.support.fake_backend import MODEL
 from tests.support.forked import ForkedServer, run_command
+from tests.support.market.check_world import DUELS
 from tests.support.ports import reserve_ports
-from tests.support.scripted_model import ScriptedModel, serve_model_forked
+from tests.support.servers.scripted_model import ScriptedModel, serve_model_forked
 from tests.support.waiting import wait_until
 
 PARAMETERS = Parameters(

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from chain.check_parameters import CheckParameters
-from chain.duel_parameters import DuelParameters
-from chain.parameters import Parameters
+from chain.parameters.checks import CheckParameters
+from chain.parameters.duels import DuelParameters
+from chain.parameters.parameters import Parameters
 from serving.cli.demo.node_process import HTTP
 from tests.support.cluster import ENTRY, Cluster, offload_at_entry, request, run_cluster
 from tests.support.commands import run_here

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import trio
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.types.operations import Hold, compute_hold_id
 from tests.support.cluster import ENTRY, Cluster, ClusterNode, chat, offload_at_entry, run_cluster
 from tests.support.fake_backend import FakeOptions
@@ -97,12 +97,11 @@ class Load:
         Until then no answer ends, so that neither depends on when this process looks.
         """
         async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client, trio.open_nursery() as users:
-            with trio.fail_after(PATIENCE):
-                await self._add_users(users, client, stream=False)
-                while not await self._count_running(self.victim):
-                    await self._add_users(users, client, stream=False)
-                while len(self._get_open_streams()) < STREAMS_TO_BREAK or len(self.outcomes) < USERS:
-                    await self._add_users(users, client, stream=True)
+            await self._add_user(users, client, stream=False)
+            while not await self._count_running(self.victim):
+                await self._add_user(users, client, stream=False)
+            while len(self._get_open_streams()) < STREAMS_TO_BREAK or len(self.outcomes) < USERS:
+                await self._add_user(users, client, stream=True)
             self.broken = self._get_open_streams()
             self.victim.kill()
             self.is_killed = True
@@ -117,12 +116,13 @@ class Load:
         wait_until(lambda: all(node.height >= height for node in others), "the others do not finalize")
         self.victim.start()
 
-    async def _add_users(self, nursery: trio.Nursery, client: httpx.AsyncClient, stream: bool) -> None:
+    async def _add_user(self, nursery: trio.Nursery, client: httpx.AsyncClient, stream: bool) -> None:
         """One more user, who is being answered when this returns."""
         nursery.start_soon(self._use, client, stream)
         await trio.sleep(QUIET)
-        while sum([await self._count_running(node) for node in self.nodes]) < len(self.outcomes):
-            await trio.sleep(QUIET)
+        with trio.fail_after(PATIENCE):
+            while sum([await self._count_running(node) for node in self.nodes]) < len(self.outcomes):
+                await trio.sleep(QUIET)
         if stream:
             await eventually(lambda: bool(self.outcomes[-1].text))
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chain.audit.sources import StoreSource
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from serving.cli.app import build_wwwserve_app
 from serving.config.data_directory import OTHERS
 from serving.config.file import load_config
@@ -206,6 +206,37 @@ def test_the_owners_commands(calm_cluster: Cluster) -> None:
     file.write_text(before)
     node.send(signal.SIGHUP)
     wait_until(lambda: node.ask("/policy")["models"] == {}, "the policy was not read again")
+
+
+def test_api_dashboard_and_commands_say_the_same_at_one_height(calm_cluster: Cluster) -> None:
+    node, other = calm_cluster.nodes[2], calm_cluster.nodes[3]
+    height = node.transfer(other, CREDIT)
+
+    def run(*arguments: object, command: str = "chain") -> Any:
+        return json.loads(run_here(*arguments, "-d", node.directory, "--json", command=command).output)
+
+    head = node.ask("/chain/head")
+    while True:
+        page, account = node.read_dashboard(), node.ask(f"/chain/accounts/{node.address}")
+        commands = run("account", node.address), run("wallet", "show", command="wwwserve")
+        before, head = head, node.ask("/chain/head")
+        if before["height"] == head["height"] == page["chain"]["height"]:  # which follows within a second
+            break
+    assert commands == (account, page["wallet"]) and account["height"] == head["height"]
+    shared = account.keys() & page["wallet"].keys() - {"unbonding"}  # which is a list of parts in the one
+    assert shared >= {"available", "held", "bonded", "deposit", "nonce"}
+    assert {key: account[key] for key in shared} == {key: page["wallet"][key] for key in shared}
+    assert page["chain"]["block"] == head["block_id"]
+    assert {key: page["chain"][key] for key in ("supply", "treasury", "epoch")}.items() <= head.items()
+    block = node.ask(f"/chain/blocks/{height}")
+    assert block == run("show", height)
+    (row,) = node.ask(f"/chain/blocks?before={height + 1}&limit=1")["blocks"]
+    assert [row] == run("blocks", "--before", height + 1, "--limit", 1)["blocks"]
+    shown = next(each for each in page["blocks"] if each["height"] == height)
+    names = {"block_id": "id", "timestamp": "at", "epoch": "epoch", "proposer": "proposer", "operations": "operations"}
+    assert {key: row[key] for key in names} == {key: shown[name] for key, name in names.items()}
+    assert (block["id"], len(block["operations"])) == (row["block_id"], row["operations"])
+    assert shown["signed"] == round(block["final_by"]["share"], 4)
 
 
 def test_a_running_node_is_audited_from_afar(calm_cluster: Cluster) -> None:

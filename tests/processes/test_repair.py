@@ -39,7 +39,7 @@ def read_start(cluster: Cluster, node: ClusterNode, directory: Path) -> bytes:
     return journal.start.nonce
 
 
-@pytest.mark.long  # that each kind of damage is repaired shows tests/adversarial/test_damage.py
+@pytest.mark.long  # that each kind of damage is repaired shows tests/adversarial/crashes/test_damage.py
 def test_a_damaged_disk_repairs_itself(cluster: Cluster, tmp_path: Path) -> None:
     victim, *others = reversed(cluster.nodes)
     length = cluster.genesis.parameters.epoch_heights

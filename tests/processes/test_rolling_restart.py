@@ -25,7 +25,6 @@ def pay_for(cluster: Cluster, seconds: float, absent: ClusterNode) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1_200)
 def test_all_four_validators_of_the_demo_are_restarted_one_after_the_other(tmp_path: Path) -> None:
     with run_cluster(tmp_path / "cluster", parameters=PARAMETERS) as cluster:
         began = cluster.nodes[0].ask("/status")["epoch"]

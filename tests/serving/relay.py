@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from serving.backends.backend import Backend, BackendError
+from serving.http.connection import Handler
 from serving.http.messages import HttpRequest
 from serving.http.responder import Responder
-from serving.http.server import Handler
 from serving.openai.errors import bad_gateway
 
 

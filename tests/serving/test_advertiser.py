@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import trio
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.transition.deposits import compute_models_deposit
 from chain.types.operations import Bond, Hold, Serve, Transfer
 from p2p.peers.announcement import Announcement
-from tests.support.market_world import MODEL, Options, Script, World, ask, make_request, simulate
+from tests.support.market.scripted_backend import Script
+from tests.support.market_world import MODEL, Options, World, ask, make_request, simulate
 from tests.support.waiting import eventually
 
 

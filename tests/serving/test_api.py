@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import openai
@@ -23,19 +24,11 @@ from serving.http.server import HttpServer
 from serving.keys.keyring import Keyring
 from serving.keys.records import ConfiguredKey
 from serving.openai.errors import ApiError
+from serving.request_records import Outcome
 from serving.scheduling.policy import PolicyParameters
 from tests.support.api_calls import CHAT, FakeResponder, call
-from tests.support.market_world import (
-    MODEL,
-    Options,
-    Script,
-    World,
-    compute_stream,
-    compute_whole,
-    make_body,
-    make_token,
-    simulate,
-)
+from tests.support.market.scripted_backend import Script, compute_stream, compute_whole, make_token
+from tests.support.market_world import MODEL, PROMPT, Options, World, make_body, simulate
 from tests.support.waiting import eventually
 
 
@@ -94,7 +87,7 @@ def test_a_stream_that_breaks_off_ends_in_one_error_event(fault: str, own_backen
         assert set(content["error"]) == {"message", "type", "param", "code"}
         (record,) = world.gateway.dispatcher.records
         assert record.outcome == "failed"
-        assert world.gateway.dispatcher.counters.failed == 1 and world.gateway.dispatcher.counters.completed == 0
+        assert world.gateway.dispatcher.counters.ended[Outcome.FAILED] == 1
         await world.settle()
 
     simulate(play, Options(own_backend=own_backend))
@@ -119,7 +112,7 @@ def test_half_an_event_is_not_passed_on_before_the_error(monkeypatch: pytest.Mon
         await world.settle()
 
     monkeypatch.setattr(
-        "tests.support.market_world.make_token",
+        "tests.support.market.scripted_backend.make_token",
         lambda name, number, padding=0: make_token(name, number, padding) if number == 0 else torn,
     )
     simulate(play)
@@ -383,8 +376,11 @@ def test_a_request_that_would_be_late_is_503_at_once_with_the_time_to_come_again
         own.script = Script(first_delay=20.0, tokens=1)
         api = Api(world.gateway.dispatcher)
 
+        prompts = count()  # each is another, so that none is in the cache
+
         async def send(**headers: bytes) -> tuple[FakeResponder, ApiError | None]:
-            return await call(api, body=make_body(stream=True), x_wwwserve_local_only=b"1", **headers)
+            body = make_body(stream=True, messages=[{"role": "user", "content": f"{next(prompts)} {PROMPT}"}])
+            return await call(api, body=body, x_wwwserve_local_only=b"1", **headers)
 
         for _ in range(16):  # from now on it is known that an answer takes 20 s, more or less
             await send()

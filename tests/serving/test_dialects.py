@@ -13,7 +13,8 @@ from serving.openapi import make_document
 from serving.routes import COUNT_TOKENS, DOCUMENT, MESSAGES, RESPONSES, ROUTES
 from tests.serving.translation.chats import read_events
 from tests.support.api_calls import FakeResponder, call
-from tests.support.market_world import MODEL, Options, World, compute_text, get_name, get_script, simulate
+from tests.support.market.scripted_backend import compute_text
+from tests.support.market_world import MODEL, Options, World, get_name, get_script, simulate
 
 NODES = pytest.mark.parametrize("own_backend", [False, True], ids=["offloaded", "local"])
 STREAMED = pytest.mark.parametrize("stream", [False, True])

@@ -13,17 +13,8 @@ from serving.backends.backend import ModelLimits
 from serving.openai.endpoints import CHAT, COMPLETIONS, EMBEDDINGS
 from serving.openai.requests import ECHOED_PER_BYTE, HELD_BYTES_PER_TOKEN
 from tests.support.api_calls import call
-from tests.support.market_world import (
-    MODEL,
-    Options,
-    ScriptedBackend,
-    World,
-    compute_text,
-    get_name,
-    get_script,
-    make_body,
-    simulate,
-)
+from tests.support.market.scripted_backend import ScriptedBackend, compute_text
+from tests.support.market_world import MODEL, Options, World, get_name, get_script, make_body, simulate
 from tests.support.openai_answers import DONE, make_text_chunk, make_text_usage, make_texts, make_vectors
 
 NODES = pytest.mark.parametrize("own_backend", [False, True], ids=["offloaded", "local"])

@@ -11,7 +11,8 @@ from serving.backends.backend import ModelLimits
 from serving.keys.records import KeyLimits
 from serving.scheduling.policy import PolicyParameters
 from tests.support.api_calls import FakeResponder, call
-from tests.support.market_world import MODEL, Options, ScriptedBackend, World, make_body, simulate
+from tests.support.market.scripted_backend import ScriptedBackend
+from tests.support.market_world import MODEL, Options, World, make_body, simulate
 
 HERE = b"local"
 
@@ -93,6 +94,30 @@ def test_each_part_of_the_number_formats_can_be_asked_for_and_an_error_says_what
         assert entry["quantization"] == labels[0] and entry["quantizations"] == ["fp8", "int4"]
         assert entry["activation_quantizations"] == ["bf16", "fp16"]
         assert entry["kv_cache_quantizations"] == ["bf16", "fp16", "fp8"]
+        await world.settle()
+
+    simulate(play, Options(own_backend=True, make_backend=make_backend))
+
+
+def test_a_rule_for_a_part_that_a_node_leaves_open_is_not_met_there() -> None:
+    labels = ["Q4_K_M", "Q4_K_M-kv16", "w4a16"]
+
+    def make_backend(number: int) -> ScriptedBackend:
+        return ScriptedBackend(f"m{number}-", limits=ModelLimits(quantization=labels[number]))
+
+    async def play(world: World) -> None:
+        wide = ["fp16", "bf16"]
+        for rules, number in (
+            ({"activation_quantizations": wide}, 2),
+            ({"kv_cache_quantizations": wide}, 1),
+            ({"activation_quantizations": ["fp8", "unknown"], "kv_cache_quantizations": ["unknown"]}, 0),
+            ({"quantizations": ["int4"], "activation_quantizations": ["unknown"], "ignore": ["local"]}, 1),
+        ):
+            headers = (await ask(world, provider=rules)).headers
+            address = format_address(world.members[number].public_key) if number else "local"
+            assert headers[b"x-wwwserve-executor"].decode() == address, rules
+        await ask(world, 404, provider={"activation_quantizations": wide, "kv_cache_quantizations": wide})
+        await ask(world, 404, model="auto", provider={"activation_quantizations": ["fp8"]})
         await world.settle()
 
     simulate(play, Options(own_backend=True, make_backend=make_backend))

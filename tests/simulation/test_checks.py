@@ -13,7 +13,7 @@ from chain.transition.checks.finding import CheckOutcome
 from chain.types.checks import MEASURED, NO_TRANSCRIPT, NOT_CHECKABLE
 from serving.openai.requests import Request
 from serving.quality.duels.check_history import CheckRole
-from tests.support.check_world import (
+from tests.support.market.check_world import (
     CheckOptions,
     CheckWitness,
     find_open_check,
@@ -22,8 +22,8 @@ from tests.support.check_world import (
     list_checks,
     simulate_checks,
 )
+from tests.support.market.model_backend import IDENTITY
 from tests.support.market_world import World, ask, make_request
-from tests.support.model_backend import IDENTITY
 from tests.support.waiting import eventually
 
 
@@ -91,7 +91,10 @@ def test_an_answer_that_cannot_be_checked_counts_for_nothing() -> None:
     simulate_checks(play)
 
 
-@pytest.mark.parametrize("is_late", [False, True], ids=["before it is drawn", "once it is drawn"])
+@pytest.mark.parametrize(
+    "is_late",
+    [pytest.param(False, id="before it is drawn"), pytest.param(True, id="once it is drawn", marks=pytest.mark.long)],
+)
 def test_an_executor_that_is_gone_has_no_transcript_to_show(is_late: bool) -> None:
     async def play(world: World, witness: CheckWitness) -> None:
         for member in world.members[2:]:
@@ -120,15 +123,15 @@ PARTIES: dict[str, Pick] = {
 }
 
 
-LONG = pytest.mark.long
+LONG = pytest.mark.long  # the restart of all nodes at once shows the same
 
 
 @pytest.mark.parametrize(
     ("party", "stage"),
     [
-        pytest.param("checker", CHECK_COMMIT),
+        pytest.param("checker", CHECK_COMMIT, marks=LONG),
         pytest.param("checker", CHECK_REVEAL, marks=LONG),
-        pytest.param("executor", CHECK_COMMIT),
+        pytest.param("executor", CHECK_COMMIT, marks=LONG),
         pytest.param("executor", CHECK_REVEAL, marks=LONG),
         pytest.param("originator", CHECK_COMMIT, marks=LONG),
         pytest.param("originator", CHECK_REVEAL, marks=LONG),

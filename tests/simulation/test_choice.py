@@ -9,7 +9,8 @@ from statistics import mean
 import trio
 
 from serving.offload.settings import OriginatorSettings
-from tests.support.market_world import Options, Script, ScriptedBackend, World, ask, make_request, simulate
+from tests.support.market.scripted_backend import Script, ScriptedBackend
+from tests.support.market_world import Options, World, ask, make_request, simulate
 
 FAST, SLOW = Script(tokens=20, first_delay=0.05, token_delay=0.02), Script(tokens=20, first_delay=0.5, token_delay=0.2)
 REQUESTS, INTERVAL_S = 32, 0.5

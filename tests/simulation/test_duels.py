@@ -10,7 +10,7 @@ from random import Random
 import pytest
 import trio
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.state.duel_records import ANSWER, COMMIT, REVEAL, Duel
 from chain.state.judge_records import DIFFERENT
 from chain.transition.duels.events import ExecutorAccused
@@ -19,7 +19,7 @@ from chain.types.duels import DuelAnswer, DuelCommit, compute_ballot_commitment
 from chain.types.operations import Operation
 from serving.quality.duels.duties import Role
 from serving.quality.duels.table import DuelTable
-from tests.support.duel_world import (
+from tests.support.market.duel_world import (
     DUELS,
     DuelOptions,
     JudgingBackend,

@@ -12,7 +12,7 @@ from chain.types.blocks import MAX_NULLIFICATIONS
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote, VoteKind
 from consensus.simplex.messages import Message, Propose, Repropose
-from tests.support.agreement import Node, Simulation
+from tests.support.agreement.agreement import Node, Simulation
 
 KEYS = [KeyPair(hash_bytes("long halt", bytes([number]))) for number in range(4)]
 COMMITTEE = ValidatorSet.of((key.public_key, 1000) for key in KEYS)

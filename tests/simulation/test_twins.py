@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 
 from consensus.simplex.core import Simplex
-from tests.adversarial.flip_flopper import FlipFlopper, Gateless, Gullible
+from tests.adversarial.voters.flip_flopper import FlipFlopper, Gateless, Gullible
 from tests.simulation.twins import Schedule, ScriptedMajority, check, make_schedule, run_all
 
 pytestmark = pytest.mark.double_spend

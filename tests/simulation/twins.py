@@ -27,8 +27,8 @@ from chain.types.votes import Certificate, Vote, VoteKind, is_slashable
 from consensus.simplex.core import Simplex
 from consensus.simplex.messages import Message, Propose, Repropose
 from consensus.simplex.validation import get_parent_certificate
-from tests.adversarial.flip_flopper import Rewinder
-from tests.support.agreement import Network, Node, Runaway, Simulation
+from tests.adversarial.voters.flip_flopper import Rewinder
+from tests.support.agreement.agreement import Network, Node, Runaway, Simulation
 
 KEYS = [KeyPair(hash_bytes("twins", bytes([number]))) for number in range(9)]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from chain import crypto
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
-from chain.parameters import Parameters, Price
+from chain.parameters.parameters import Parameters, Price
 from chain.state.beacon import make_hash_chain
 from chain.state.keys import ACCOUNT_PREFIX
 from chain.state.records import Account, ValidatorRecord

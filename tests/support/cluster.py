@@ -20,12 +20,13 @@ import httpx
 from chain.crypto import KeyPair, parse_address
 from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
 from chain.keyfile import create_identity
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.parameters import CREDIT, Parameters
 from chain.store.kv import LevelStore
 from chain.store.reader import load_stored_genesis
 from chain.store.writer import ChainStore
 from p2p.runtime import RealRuntime
 from serving.cli.demo.node_process import HTTP, OUTPUT_FILE, NodeProcess
+from serving.config.data_directory import ADMIN_TOKEN_FILE
 from tests.support.commands import run_here
 from tests.support.fake_backend import MODEL, FakeOptions, serve_forked
 from tests.support.forked import ForkedCommand, ForkedServer
@@ -83,6 +84,13 @@ class ClusterNode(NodeProcess):
         """Have nothing to do with ``peers`` from now on; with none, partitions are over."""
         self.ask("/testing/partition", "PUT", {"peers": [peer.address for peer in peers]})
 
+    def read_dashboard(self) -> Any:
+        """What the dashboard shows its owner now: the first event of its live data."""
+        token = (self.directory / ADMIN_TOKEN_FILE).read_text().strip()
+        url = f"http://127.0.0.1:{self.admin_port}/dashboard/events"
+        with HTTP.stream("GET", url, headers={"Authorization": f"Bearer {token}"}) as response:
+            return json.loads(next(response.iter_lines()).removeprefix("data: "))
+
     def is_healthy(self) -> bool:
         """Whether ``/livez`` answers."""
         try:
@@ -120,6 +128,8 @@ class Cluster:
     users: list[KeyPair]
     """Accounts of genesis without a node, 1,000 credits each."""
     backend_url: str
+    capacity: int | None = None
+    """Requests that each node has the backend work on at a time; None: as the configuration has it."""
     guests: list[ClusterNode] = field(default_factory=list)
     """Nodes that are not in genesis."""
 
@@ -168,7 +178,8 @@ class Cluster:
     @property
     def model_config(self) -> dict[str, Any]:
         """The entry of ``models`` in a node's configuration."""
-        return {"kind": "openai", "base_url": self.backend_url, "load": "none"}
+        capacity = {} if self.capacity is None else {"capacity": self.capacity}
+        return {"kind": "openai", "base_url": self.backend_url, "load": "none", **capacity}
 
     def find(self, address: str) -> ClusterNode:
         """The validator with an address."""
@@ -205,13 +216,15 @@ def run_cluster(
     parameters: Parameters = LENIENT,
     accounts: Sequence[GenesisAccount] = (),
     backend: FakeOptions | None = None,
+    capacity: int | None = None,
     config: Callable[[int], dict[str, Any]] = lambda number: {},
     start: Callable[[ClusterNode], None] = ClusterNode.start,
 ) -> Iterator[Cluster]:
     """``count`` equal validators beside a fake backend, all of which see one another.
 
     ``models`` are what all of them serve by the genesis; ``accounts`` are in it beside theirs and the users';
-    ``config`` adds to each node's file, by its number; ``start`` starts it.
+    ``capacity`` is how many requests each has the backend work on; ``config`` adds to each node's file, by its number;
+    ``start`` starts it.
     """
     fake = ForkedServer(serve_forked, backend or FakeOptions())
     nodes: list[ClusterNode] = []
@@ -230,7 +243,7 @@ def run_cluster(
             *accounts,
         ]
         genesis = make_genesis("test", RealRuntime().now(), beacon, everybody, parameters)
-        cluster = Cluster(directory, genesis, nodes, user_keys, fake.told)
+        cluster = Cluster(directory, genesis, nodes, user_keys, fake.told, capacity)
         for number, node in enumerate(nodes):
             node.write_chain(genesis)
             others = [other.multiaddress for other in nodes if other is not node]

@@ -14,10 +14,21 @@ import typer
 
 from chain.cli.contract import run_command
 from serving.cli.app import build_wwwserve_app
+from serving.cli.doctor import backend_checks, checks
 from serving.cli.errors import describe_error
 from serving.cli.ledger.chain import build_chain_app
+from serving.cli.running import admin_client, ask, dashboard, history
+from serving.cli.setup import local_servers, share
+from serving.http.client import HttpTimeouts
 from serving.logs.console import HANDLER
 from tests.support.waiting import PATIENCE
+
+# Commands wait for a node and for servers as long as tests do: what they ask may be stopped for longer than a person
+# at a keyboard would wait.
+admin_client.READ_TIMEOUT_S = ask.SETTLE_TIMEOUT_S = history.INDEX_PATIENCE_S = PATIENCE
+backend_checks.LIST_TIMEOUT_S = backend_checks.TOKEN_TIMEOUT_S = checks.DIAL_TIMEOUT_S = PATIENCE
+dashboard.LOGIN_TIMEOUT_S = local_servers.SEARCH_TIMEOUT_S = PATIENCE
+local_servers.TIMEOUTS = share.PROBE_TIMEOUTS = HttpTimeouts(PATIENCE, PATIENCE, PATIENCE)
 
 
 class Outcome(NamedTuple):

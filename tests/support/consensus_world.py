@@ -12,7 +12,7 @@ import trio
 
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, GenesisAccount
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.parameters import CREDIT, Parameters
 from chain.store.kv import MemoryStore, Store
 from chain.store.writer import ChainStore
 from chain.types.operations import NoncedOperation, SignedOperation, Transfer, sign_operation
@@ -21,7 +21,8 @@ from consensus.validator_tasks import ValidatorTasks
 from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Streams
 from tests.support.chain_builder import make_test_genesis

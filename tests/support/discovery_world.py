@@ -13,7 +13,8 @@ from p2p.discovery.service import Discovery
 from p2p.peers.announcement import Announcement, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import SyncFrame
 from p2p.peers.table import ChangeKind
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
 

@@ -23,7 +23,6 @@ from serving.http.responder import ClientGone, Responder
 from serving.http.server import HttpServer
 from serving.openai.endpoints import COMPLETIONS, EMBEDDINGS, ENDPOINTS
 from serving.openai.errors import bad_request, error_event, internal_error, model_not_found, not_found, unauthorized
-from tests.support.judging_texts import read_texts
 from tests.support.openai_answers import (
     DONE,
     make_chunk,
@@ -34,6 +33,7 @@ from tests.support.openai_answers import (
     make_vectors,
     make_whole,
 )
+from tests.support.servers.judging_texts import read_texts
 
 MODEL = "fake-model"
 

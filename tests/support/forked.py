@@ -32,9 +32,9 @@ def preload(*modules: str) -> None:
 
 preload(
     "node", "chain.cli.audit_commands", "chain.cli.look", "chain.cli.prove", "openai", "p2p.dht.service",
-    "p2p.host.network", "serving.admin.local_sockets", "serving.admin.server", "serving.backends.openai_compatible",
-    "serving.cli.running.owner", "serving.cli.setup.own_server", "serving.cli.setup.start", "serving.dashboard.pages",
-    "serving.logs.console", "serving.logs.file", "tests.support.fake_backend", __name__,
+    "p2p.host.network", "serving.backends.openai_compatible", "serving.cli.running.owner",
+    "serving.cli.setup.own_server", "serving.cli.setup.start", "serving.daemon.lifecycle", "serving.logs.console",
+    "serving.logs.file", "tests.support.commands", "tests.support.fake_backend", __name__,
 )  # fmt: skip
 PR_SET_PDEATHSIG = 1
 

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from types import ModuleType
 from typing import Any
 
 import pytest
 import trio
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
+import p2p.dht.service
+import p2p.host.connection_gater
+import p2p.host.dialer
+import p2p.host.gossip
+import p2p.host.isolated
+import p2p.host.protocols
+import p2p.host.workarounds.host
+import p2p.host.workarounds.swarm
+import p2p.host.workarounds.yamux
+import p2p.nat.dial_back
+import p2p.nat.relay_client
+import p2p.nat.relay_server
 from p2p.host.lifetime import RunningHost
 from p2p.host.network import Libp2pNetwork
 from p2p.host.workarounds.swarm import GuardedSwarm
@@ -22,6 +35,38 @@ from tests.support.waiting import PATIENCE
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 ECHO = "/test/echo/1"
 TOPIC = "test"
+PROBE = b"are you there?"
+"""What :func:`gossip_works` publishes. Some may still be on the way when it has ended."""
+
+TIME_LIMITS: dict[ModuleType, tuple[str, ...]] = {
+    p2p.dht.service: ("DHT_REQUEST_TIMEOUT_S",),
+    p2p.host.connection_gater: ("UPGRADE_TIMEOUT_S", "PATIENT_UPGRADE_TIMEOUT_S"),
+    p2p.host.dialer: ("DIAL_TIMEOUT_S", "DIRECT_HEAD_START_S", "CIRCUIT_TIMEOUT_S"),
+    p2p.host.gossip: ("RPC_TIMEOUT_S",),
+    p2p.host.isolated: ("ISOLATED_DIAL_TIMEOUT_S", "UPGRADE_TIMEOUT_S"),
+    p2p.host.protocols: ("STREAM_OPEN_TIMEOUT_S",),
+    p2p.host.workarounds.host: ("UPGRADE_TIMEOUT_S", "PATIENT_UPGRADE_TIMEOUT_S"),
+    p2p.host.workarounds.swarm: ("UPGRADE_TIMEOUT_S",),
+    p2p.host.workarounds.yamux: (
+        "BODY_TIMEOUT_S",
+        "FRAME_WRITE_TIMEOUT_S",
+        "KEEPALIVE_TIMEOUT_S",
+        "CIRCUIT_WRITE_TIMEOUT_S",
+        "CIRCUIT_KEEPALIVE_TIMEOUT_S",
+    ),
+    p2p.nat.dial_back: ("REPORT_TIMEOUT_S", "DIAL_BACK_REQUEST_TIMEOUT_S"),
+    p2p.nat.relay_client: ("RELAY_REQUEST_TIMEOUT_S", "CIRCUIT_TIMEOUT_S"),
+    p2p.nat.relay_server: ("RELAY_REQUEST_TIMEOUT_S", "CIRCUIT_TIMEOUT_S"),
+}
+"""By module, what a peer that is merely slow may exceed."""
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have hosts wait for each other as long as tests do: all of them share one process, which may be stopped for
+    longer than a node waits for a stranger."""
+    for module, names in TIME_LIMITS.items():
+        for name in names:
+            monkeypatch.setattr(module, name, PATIENCE)
 
 
 def network(number: int, listen: Sequence[str] = LOOPBACK) -> Libp2pNetwork:
@@ -60,7 +105,7 @@ async def gossip_works(source: Libp2pNetwork, inbox: trio.MemoryReceiveChannel[G
 
             async def publish() -> None:
                 while True:
-                    await source.publish(topic, b"are you there?")
+                    await source.publish(topic, PROBE)
                     await trio.sleep(0.1)
 
             nursery.start_soon(publish)
@@ -70,24 +115,29 @@ async def gossip_works(source: Libp2pNetwork, inbox: trio.MemoryReceiveChannel[G
 
 
 async def drained(inbox: trio.MemoryReceiveChannel[GossipMessage], seconds: float = 0.5) -> list[GossipMessage]:
-    """What arrives until nothing has for ``seconds``."""
+    """What arrives until nothing has for ``seconds``, but for probes."""
     messages: list[GossipMessage] = []
     while True:
         with trio.move_on_after(seconds) as scope:
             messages.append(await inbox.receive())
         if scope.cancelled_caught:
-            return messages
+            return _without_probes(messages)
 
 
 async def collected(
     inbox: trio.MemoryReceiveChannel[GossipMessage], count: int, patience: float = PATIENCE
 ) -> list[GossipMessage]:
-    """The next ``count`` messages, or fewer after ``patience`` seconds, and what comes directly behind them."""
+    """The next ``count`` messages, or fewer after ``patience`` seconds, and what comes directly behind them, but for
+    probes."""
     messages: list[GossipMessage] = []
     with trio.move_on_after(patience):
         while len(messages) < count:
-            messages.append(await inbox.receive())
+            messages += _without_probes([await inbox.receive()])
     return messages + await drained(inbox, 0.3)
+
+
+def _without_probes(messages: Sequence[GossipMessage]) -> list[GossipMessage]:
+    return [message for message in messages if message.payload != PROBE]
 
 
 guard = pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 import trio
 
 from p2p.runtime import RealRuntime
+from serving.http.connection import Admit, Handler
 from serving.http.limits import HttpLimits
-from serving.http.server import Admit, Handler, HttpServer, admit_all
+from serving.http.server import HttpServer, admit_all
 from serving.http.tls import ServerCertificate
 
 

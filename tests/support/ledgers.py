@@ -21,9 +21,11 @@ from chain.types.votes import Vote
 from consensus.sync.download import download_chain
 from consensus.voting.journal import Journal
 from p2p.host.network import Libp2pNetwork
+from p2p.network import NetworkError
 from p2p.runtime import RealRuntime
-from tests.support.checkers import VoteChecker
+from tests.support.agreement.checkers import VoteChecker
 from tests.support.cluster import Cluster, ClusterNode
+from tests.support.waiting import ATTEMPTS
 
 
 @dataclass
@@ -44,11 +46,17 @@ class Ledger:
 
 
 async def fetch(node: ClusterNode, genesis: Genesis, directory: Path) -> Ledger:
-    """The ledger of a running node, fetched from it over libp2p."""
+    """The ledger of a running node, fetched from it over libp2p; again, if it or this process was too slow."""
     runtime = RealRuntime()
-    file = directory / f"{runtime.random.getrandbits(64):016x}.export"
-    network = Libp2pNetwork(KeyPair(runtime.random.randbytes(32)), (), runtime)
-    await download_chain(network, genesis, node.key.public_key, node.listen_address, file)
+    for number in range(1, ATTEMPTS + 1):
+        file = directory / f"{runtime.random.getrandbits(64):016x}.export"
+        network = Libp2pNetwork(KeyPair(runtime.random.randbytes(32)), (), runtime)
+        try:
+            await download_chain(network, genesis, node.key.public_key, node.listen_address, file)
+            break
+        except* NetworkError:
+            if number == ATTEMPTS:
+                raise
     return read_ledger(ExportSource(file))
 
 

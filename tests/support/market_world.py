@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -17,277 +16,44 @@ import trio
 
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, make_genesis, make_validator
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.parameters import CREDIT, Parameters
 from chain.state.records import Account, OpenHold
 from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
-from chain.types.operations import (
-    Capture,
-    CaptureItem,
-    Hold,
-    Operation,
-    SignedOperation,
-    compute_digest,
-    compute_hold_id,
-    sign_operation,
-)
+from chain.types.operations import Capture, CaptureItem, Operation
 from consensus.engine import Settings
 from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from node import Node
-from p2p.network import NetworkError
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
-from p2p.streams.exchanges import Exchange
 from serving.accounting.payment_history import MAX_ALLOWANCE
-from serving.backends.backend import BackendError, Load, ModelLimits
-from serving.dispatcher import RequestRecord
-from serving.offload.protocol import OFFLOAD_PROTOCOL, Message, Offer, decode_message, encode_message
+from serving.backends.backend import BackendError
+from serving.offload.protocol import OFFLOAD_PROTOCOL
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.openai.answers import Answer
-from serving.openai.endpoints import EMBEDDINGS, ENDPOINTS
 from serving.openai.errors import ApiError
-from serving.openai.requests import CHAT_COMPLETIONS, HELD_BYTES_PER_TOKEN, Request, parse_request
+from serving.openai.requests import CHAT_COMPLETIONS, Request, parse_request
 from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.quality.duels.table import DuelTable
 from serving.quality.judging.ballot import ReplyForm
 from serving.quality.judging.prompt import JudgePrompt, load_default_prompt
 from serving.quality.same_model.identity import ModelIdentity
+from serving.request_records import RequestRecord
 from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
+from tests.support.market.scripted_backend import MODEL as MODEL
+from tests.support.market.scripted_backend import Script, ScriptedBackend
 from tests.support.memory_file import MemoryFile
-from tests.support.openai_answers import (
-    DONE,
-    make_chunk,
-    make_event,
-    make_text_chunk,
-    make_text_usage,
-    make_texts,
-    make_usage,
-    make_vectors,
-    make_whole,
-)
 from tests.support.waiting import eventually
 
 Op = TypeVar("Op", bound=Operation)
 
-MODEL = "test-model"
 PROMPT = "x" * 200
 JUDGE = DuelJudgeSettings(JudgePrompt.parse(load_default_prompt()), form=ReplyForm.LETTER)
 """How members judge."""
-
-
-# The backend.
-
-
-@dataclass
-class Script:
-    """How a backend behaves; may be changed at any time. Times in seconds, ``…_after`` in tokens of a stream."""
-
-    tokens: int = 6
-    first_delay: float = 0.1
-    token_delay: float = 0.05
-    status: int = 200
-    is_alive: bool = True
-    refuses: bool = False
-    """Raises before there is an answer."""
-    head_at_once: bool = False
-    """The head comes before the first delay."""
-    has_usage: bool = True
-    break_after: int | None = None
-    stall_after: int | None = None
-    error_after: int | None = None
-    padding: int = 0
-    """Bytes of log probabilities with each token; in a stream, with those after the first ``padding_after``."""
-    padding_after: int = 0
-    error: str = "failed on purpose"
-    error_body: bytes = b""
-    """Of a ``status`` other than 200, if not :data:`ERROR_BODY`."""
-    retry_after_s: float = 0.0
-
-
-@dataclass
-class ScriptedBackend:
-    """A backend that does what its script says, and counts."""
-
-    name: str
-    script: Script = field(default_factory=Script)
-    models: tuple[str, ...] = (MODEL,)
-    requests: int = 0
-    running: int = 0
-    most_running: int = 0
-    completed: int = 0
-    cancelled: int = 0
-    bodies: list[bytes] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    utilization: float = 0.0
-    limits: ModelLimits = field(default_factory=ModelLimits)
-    others: dict[str, bytes] = field(default_factory=dict)
-    """What it answers at other paths than those of OpenAI's API."""
-
-    @asynccontextmanager
-    async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
-        script = self.script
-        self.requests += 1
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
-        self.bodies.append(body)
-        self.paths.append(path)
-        try:
-            if script.refuses:
-                raise BackendError("refused on purpose")
-            if not script.head_at_once:
-                await trio.sleep(script.first_delay)
-            if script.status != 200:
-                pieces = _Pieces([script.error_body or ERROR_BODY])
-                yield Answer(script.status, "application/json", pieces, script.retry_after_s)
-            elif path not in ENDPOINTS:
-                status = 200 if path in self.others else 404
-                yield Answer(status, "application/json", _Pieces([self.others.get(path, ERROR_BODY)]))
-            elif path != CHAT_COMPLETIONS:
-                yield compute_other(path, body, self.name, script)
-            elif stream:
-                yield Answer(200, "text/event-stream", _Events(self.name, script))
-            else:
-                delay = script.first_delay if script.head_at_once else 0.0
-                pieces = _Pieces([compute_whole(self.name, script)], delay + script.token_delay * script.tokens)
-                yield Answer(200, "application/json", pieces)
-            self.completed += 1
-        except BaseException as error:
-            self.cancelled += not _is_failure(error)
-            raise
-        finally:
-            self.running -= 1
-
-    def get_load(self) -> Load:
-        return Load(self.running, 0, self.utilization, known=True)
-
-    def get_limits(self, model: str) -> ModelLimits:
-        return self.limits
-
-    def is_alive(self) -> bool:
-        return self.script.is_alive
-
-    async def wait_alive(self) -> None:
-        pass
-
-    async def run(self) -> None:
-        await trio.sleep_forever()
-
-
-def _is_failure(error: BaseException) -> bool:
-    """Whether it is the backend that failed, not its caller that left."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(map(_is_failure, error.exceptions))
-    return isinstance(error, BackendError)
-
-
-ERROR_BODY = b'{"error":{"message":"not like this","type":"invalid_request_error","param":null,"code":null}}'
-
-
-class _Pieces:
-    """A body of given pieces, each after a delay."""
-
-    def __init__(self, pieces: Sequence[bytes], delay: float = 0.0) -> None:
-        self._pieces = list(pieces)
-        self._delay = delay
-
-    def __aiter__(self) -> _Pieces:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self._pieces:
-            raise StopAsyncIteration
-        await trio.sleep(self._delay)
-        return self._pieces.pop(0)
-
-
-class _Events:
-    """The events of a stream, one token each."""
-
-    def __init__(self, name: str, script: Script) -> None:
-        self._name = name
-        self._script = script
-        self._sent = 0
-
-    def __aiter__(self) -> _Events:
-        return self
-
-    async def __anext__(self) -> bytes:
-        script, sent = self._script, self._sent
-        if sent > script.tokens:
-            raise StopAsyncIteration
-        self._sent += 1
-        if sent == 0 and script.head_at_once:
-            await trio.sleep(script.first_delay)
-        elif sent:
-            await trio.sleep(script.token_delay)
-        if sent == script.break_after:
-            raise BackendError("broken on purpose")
-        if sent == script.stall_after:
-            await trio.sleep_forever()
-        if sent == script.error_after:
-            return make_event({"error": {"message": script.error, "type": "server_error", "param": None, "code": None}})
-        if sent == script.tokens:
-            return make_end(script)
-        return make_token(self._name, sent, script.padding * (sent >= script.padding_after))
-
-
-def make_token(name: str, number: int, padding: int = 0) -> bytes:
-    """The event of one token, with so many bytes of log probabilities."""
-    return _pad(make_chunk(MODEL, f"{name}{number} "), padding)
-
-
-def _pad(answer: bytes, padding: int) -> bytes:
-    """An answer, or an event of one, with log probabilities at its end."""
-    if not padding:
-        return answer
-    body = answer.rstrip()
-    return body[:-1] + b',"logprobs":"%s"}' % (b"x" * padding) + answer[len(body) :]
-
-
-def compute_text(name: str, tokens: int) -> str:
-    """The text of the first ``tokens`` tokens."""
-    return "".join(f"{name}{number} " for number in range(tokens))
-
-
-def make_end(script: Script, with_usage: bool = True) -> bytes:
-    """The events after the last token."""
-    end = make_chunk(MODEL, finish_reason="stop")
-    if with_usage and script.has_usage:
-        end += make_usage(MODEL, script.tokens)
-    return end + DONE
-
-
-def compute_stream(name: str, script: Script, with_usage: bool = True) -> bytes:
-    """Every byte of a streamed answer; a user who did not ask for usage gets it without."""
-    return b"".join(make_token(name, number) for number in range(script.tokens)) + make_end(script, with_usage)
-
-
-def compute_whole(name: str, script: Script) -> bytes:
-    """An answer that is not streamed."""
-    whole = make_whole(MODEL, compute_text(name, script.tokens), script.tokens, "stop")
-    return _pad(whole, script.padding * script.tokens)
-
-
-def compute_other(path: str, body: bytes, name: str, script: Script) -> Answer:
-    """The answer to a request for completions or embeddings."""
-    asked = json.loads(body)
-    if path == EMBEDDINGS.path:
-        texts = asked["input"]
-        pieces = [make_vectors(MODEL, len(texts) if isinstance(texts, list) else 1)]
-        return Answer(200, "application/json", _Pieces(pieces))
-    prompts = asked["prompt"] if isinstance(asked["prompt"], list) else [asked["prompt"]]
-    texts = [compute_text(name, script.tokens)] * len(prompts) * asked.get("n", 1)
-    if not asked.get("stream"):
-        return Answer(200, "application/json", _Pieces([make_texts(MODEL, texts, script.tokens, "stop")]))
-    pieces = [make_text_chunk(MODEL, f"{name}{number} ") for number in range(script.tokens)]
-    pieces += [make_text_chunk(MODEL, "", "stop"), make_text_usage(MODEL, script.tokens), DONE]
-    return Answer(200, "text/event-stream", _Pieces(pieces, script.token_delay))
-
-
-# The members.
 
 
 @dataclass
@@ -645,58 +411,6 @@ async def _read(answer: Answer, result: Result, leave_after: int | None) -> None
                 return
     except BackendError as error:
         result.broken = error
-
-
-# Peers without manners.
-
-
-def make_hold(world: World, payer: int, body: bytes, salt: bytes, **changes: Any) -> Hold:
-    """The hold that an honest payer would make for its next request, of :func:`make_body`."""
-    node = world.members[payer].node
-    seq = changes.pop("seq") if "seq" in changes else node.payments.payer.next_seq
-    first_round = node.originator._context.first_round
-    attempt = changes.pop("attempt", 0)
-    draw = node.originator._draw(MODEL, first_round, seq)
-    terms: dict[str, Any] = {
-        "payee": draw[attempt][1],
-        "amount": node.payments.payer.compute_price(
-            MODEL, len(body), changes.pop("tokens", 100) * HELD_BYTES_PER_TOKEN
-        ),
-        "round": first_round,
-        "seq": seq,
-        "attempt": attempt,
-        "model": MODEL,
-        "request_digest": compute_digest(salt, body),
-        "deadline": node.engine.chain_time() + 600_000,
-    }
-    return Hold(**{**terms, **changes})
-
-
-def sign_hold_by_hand(member: Member, hold: Hold) -> SignedOperation:
-    """A hold of a member that its own node did not make. As a payer that is silent would, it disputes nothing of it."""
-    hold_id = compute_hold_id(member.public_key, hold)
-    member.node.payments.payer._max_captures.put(hold_id, hold.amount, hold.deadline)
-    return sign_operation(member.key, member.node.engine.genesis.chain_id, hold)
-
-
-async def send_offer(exchange: Exchange, hold: Hold, body: bytes, salt: bytes) -> Message:
-    """Offer by hand; returns the answer."""
-    await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, len(body), salt, hold)))
-    await exchange.send(body)
-    return await receive(exchange)
-
-
-async def receive(exchange: Exchange, timeout: float = 60.0) -> Message:
-    """The next message.
-
-    Raises:
-        NetworkError: none comes.
-    """
-    with trio.fail_after(timeout):
-        frame = await exchange.receive()
-    if frame is None:
-        raise NetworkError("ended")
-    return decode_message(frame)
 
 
 def get_script(member: Member) -> Script:

@@ -9,10 +9,10 @@ MARKUP = "[/nothing][bold]x[/bold]\nforged row"
 
 NUMBERS = (
     "uptime_s", "height", "final_age_s", "epoch", "epoch_blocks_left", "connected_peers", "known_peers", "available",
-    "requests_local", "requests_offloaded", "requests_failed", "requests_refused", "offers_served", "held", "bonded",
-    "earned",
+    "requests_local", "requests_offloaded", "requests_failed", "requests_refused", "requests_error",
+    "offers_served", "held", "bonded", "earned",
 )  # fmt: skip
-THERE = {"local": True, "executors": 1, "stake": 1}
+THERE = {"local": True, "executors": 1, "stake": 1, "price": {"completion": "0.000001"}}
 CHECKED = {"checks": 3, "shortfall_failures": 1, "distance_failures": 0}
 UNMEASURED = {"shortfall": None, "distance": None, "is_substitution": False, "moved": 0}
 ANSWERS: dict[str, Any] = {
@@ -24,6 +24,8 @@ ANSWERS: dict[str, Any] = {
                 "utilization": 0,
                 "addresses": [EVIL, MARKUP],
                 "connected": False,
+                "connected_s": None,
+                "round_trip_ms": None,
                 "bonded": 0,
             },
         ]
@@ -45,10 +47,12 @@ ANSWERS: dict[str, Any] = {
         **dict.fromkeys(NUMBERS, 1),
         **dict.fromkeys(("is_syncing", "is_validator", "serves_others", "can_be_dialled"), False),
         "verdict": "degraded",
+        "ending": None,
         "troubles": [
             {"code": "backend", "subject": EVIL, "severity": "problem", "text": EVIL, "mend": MARKUP, "command": EVIL}
         ],
         "version": EVIL,
+        "declines": {EVIL: 1},
         "backends": [],
         "models": [MARKUP, EVIL],
         "address": EVIL,

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import trio
 
 from chain.crypto import KeyPair
-from chain.duel_parameters import DuelParameters
 from chain.genesis import GenesisAccount, make_genesis, make_validator
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.duels import DuelParameters
+from chain.parameters.parameters import CREDIT, Parameters
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
 from consensus.engine import Settings
@@ -19,7 +19,8 @@ from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from node import Node
 from p2p.runtime import RealRuntime
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
 from serving.backends.backend import BackendError, Load, ModelLimits
 from serving.openai.answers import Answer
 from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy

@@ -12,8 +12,8 @@ from chain.transition.context import BlockContext
 from chain.transition.operations import process_operation
 from chain.types.checks import ABSTAINED, NO_TRANSCRIPT, NOT_CHECKABLE, CheckReport, make_measured_report
 from chain.types.operations import SignedOperation
-from tests.support.check_chain import CHECK_PARAMETERS, CHECKS, FAILED, PASSED, CheckChain
-from tests.support.duel_chain import QUICK
+from tests.support.chains.check_chain import CHECK_PARAMETERS, CHECKS, FAILED, PASSED, CheckChain
+from tests.support.chains.duel_chain import QUICK
 from tests.vectors.ledger import describe_block, dump_state
 from tests.vectors.plain import Json
 

@@ -22,7 +22,7 @@ from chain.transition.operations import process_operation
 from chain.types.duels import ABSTAIN, DRAW, IDENTICAL, DuelBallot
 from chain.types.operations import SignedOperation
 from tests.support.chain_builder import MODEL
-from tests.support.duel_chain import (
+from tests.support.chains.duel_chain import (
     CHALLENGER,
     EXECUTOR,
     JUDGE,

@@ -131,7 +131,7 @@ def _make_announcement(name: str, **changes: object) -> Announcement:
         addresses=("/ip4/192.0.2.1/tcp/4001",),
         relays=(),
         models=("smol",),
-        load=PeerLoad((ModelLoad("smol", 1, 2, 4, 2_000_000, 30_500, 4_096, 5, 1),)),
+        load=PeerLoad((ModelLoad("smol", 1, 2, 4, 2_000_000, 30_500, 4_096, 5, 1, cache_tokens=26_384),)),
         expires_after=35_000,
         signature=bytes(64),
     )

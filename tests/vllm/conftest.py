@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.vllm_server import is_installed, running_vllm
+from tests.support.servers.vllm_server import is_installed, running_vllm
 
 GIVEN = os.environ.get("WWWSERVE_VLLM_URL", "")
 

@@ -21,7 +21,7 @@ from serving.openai.errors import bad_gateway
 from tests.support.cluster import Cluster, chat, run_cluster
 from tests.support.fake_backend import MODEL
 from tests.support.forked import ForkedServer
-from tests.support.vllm_server import SLOW_S, has_content
+from tests.support.servers.vllm_server import SLOW_S, has_content
 
 WHOLE, CUT = 40, 12
 """Tokens of the answer, and after how many events with text the first server is gone."""

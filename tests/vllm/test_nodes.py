@@ -13,7 +13,7 @@ from serving.backends.load_metrics import MetricsPage, parse_vllm
 from serving.cli.demo.node_process import HTTP
 from tests.support.cluster import ENTRY, Cluster, ClusterNode, chat, offload_at_entry, request, run_cluster
 from tests.support.fake_backend import MODEL
-from tests.support.vllm_server import SLOW_S, has_content
+from tests.support.servers.vllm_server import SLOW_S, has_content
 from tests.support.waiting import wait_until
 
 LONG = 1500

@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from serving.cli.demo.node_process import HTTP
 from tests.support.cluster import ENVIRONMENT, Cluster, ClusterNode, chat, request, run_cluster
 from tests.support.fake_backend import MODEL
-from tests.support.vllm_server import (
+from tests.support.servers.vllm_server import (
     OPTIONS,
     SETTINGS,
     START_TIMEOUT_S,

@@ -9,7 +9,7 @@ import trio
 
 from benchmarks.quality.check_histories import count_failed, find_after, get_network_limits
 from benchmarks.quality.substitution_servers import VLLM, VLLM_BATCH, Bench, Node
-from chain.check_parameters import DEFAULT_CHECKS
+from chain.parameters.checks import DEFAULT_CHECKS
 from serving.quality.same_model.statistics import Measurement
 
 LIMITS = get_network_limits(DEFAULT_CHECKS)

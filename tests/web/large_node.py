@@ -24,17 +24,17 @@ import trio
 
 from chain.crypto import KeyPair, format_address
 from chain.explorer.accounts import AFTER_ALL, Place
+from chain.explorer.flows import FinalHold
 from chain.genesis import GenesisAccount
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.types.operations import Transfer
 from node import Node
 from p2p.peers.announcement import Announcement, ModelLoad, PeerLoad
 from serving.admin import ledger
 from serving.admin.server import Admin
-from serving.dashboard.block_log import _Payment
 from serving.dashboard.pages import Dashboard
 from serving.dashboard.views import take_sample
-from serving.dispatcher import RequestRecord
+from serving.request_records import Outcome, RequestRecord
 from tests.support.solo_node import KEY, MODEL, OTHER, make_node
 
 MODELS = (MODEL, "Llama-3.1-8B", "gemma-3-12b", "Qwen3-32B", "smollm2-135m")
@@ -105,14 +105,14 @@ class LargeNode:
                 Announcement(key, made, made, False, address, (), models, PeerLoad(), LIFETIME_MS, bytes(64)),
                 trio.current_time(),
             )
-        refresh = dashboard._hub.refresh
+        compute = dashboard._hub.compute
 
-        def time_refresh(*, all_sections: bool = False) -> None:
+        def time_compute() -> None:
             started = time.perf_counter()
-            refresh(all_sections=all_sections)
+            compute()
             self.refresh_s.append(time.perf_counter() - started)
 
-        dashboard._hub.refresh = time_refresh  # type: ignore[method-assign]
+        dashboard._hub.compute = time_compute  # type: ignore[method-assign]
 
     async def _live(self, node: Node, dashboard: Dashboard) -> None:
         """One second: a tenth of the peers announces another load, holds are made, a request comes, and a block."""
@@ -121,11 +121,11 @@ class LargeNode:
             load = ModelLoad(self.models[key], chance.randrange(SLOTS + 1), 0, SLOTS, 2_000_000, 30_000)
             node.discovery.table.set_load(key, PeerLoad((load,)))
         for payer, payee in (chance.sample(self.keys, 2) for _ in range(self.peers // 30 + 1)):
-            dashboard._blocks._holds.append(_Payment(now, payer, payee, 5_000))
+            dashboard._blocks._holds.append(FinalHold(now, payer, payee, 5_000))
         started = trio.current_time()
         record = RequestRecord(f"req-{chance.getrandbits(64):016x}", MODEL, started - 2, chance.choice(self.keys))
         record.first_byte, record.finished, record.completion_tokens = started - 1.8, started, chance.randrange(400)
-        record.outcome, record.key = "completed", chance.choice(("", "alice"))
+        record.outcome, record.key = Outcome.COMPLETED, chance.choice(("", "alice"))
         node.dispatcher.records.append(record)
         await node.wallet.submit(lambda nonce: Transfer(nonce, OTHER.public_key, 1))
         await trio.sleep(1)

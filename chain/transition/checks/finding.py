@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from chain.check_parameters import CheckParameters
+from chain.parameters.checks import CheckParameters
 from chain.state.check_records import ModelCheck
 from chain.types.checks import ABSTAINED, MEASURED, NO_TRANSCRIPT, NOT_CHECKABLE, SHORTFALL_OFFSET, CheckReport
 

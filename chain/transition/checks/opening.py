@@ -15,8 +15,8 @@ from collections.abc import Collection
 from itertools import islice
 
 from chain import crypto
-from chain.check_parameters import CheckParameters
-from chain.parameters import Parameters
+from chain.parameters.checks import CheckParameters
+from chain.parameters.parameters import Parameters
 from chain.state.check_records import CHECK_COMMIT, CheckerSeat, ModelCheck
 from chain.state.duel_records import PaidCapture
 from chain.state.state import StateOverlay, StateReader
@@ -34,7 +34,7 @@ def charge_check_levy(overlay: StateOverlay, parameters: Parameters, payee: byte
     """
     if not parameters.checks.checkers or overlay.account(payee).find_identity(model) is None:
         return 0
-    rate = get_rate(overlay, parameters.duels, payee)
+    rate = get_rate(overlay, parameters.duels, payee, amount)
     return charge(overlay, payee, amount * parameters.checks.levy * rate // 1_000_000)
 
 

@@ -6,7 +6,7 @@ again, and the check leaves the state.
 
 from __future__ import annotations
 
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.check_records import CHECK_COMMIT, CHECK_REVEAL, CHECK_STAGES, ModelCheck
 from chain.state.keys import check_history_key, check_key, rating_key
 from chain.state.sequential_test import SubstitutionTest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from chain.check_parameters import CheckParameters
+from chain.parameters.checks import CheckParameters
 from chain.state.check_records import CHECK_COMMIT, CHECK_REVEAL, ModelCheck
 from chain.state.keys import CHECK_PREFIX, check_key
 from chain.state.state import StateOverlay

@@ -10,7 +10,7 @@ In between a capture stands in one entry of the state, written twice and removed
 from __future__ import annotations
 
 from chain import crypto
-from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY, DuelParameters
+from chain.parameters.duels import DRAW_DELAYS, MIN_DRAW_DELAY, DuelParameters
 from chain.state.duel_records import PaidCapture, PaidCaptures
 from chain.state.keys import paid_captures_key, pending_draws_key
 from chain.state.records import OpenHold
@@ -56,7 +56,7 @@ def draw_duels(overlay: StateOverlay, parameters: DuelParameters, height: int) -
         if pending is not None:
             overlay.put(pending_draws_key(height, delay), None)
             for capture in pending.captures:
-                rate = get_rate(overlay, parameters, capture.payee)
+                rate = get_rate(overlay, parameters, capture.payee, capture.amount)
                 if is_drawn(compute_duel_seed(beacon, capture.hold), rate):
                     drawn.append(capture)
     return drawn

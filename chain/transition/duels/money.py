@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from chain.duel_parameters import DuelParameters
-from chain.parameters import Parameters
+from chain.parameters.duels import DuelParameters
+from chain.parameters.parameters import Parameters
+from chain.state.duel_records import Duel
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.income import bond_income
 
@@ -19,11 +20,20 @@ def compute_share(amount: int, thousandths: int) -> int:
     return amount * thousandths // 1_000
 
 
-def get_rate(state: StateReader, parameters: DuelParameters, executor: bytes) -> int:
-    """How many of 1,000 captures of an executor become duels: more while it is on probation."""
-    if state.rating(executor).duels < parameters.probation_duels:
+def get_rate(state: StateReader, parameters: DuelParameters, executor: bytes, amount: int) -> int:
+    """How many of 1,000 captures of this amount of an executor become duels: more while it is on probation."""
+    if state.rating(executor).is_on_probation(parameters.probation_duels, amount):
         return max(parameters.rate, parameters.probation_rate)
     return parameters.rate
+
+
+def compute_weight(parameters: DuelParameters, duel: Duel) -> int:
+    """The amount by which a fraud is measured: the less, the more often answers were drawn.
+
+    So what a useless answer brings on average is the same on probation as off it, and in proportion to what was paid
+    for it: a payer that asks what makes honest answers look useless spends about as much as it destroys.
+    """
+    return duel.amount * parameters.rate // duel.rate
 
 
 def compute_levy(parameters: DuelParameters, amount: int, rate: int) -> int:
@@ -33,7 +43,7 @@ def compute_levy(parameters: DuelParameters, amount: int, rate: int) -> int:
 
 def charge_levy(overlay: StateOverlay, parameters: DuelParameters, payee: bytes, amount: int) -> int:
     """Take the levy out of the ``amount`` that a payee was just paid. Returns it."""
-    return charge(overlay, payee, compute_levy(parameters, amount, get_rate(overlay, parameters, payee)))
+    return charge(overlay, payee, compute_levy(parameters, amount, get_rate(overlay, parameters, payee, amount)))
 
 
 def charge(overlay: StateOverlay, payee: bytes, levy: int) -> int:

@@ -13,13 +13,13 @@ from dataclasses import replace
 from itertools import islice
 
 from chain import crypto
-from chain.duel_parameters import DuelParameters
+from chain.parameters.duels import DuelParameters
 from chain.state.duel_records import ANSWER, COMMIT, Duel, JudgeSeat, PaidCapture
 from chain.state.lottery import ServingTable
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.duels.draw import compute_duel_seed
 from chain.transition.duels.events import DuelOpened
-from chain.transition.duels.money import compute_share, lock_bond
+from chain.transition.duels.money import compute_share, get_rate, lock_bond
 from chain.transition.duels.stages import enter_stage
 from chain.types.validators import compute_draw
 
@@ -46,6 +46,7 @@ def open_duel(overlay: StateOverlay, parameters: DuelParameters, capture: PaidCa
         executor=capture.payee,
         model=capture.model,
         amount=capture.amount,
+        rate=get_rate(overlay, parameters, capture.payee, capture.amount),
         request_digest=capture.request_digest,
         response_digest=capture.response_digest,
         stage=stage,

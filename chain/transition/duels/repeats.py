@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from chain import crypto
-from chain.duel_parameters import DuelParameters
+from chain.parameters.duels import DuelParameters
 from chain.state.duel_records import Duel, JudgeSeat
 from chain.state.judge_records import DIFFERENT, SAME, JudgeRecord
 from chain.state.keys import judge_record_key

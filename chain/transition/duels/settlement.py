@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from chain.duel_parameters import DuelParameters
-from chain.parameters import Parameters
+from chain.parameters.duels import DuelParameters
+from chain.parameters.parameters import Parameters
 from chain.state.duel_records import ANSWER, COMMIT, REPEAT, REVEAL, STAGES, Duel, JudgeSeat
 from chain.state.keys import duel_key, rating_key
-from chain.state.ratings import LOST, MAX_VOIDS, TIED, VOID, WON
+from chain.state.ratings import LOST, MAX_VOIDS, TIED, VOID, WON, ExecutorRating
 from chain.state.state import StateOverlay
 from chain.transition.duels.draw import compute_duel_seed
 from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelSettled, ExecutorAccused, VotesRepeated
-from chain.transition.duels.money import Movement, compute_share, move, unlock_bond
+from chain.transition.duels.money import Movement, compute_share, compute_weight, move, unlock_bond
 from chain.transition.duels.opening import compute_cost, draw_challenger, draw_seats, face_forward
 from chain.transition.duels.repeats import compare_repeats, compute_repeat_dues, draw_repeats
 from chain.transition.duels.stages import enter_stage, list_complete, take_overdue
@@ -80,7 +80,7 @@ def _give_verdict(overlay: StateOverlay, parameters: Parameters, hold_id: bytes,
     if not duel.is_accused:
         dues += note_result(overlay, parameters.duels, duel, finding.verdict)
     elif finding.verdict is DuelVerdict.FRAUD:
-        overlay.put(rating_key(duel.executor), overlay.rating(duel.executor).begin_anew())
+        overlay.put(rating_key(duel.executor), note_fraud(parameters.duels, duel, overlay.rating(duel.executor)))
     if not finding.is_answer_unusable or duel.is_accused:
         return settle(overlay, parameters, hold_id, duel, finding.verdict, dues)
     seats = _draw_second_panel(overlay, hold_id, duel)
@@ -112,10 +112,16 @@ def _list_parties(duel: Duel) -> set[bytes]:
 
 def note_result(overlay: StateOverlay, parameters: DuelParameters, duel: Duel, verdict: DuelVerdict) -> list[Movement]:
     """Add a verdict to the executor's rating. Returns what the executor owes for it: void duels add up to a fraud."""
-    rating = overlay.rating(duel.executor).add(duel.payer, _RESULTS.get(verdict))
+    rating = overlay.rating(duel.executor).add(duel.payer, _RESULTS.get(verdict), duel.amount)
     is_fraud = rating.voids >= MAX_VOIDS
-    overlay.put(rating_key(duel.executor), rating.begin_anew() if is_fraud else rating)
-    return [Movement(duel.executor, -compute_share(duel.amount, parameters.fraud))] if is_fraud else []
+    overlay.put(rating_key(duel.executor), note_fraud(parameters, duel, rating) if is_fraud else rating)
+    fine = compute_share(compute_weight(parameters, duel), parameters.fraud)
+    return [Movement(duel.executor, -fine)] if is_fraud else []
+
+
+def note_fraud(parameters: DuelParameters, duel: Duel, rating: ExecutorRating) -> ExecutorRating:
+    """The rating of an executor after a duel was found a fraud."""
+    return rating.note_fraud(parameters.probation_duels * compute_weight(parameters, duel))
 
 
 def _end_silence(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent:
@@ -150,7 +156,7 @@ def compute_dues(parameters: DuelParameters, duel: Duel, finding: Finding) -> li
         DuelVerdict.EXECUTOR_WON: share(parameters.executor_won),
         DuelVerdict.EXECUTOR_LOST: -share(parameters.executor_lost),
         DuelVerdict.EXECUTOR_MISSING: -share(parameters.void),
-        DuelVerdict.FRAUD: -share(parameters.fraud),
+        DuelVerdict.FRAUD: -compute_share(compute_weight(parameters, duel), parameters.fraud),
     }
     dues.append(Movement(duel.executor, executor.get(verdict, 0)))
     if duel.challenger is not None and not duel.is_accused:  # who was paid by the first verdict

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from chain.duel_parameters import DuelParameters
+from chain.parameters.duels import DuelParameters
 from chain.state.duel_records import ANSWER, COMMIT, REPEAT, REVEAL, Duel
 from chain.state.keys import DUEL_PREFIX, duel_key
 from chain.state.state import StateOverlay

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from chain.exceptions import InvalidOperation
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.beacon import NO_COMMITMENT
 from chain.state.keys import validator_key
 from chain.state.records import Account, ValidatorRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chain.exceptions import InvalidOperation, InvalidSignature
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.state import StateOverlay
 from chain.transition.context import BlockContext
 from chain.transition.epochs import Epoch

@@ -5,7 +5,7 @@ the library does and then what the guard does. A test in ``tests/p2p/host/workar
 off and its absence with the guard on. To move to a newer library: delete a guard, run its test, and leave it deleted if
 the test passes.
 
-One file per class of the library: ``process`` (module-wide settings), ``yamux`` (the multiplexer and its streams),
-``swarm`` (connections), ``host`` (protocols, and how all is put together). The guards of gossip are in
-``p2p.host.gossip``. Only ``p2p.host`` and its tests import these.
+One file per class of the library: ``process`` (module-wide settings), ``connection`` (encryption), ``yamux`` (the
+multiplexer and its streams), ``swarm`` (connections), ``host`` (protocols, and how all is put together). The guards of
+gossip are in ``p2p.host.gossip``. Only ``p2p.host`` and its tests import these.
 """

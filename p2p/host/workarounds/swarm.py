@@ -101,6 +101,17 @@ class GuardedSwarm(Swarm):
             with trio.CancelScope(shield=True):
                 await quietly(raw.close)
 
+    def stop_listening(self) -> None:
+        """Have the listeners end, whatever of the host can still be closed in order. Takes no time and cannot fail.
+
+        A listener is a system task: where its close is cut short, as in a process that was stopped meanwhile, it would
+        keep its port until the process ends. Delete when listeners end with the swarm.
+        """
+        for listener in self.listeners.values():
+            nursery = getattr(listener, "_nursery", None)
+            if nursery is not None:
+                nursery.cancel_scope.cancel()
+
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         """Any key authenticates a connection, even the node's own.
 

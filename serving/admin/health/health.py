@@ -18,6 +18,7 @@ from chain.types.validators import ValidatorSet
 from serving.admin.health.self_checks import Finding, check_clock, check_config, check_disk, check_ports
 from serving.admin.health.troubles import (
     BackendFacts,
+    EndingFacts,
     Facts,
     MachineFacts,
     Trouble,
@@ -63,7 +64,18 @@ def gather_facts(node: NodeView) -> Facts:
         spendable=node.payments.payer.spendable,
         rights=_gather_rights(node),
         machine=MachineFacts() if node.machine is None else node.machine.gather_facts(),
+        ending=gather_ending(node),
     )
+
+
+def gather_ending(node: NodeView) -> EndingFacts | None:
+    """What a node waits for that was told to stop; None for any other."""
+    ending, now = node.availability.ending, trio.current_time()
+    if ending is None:
+        return None
+    requests = node.dispatcher.under_way + node.executor.under_way
+    left_s = max(0.0, ending.until - now)
+    return EndingFacts(round(now - ending.since, 1), round(left_s, 1), requests, node.payments.payee.uncaptured)
 
 
 def _gather_rights(node: NodeView) -> VotingFacts:

@@ -13,11 +13,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from chain.amounts import format_credits
+from chain.cli.text import format_count
+from consensus.stall import compute_stall
 
-MIN_STALL_S = 30.0
-"""No chain is called stalled sooner after its last final block, in seconds."""
-STALL_BEATS = 3
-"""An idle chain makes a block each idle beat; it is stalled after so many more."""
 MIN_SPAN_BLOCKS = 16
 """Blocks of a span after which the votes in it say something."""
 CONNECTING_S = 10.0
@@ -57,6 +55,7 @@ class Verdict(StrEnum):
     READY = "ready"
     DEGRADED = "degraded"
     STALLED = "stalled"
+    ENDING = "ending"
 
 
 class Kind(NamedTuple):
@@ -88,6 +87,12 @@ class Trouble:
 _P, _A, _N = Severity
 KINDS: Mapping[str, Kind] = {
     # What a node finds of itself.
+    "ending": Kind(
+        "node",
+        _N,
+        "this node has been ending for {since_s:.0f} s: it waits for {what}, {left_s:.0f} s more at most",
+        "wait, or end it at once with one more Ctrl-C or SIGTERM",
+    ),
     "stalled": Kind(
         "ledger",
         _P,
@@ -215,6 +220,7 @@ KINDS: Mapping[str, Kind] = {
         "wwwserve run -d {directory}",
     ),
     "not_running": Kind("node", _A, "does not run", "start it", "wwwserve run -d {directory}"),
+    "starting": Kind("node", _N, "has been starting for {age}: {doing}", "wait until it is ready"),
     "no_answer": Kind("node", _P, "{reason}", "end its process and start it again", "wwwserve run -d {directory}"),
     "clock": Kind(
         "clock",
@@ -269,6 +275,27 @@ KINDS: Mapping[str, Kind] = {
         "{url} does not list {missing}, but {listed}",
         "correct 'names' of this backend in config.yaml",
     ),
+    "probe_fails": Kind(
+        "backends",
+        _P,
+        "{place} lists {model}, but gave no token when asked: {reason}",
+        "see the log of its server, and start that again; then ask",
+        "wwwserve ask -m {name} --local-only Hi -d {directory}",
+    ),
+    "probe_silent": Kind(
+        "backends",
+        _P,
+        "{place} lists {model}, but gave no token in {seconds:.0f} s",
+        "it hangs, or still loads the model: see the log of its server, and start that again; then ask",
+        "wwwserve ask -m {name} --local-only Hi -d {directory}",
+    ),
+    "probe_busy": Kind(
+        "backends",
+        _A,
+        "{place} has no slot to give a token of {model}: {reason}",
+        "let fewer requests in, or see which wait",
+        "wwwserve top -d {directory}",
+    ),
     "bootstrap_down": Kind(
         "bootstrap",
         _P,
@@ -278,8 +305,8 @@ KINDS: Mapping[str, Kind] = {
 }
 """Every trouble by its code."""
 
-UNREADY = "syncing"
-"""The code of a note that makes a node degraded all the same: what it says of the ledger is old."""
+UNREADY = ("ending", "syncing")
+"""The codes of notes that say that a node is not ready all the same: it takes nothing, or its ledger is old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +347,17 @@ class VotingFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class EndingFacts:
+    """A node that is told to stop: since when, for how many ``requests`` that are not answered and ``payments`` that
+    are not final it waits, and for how long at most."""
+
+    since_s: float
+    left_s: float
+    requests: int
+    payments: int
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What a node knows of itself. Times in seconds, amounts in micro-credits.
 
@@ -347,6 +385,7 @@ class Facts:
     spendable: int
     rights: VotingFacts = field(default_factory=VotingFacts)
     machine: MachineFacts = field(default_factory=MachineFacts)
+    ending: EndingFacts | None = None
 
 
 def describe(code: str, **details: object) -> Trouble:
@@ -361,21 +400,20 @@ def describe_mend(mend: str, command: str) -> str:
     return f"{mend}: {command}" if mend and command else mend or command
 
 
-def compute_stall(idle_beat_s: float) -> float:
-    """Seconds without a final block after which a ledger is stalled."""
-    return MIN_STALL_S + STALL_BEATS * idle_beat_s
-
-
 def find_troubles(facts: Facts) -> list[Trouble]:
     """What is wrong with a node as far as it knows, the worst first."""
     order = list(Severity)
     found = [*_look_at_ledger(facts), *_look_at_market(facts), *_look_at_machine(facts.machine)]
-    return sorted(found, key=lambda each: (order.index(each.severity), each.code != "stalled"))
+    found.sort(key=lambda each: (order.index(each.severity), each.code != "stalled"))
+    return found if facts.ending is None else [_describe_ending(facts.ending), *found]
 
 
 def judge(troubles: Iterable[Trouble]) -> Verdict:
-    """How a node with these troubles is: stalled if nothing is paid, degraded if a part of it does not work."""
+    """How a node with these troubles is: ending if it was told to stop, stalled if nothing is paid, degraded if a part
+    of it does not work."""
     reasons = list_reasons(troubles)
+    if "ending" in reasons:
+        return Verdict.ENDING
     if "stalled" in reasons:
         return Verdict.STALLED
     return Verdict.DEGRADED if reasons else Verdict.READY
@@ -383,7 +421,13 @@ def judge(troubles: Iterable[Trouble]) -> Verdict:
 
 def list_reasons(troubles: Iterable[Trouble]) -> list[str]:
     """The codes of what makes a node other than ready."""
-    return [each.code for each in troubles if each.severity is Severity.PROBLEM or each.code == UNREADY]
+    return [each.code for each in troubles if each.severity is Severity.PROBLEM or each.code in UNREADY]
+
+
+def _describe_ending(ending: EndingFacts) -> Trouble:
+    counts = (("request", ending.requests), ("payment", ending.payments))
+    what = " and ".join(format_count(count, name) for name, count in counts if count) or "its goodbye to be sent"
+    return describe("ending", since_s=ending.since_s, left_s=ending.left_s, what=what)
 
 
 def _look_at_ledger(facts: Facts) -> Iterator[Trouble]:

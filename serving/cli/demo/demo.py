@@ -7,12 +7,14 @@ them, waits until every payment is final, stops the nodes, audits all four ledge
 from __future__ import annotations
 
 import json
+import math
+import os
 import secrets
 import socket
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,6 @@ import httpx
 import openai
 import trio
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from chain.audit.audit import audit_chain
@@ -29,7 +30,7 @@ from chain.audit.sources import StoreSource
 from chain.cli.contract import print_result
 from chain.genesis import make_genesis, make_validator
 from chain.keyfile import create_identity
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.parameters import CREDIT, Parameters
 from chain.store.kv import CHAIN_DIRECTORY, LevelStore
 from chain.store.reader import load_stored_genesis
 from chain.store.writer import ChainStore
@@ -38,20 +39,28 @@ from serving.backends.embedded import MODEL
 from serving.cli.demo.node_process import NodeProcess, stop_nodes
 from serving.config.data_directory import KEY_FILE, make_data_dir
 
+HOST = "127.0.0.1"
+"""Where its nodes listen."""
 NODES = 4
 """Nodes of the network."""
+PORTS_OF_NODE = 3
+"""Ports of a node, in this order: its API, its dashboard, other nodes."""
+PORTS = PORTS_OF_NODE * NODES
+"""Ports of the network."""
 PARAMETERS = Parameters(epoch_heights=20, round_heights=4, unbonding_epochs=3)
 """Those of its chain: a short demonstration crosses several epochs."""
 START_TIMEOUT_S = 120.0
 """How long the nodes may take to see one another."""
-SETTLE_TIMEOUT_S = 60.0
-"""How long the payments may take to be final."""
+SETTLE_TIMEOUT_S = 120.0
+"""How long the payments may take to be final, and then to be so for every node."""
 CONCURRENCY = 4
 """Prompts under way at a time."""
+POLL_INTERVAL_S = 0.3
+"""How often it is looked which payments are final."""
 MAX_ANSWER_TOKENS = 48
 """Completion tokens of an answer."""
-MAX_HEIGHT_DIFFERENCE = 2
-"""Blocks by which the ledgers may differ in length once the nodes have stopped."""
+COLUMNS = {"#": 2, "served by": 9, "first token": 11, "tokens": 6, "credits": 8, "held at": 7, "paid at": 7}
+"""What stands before an answer, and how many characters wide."""
 
 PROMPTS = (
     "Name three primary colours.",
@@ -82,16 +91,35 @@ class DemoFailed(Exception):
     """The demonstration did not show what it promises; the message says what."""
 
 
-def run_demo(directory: Path, once: bool, console: Console, as_json: bool = False) -> None:
+def find_ports(first: int | None) -> list[int]:
+    """The :data:`PORTS` ports from ``first`` on, or any; they are free at this moment.
+
+    Raises:
+        DemoFailed: one of them is not.
+    """
+    wanted = [0] * PORTS if first is None else list(range(first, first + PORTS))
+    with ExitStack() as stack:  # all at the same time, so that no two are the same
+        found = []
+        for port in wanted:
+            try:
+                listener = stack.enter_context(socket.create_server((HOST, port)))
+            except OSError as error:
+                reason = f"cannot listen on {HOST}:{port}: {os.strerror(error.errno or 0)}"
+                raise DemoFailed(f"{reason}; the demo takes {PORTS} ports from --port on") from error
+            found.append(int(listener.getsockname()[1]))
+        return found
+
+
+def run_demo(directory: Path, ports: Sequence[int], once: bool, console: Console, as_json: bool = False) -> None:
     """Make a network in the empty directory ``directory``, run it, and stop it at the end.
 
-    What people read goes to ``console``; with ``as_json`` one JSON value is printed, when the nodes are up, or with
-    ``once`` at the end.
+    ``ports`` are those of :func:`find_ports`. What people read goes to ``console``; with ``as_json`` one JSON value is
+    printed, when the nodes are up, or with ``once`` at the end.
 
     Raises:
         DemoFailed: something that should have been shown was not.
     """
-    nodes = make_nodes(directory)
+    nodes = make_nodes(directory, ports)
     try:
         for node in nodes:
             node.start()
@@ -107,29 +135,30 @@ def run_demo(directory: Path, once: bool, console: Console, as_json: bool = Fals
                 time.sleep(1)
                 for node in nodes:
                     check_running(node)
-        results = trio.run(_send_prompts, nodes[0])
-        rows = _wait_settled(nodes[0], results)
-        _print_results(nodes, results, rows, console)
-    except KeyboardInterrupt:
+        results, rows = trio.run(_run_prompts, nodes, console)
+        _sum_up(results, rows, console)
+        height = max(row["settled_height"] or 0 for row in rows.values())
+        _wait_until_all_have(nodes, height)
+    except* KeyboardInterrupt:  # which a nursery may have put into a group
         console.print("stopping")
+        once = False
     finally:
         stop_nodes(nodes)
     if once:
-        _audit(nodes, console)
+        _audit(nodes, height, console)
         answers = [{**asdict(result), **rows[result.request_id]} for result in results]
         if as_json:
             print_result({"directory": str(directory), "nodes": places, "answers": answers}, as_json)
 
 
-def make_nodes(directory: Path) -> list[NodeProcess]:
+def make_nodes(directory: Path, ports: Sequence[int]) -> list[NodeProcess]:
     """Make keys, genesis and configuration of equal nodes. The first node offloads most of its requests."""
     directory.mkdir(parents=True, exist_ok=True)
-    ports = _free_ports(3 * NODES)
     nodes = []
     for number in range(NODES):
         home = directory / f"node{number}"
         make_data_dir(home)
-        peer_port, api_port, admin_port = ports[3 * number : 3 * number + 3]
+        api_port, admin_port, peer_port = ports[PORTS_OF_NODE * number : PORTS_OF_NODE * (number + 1)]
         key = create_identity(home / KEY_FILE)
         nodes.append(NodeProcess(home, key, peer_port, api_port, admin_port, ends_with_parent=True))
     parameters, beacon = PARAMETERS, secrets.token_bytes(32)
@@ -199,8 +228,8 @@ def _announce(nodes: Sequence[NodeProcess], console: Console) -> None:
     body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]})
     home = nodes[0].directory
     console.print("\nTry, in another terminal:\n", highlight=False)
-    for command in (f"ask -d {home} 'Hello!'", f"status -d {home}", f"chain blocks -d {home}"):
-        console.print(f"  wwwserve {command}", highlight=False, soft_wrap=True, markup=False)
+    for command in ("ask 'Hello!'", "status", "chain blocks", "dashboard"):
+        console.print(f"  wwwserve {command} -d {home}", highlight=False, soft_wrap=True, markup=False)
     console.print("\nTalk to any of them as to OpenAI:\n", highlight=False)
     command = f"  curl -N {nodes[0].api_url}/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
     console.print(command, highlight=False, soft_wrap=True, markup=False)
@@ -216,9 +245,41 @@ class _Result:
     text: str
 
 
-async def _send_prompts(node: NodeProcess) -> list[_Result]:
-    client = openai.AsyncOpenAI(base_url=node.api_url, api_key="none", max_retries=0, timeout=120)
+async def _run_prompts(
+    nodes: Sequence[NodeProcess], console: Console
+) -> tuple[list[_Result], dict[str, dict[str, Any]]]:
+    """Send the prompts through the first node, and show each answer when it is paid.
+
+    Returns the answers, and by request what the first node has on record of those that were shown.
+    """
+    names = {node.address: f"node {number}" for number, node in enumerate(nodes)}
     results: list[_Result] = []
+    shown: dict[str, dict[str, Any]] = {}
+    console.print(f"\n{len(PROMPTS)} prompts through node 0", highlight=False)
+    _print_line(console, tuple(COLUMNS), "answer")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_send_prompts, nodes[0], results)
+        deadline = math.inf
+        while len(shown) < len(PROMPTS) and trio.current_time() < deadline:
+            await trio.sleep(POLL_INTERVAL_S)
+            if len(results) == len(PROMPTS):
+                deadline = min(deadline, trio.current_time() + SETTLE_TIMEOUT_S)
+            answer = await trio.to_thread.run_sync(nodes[0].ask, "/requests?limit=100")
+            rows = {row["id"]: row for row in answer["requests"]}
+            for result in results:
+                row = rows.get(result.request_id)
+                if row is None or result.request_id in shown:  # it began after the node was asked
+                    continue
+                is_settled = result.executor == "local" or row["settled_height"] is not None
+                if row["outcome"] != "running" and is_settled:
+                    shown[result.request_id] = row
+                    _print_answer(len(shown), names.get(result.executor, result.executor), result, row, console)
+    return results, shown
+
+
+async def _send_prompts(node: NodeProcess, results: list[_Result]) -> None:
+    """Send all prompts, and append each answer when it is there."""
+    client = openai.AsyncOpenAI(base_url=node.api_url, api_key="none", max_retries=0, timeout=120)
     limit = trio.CapacityLimiter(CONCURRENCY)
 
     async def send(prompt: str) -> None:
@@ -243,65 +304,67 @@ async def _send_prompts(node: NodeProcess) -> list[_Result]:
     async with client, trio.open_nursery() as nursery:
         for prompt in PROMPTS:
             nursery.start_soon(send, prompt)
-    return results
 
 
-def _wait_settled(node: NodeProcess, results: Sequence[_Result]) -> dict[str, Any]:
-    """The node's own record of each request, once every payment is final."""
-    deadline = time.monotonic() + SETTLE_TIMEOUT_S
-    while True:
-        rows = {row["id"]: row for row in node.ask("/requests?limit=100")["requests"]}
-        open_rows = [
-            result
-            for result in results
-            if result.executor != "local" and rows[result.request_id]["settled_height"] is None
-        ]
-        if not open_rows:
-            return rows
-        if time.monotonic() > deadline:
-            raise DemoFailed(f"{len(open_rows)} payments were not final after {SETTLE_TIMEOUT_S:.0f} s")
-        time.sleep(0.3)
+def _print_answer(number: int, served_by: str, result: _Result, row: dict[str, Any], console: Console) -> None:
+    cells = (
+        str(number),
+        served_by,
+        f"{1000 * result.first_token:.0f} ms",
+        str(row["completion_tokens"]),
+        "" if row["amount"] is None else f"{row['amount'] / CREDIT:.6f}",
+        *("" if row[name] is None else str(row[name]) for name in ("hold_height", "settled_height")),
+    )
+    _print_line(console, cells, " ".join(result.text.split()))
 
 
-def _print_results(
-    nodes: Sequence[NodeProcess], results: Sequence[_Result], rows: dict[str, Any], console: Console
-) -> None:
-    names = {node.address: f"node {number}" for number, node in enumerate(nodes)}
-    table = Table(title=f"{len(results)} prompts through node 0", box=None, title_justify="left", expand=True)
-    for heading in ("#", "served by", "first token", "tokens", "credits", "held at", "paid at"):
-        width = max(len(heading), 9 if heading == "credits" else 0)
-        table.add_column(heading, no_wrap=True, min_width=width, justify="left" if heading == "served by" else "right")
-    table.add_column("answer", no_wrap=True, overflow="ellipsis", ratio=1)
-    for number, result in enumerate(results, start=1):
-        row = rows[result.request_id]
-        paid = "" if row["amount"] is None else f"{row['amount'] / CREDIT:.6f}"
-        heights = ["" if row[name] is None else str(row[name]) for name in ("hold_height", "settled_height")]
-        table.add_row(
-            str(number),
-            names.get(result.executor, result.executor),
-            f"{1000 * result.first_token:.0f} ms",
-            str(row["completion_tokens"]),
-            paid,
-            *heights,
-            Text(" ".join(result.text.split())),
-        )
-    console.print(table)
+def _print_line(console: Console, cells: Sequence[str], answer: str) -> None:
+    """One line of the table of answers; what is too long is cut."""
+    line = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, COLUMNS.values(), strict=True))
+    console.print(Text(f"{line}  {answer}"), no_wrap=True, overflow="ellipsis")
+
+
+def _sum_up(results: Sequence[_Result], rows: dict[str, dict[str, Any]], console: Console) -> None:
+    """Say what was shown.
+
+    Raises:
+        DemoFailed: too little of it was.
+    """
     offloaded = sum(result.executor != "local" for result in results)
     moved = sum(row["amount"] or 0 for row in rows.values())
     console.print(
         f"\n{offloaded} of {len(results)} offloaded; {moved / CREDIT:.6f} credits moved; "
-        "the last two numbers of a row are the heights at which its hold and its payment became final\n",
+        "'held at' and 'paid at' are the heights at which a hold and its payment became final\n",
         highlight=False,
         soft_wrap=True,
     )
-    if not all(result.text for result in results) or len(results) != len(PROMPTS):
+    if len(rows) < len(results):
+        raise DemoFailed(f"{len(results) - len(rows)} payments were not final after {SETTLE_TIMEOUT_S:.0f} s")
+    if not all(result.text for result in results):
         raise DemoFailed("not every prompt was answered")
     if offloaded <= len(results) // 2:
         raise DemoFailed(f"only {offloaded} of {len(results)} requests were offloaded")
 
 
-def _audit(nodes: Sequence[NodeProcess], console: Console) -> None:
-    """``chain verify`` on all four data directories, and the comparison of their blocks."""
+def _wait_until_all_have(nodes: Sequence[NodeProcess], height: int) -> None:
+    """Wait until the block at ``height`` is final for every node.
+
+    Raises:
+        DemoFailed: it takes too long.
+    """
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while any(node.ask("/status")["height"] < height for node in nodes):
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"not every node had the block at height {height} after {SETTLE_TIMEOUT_S:.0f} s")
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _audit(nodes: Sequence[NodeProcess], height: int, console: Console) -> None:
+    """``chain verify`` on all four data directories, and the comparison of their blocks, at ``height`` and all below.
+
+    Raises:
+        DemoFailed: a ledger is shorter, or wrong, or they differ.
+    """
     heights, common = [], []
     for number, node in enumerate(nodes):
         store = LevelStore(node.directory / CHAIN_DIRECTORY, create=False)
@@ -321,8 +384,8 @@ def _audit(nodes: Sequence[NodeProcess], console: Console) -> None:
         common.append(_read_block(node.directory / CHAIN_DIRECTORY, min(heights)))
     if len(set(common)) != 1:
         raise DemoFailed(f"the ledgers differ at height {min(heights)}")
-    if max(heights) - min(heights) > MAX_HEIGHT_DIFFERENCE:
-        raise DemoFailed(f"the heights are too far apart: {heights}")
+    if min(heights) < height:
+        raise DemoFailed(f"a ledger has less than {height} blocks: {heights}")
     block_id, state_root = common[0]
     console.print(
         f"all four agree at height {min(heights)}: block {block_id.hex()[:16]}, state root {state_root.hex()[:16]}",
@@ -339,12 +402,3 @@ def _read_block(path: Path, height: int) -> tuple[bytes, bytes]:
         return block.id, block.header.state_root
     finally:
         store.close()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(listener.getsockname()[1]) for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports

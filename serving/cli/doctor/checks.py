@@ -1,13 +1,12 @@
 """What ``wwwserve doctor`` looks at: one function for each subject. What it finds has a code of
 :mod:`serving.admin.health.troubles`, which says how bad it is and what mends it.
 
-They work whether the node runs or not, change nothing, and wait for no part longer than ``PROBE_TIMEOUT_S``.
+They work whether the node runs or not, and change nothing. They wait for a peer no longer than ``DIAL_TIMEOUT_S``, and
+for a backend no longer than :mod:`serving.cli.doctor.backend_checks` says.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import socket
 import stat
@@ -16,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from chain.amounts import format_credits
 from chain.cli.contract import CommandError, ExitCode
@@ -26,14 +24,14 @@ from chain.keyfile import PassphraseNeeded, load_identity
 from p2p.addresses import get_endpoint, parse_peer_address
 from serving.admin.health.self_checks import Finding, check_clock, check_config, check_disk, check_ports, find
 from serving.admin.health.troubles import Severity, Trouble
-from serving.cli.running.admin_client import ask_node
+from serving.cli.doctor.backend_checks import list_models, probe_node, probe_server
+from serving.cli.running.admin_client import NodeStarting, ask_node, describe_age
 from serving.config.data_directory import GENESIS_FILE, KEY_FILE, OTHERS
-from serving.config.fields import ConfigError
 from serving.config.models import OpenAIModel
 from serving.config.schema import NodeConfig
 
-PROBE_TIMEOUT_S = 2.0
-"""Patience with a backend, a peer or a port."""
+DIAL_TIMEOUT_S = 2.0
+"""Patience with a peer."""
 PROBED = ("backend", "backend_loading", "bootstrap", "connecting", "disk_full")
 """Codes of a running node whose subjects are looked at from here."""
 
@@ -45,6 +43,7 @@ class Patient:
     directory: Path
     config: NodeConfig | None = None
     status: dict[str, Any] | None = None
+    is_starting: bool = False
 
 
 Check = Callable[[Patient], Iterator[Finding]]
@@ -89,6 +88,10 @@ def check_node(patient: Patient) -> Iterator[Finding]:
     """Whether it runs and answers, and what it says of itself."""
     try:
         patient.status = ask_node(patient.directory, "GET", "/status")
+    except NodeStarting as error:
+        patient.is_starting = True
+        yield find("starting", age=describe_age(error.start), doing=error.start.doing)
+        return
     except CommandError as error:
         if error.failure.code is ExitCode.NO_NODE:
             yield find("not_running", directory=patient.directory)
@@ -112,54 +115,27 @@ def look_at_clock(patient: Patient) -> Iterator[Finding]:
 
 
 def look_at_ports(patient: Patient) -> Iterator[Finding]:
-    """That they are listened on, or free."""
-    if patient.config is not None:
+    """That they are listened on, or free. A node that starts has some of them."""
+    if patient.config is not None and not patient.is_starting:
         runs = patient.status is not None
         listens = patient.status is None or bool(patient.status["listening"])
         yield from check_ports(patient.config, patient.directory, runs=runs, listens=listens)
 
 
 def check_backends(patient: Patient) -> Iterator[Finding]:
-    """That each configured server answers, takes the key, and lists its models."""
+    """That each configured server answers, takes the key and lists its models, and that each backend gives a token."""
+    servers: dict[int, OpenAIModel] = {}
     for number, entry in enumerate(patient.config.models if patient.config is not None else (), start=1):
         if not isinstance(entry, OpenAIModel):
             yield Finding("backend", "embedded")
             continue
-        yield _check_server(number, entry)
-
-
-def _check_server(number: int, entry: OpenAIModel) -> Finding:
-    url = urlsplit(str(entry.base_url))
-    name = f"backend {number}"
-    try:
-        key = entry.get_api_key()
-    except ConfigError as error:
-        return find("backend_key_missing", of=name, reason=error, variable=entry.api_key_env)
-    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-    connection = kind(url.hostname or "", url.port, timeout=PROBE_TIMEOUT_S)
-    try:
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        connection.request("GET", f"{url.path.rstrip('/').removesuffix('/v1')}/v1/models", headers=headers)
-        response = connection.getresponse()
-        body = response.read(1 << 20)
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or error or "does not answer"
-        return find("backend_down", of=name, url=entry.base_url, reason=reason, port=url.port or 80)
-    finally:
-        connection.close()
-    if response.status in (401, 403):
-        return find("backend_key_refused", of=name, url=entry.base_url)
-    if response.status != 200:
-        return find("backend_fails", of=name, url=entry.base_url, status=response.status)
-    try:
-        listed = [str(each["id"]) for each in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError):
-        return find("backend_foreign", of=name, url=entry.base_url)
-    missing = [model for model in entry.names if model not in listed]
-    if missing:
-        shown = {"missing": ", ".join(missing), "listed": ", ".join(listed) or "nothing"}
-        return find("backend_lacks_model", of=name, url=entry.base_url, **shown)
-    return Finding(name, f"{entry.base_url}: {', '.join(listed) or 'no model'}")
+        servers[number] = entry
+        found, listed = list_models(number, entry)
+        yield found
+        if found.trouble is None and patient.status is None:
+            yield from probe_server(number, entry, listed, patient.directory)
+    if patient.status is not None:
+        yield from probe_node(patient.directory, patient.status["backends"], servers)
 
 
 def check_peers(patient: Patient) -> Iterator[Finding]:
@@ -172,7 +148,7 @@ def check_peers(patient: Patient) -> Iterator[Finding]:
         try:
             _, address = parse_peer_address(text)
             host, port = get_endpoint(address)
-            socket.create_connection((str(host), int(port)), PROBE_TIMEOUT_S).close()
+            socket.create_connection((str(host), int(port)), DIAL_TIMEOUT_S).close()
             yield Finding("bootstrap", text)
             return
         except (OSError, ValueError) as error:

@@ -4,5 +4,5 @@
 node is, ``wallet`` its account, ``policy`` whom it serves; ``keys`` keeps its API keys; ``ask`` asks it as a user does;
 ``dashboard`` opens its page.
 
-``serving.cli.app`` and ``serving.cli.doctor`` import this package; ``node`` prints what ``status`` describes.
+``serving.cli.app`` and ``serving.cli.doctor`` import this package; ``serving.daemon`` prints what ``status`` describes.
 """

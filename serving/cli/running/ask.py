@@ -18,6 +18,7 @@ from chain.cli.options import AsJson, DataDir
 from chain.cli.text import print_line, print_part
 from serving.cli.running.admin_client import ask_node, open_answer
 from serving.cli.running.suggestions import suggest_models
+from serving.openai.answers import EVENT_STREAM
 from serving.openai.endpoints import CHAT
 from serving.openai.requests import LOCAL_ONLY
 
@@ -47,8 +48,8 @@ MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Long
 class Answer:
     """What came of a question; times in seconds."""
 
-    request_id: str
-    executor: str
+    request_id: str = ""
+    executor: str = ""
     text: str = ""
     pieces: int = 0
     first_token: float | None = None
@@ -74,7 +75,8 @@ def ask(
         text = sys.stdin.read().strip()
     messages = [*_make_system(system), {"role": "user", "content": text}]
     name = model or _choose_model(data_dir)
-    answer = _complete(data_dir, name, messages, local_only, max_tokens, quiet=as_json)
+    answer = Answer()
+    _complete(answer, data_dir, name, messages, local_only, max_tokens, quiet=as_json)
     record = _find_record(data_dir, answer)
     if as_json:
         content = {
@@ -99,12 +101,15 @@ def chat(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Talk with a model, a line at a time, until Ctrl-D. With --json each answer is a JSON value on a line."""
+    """Talk with a model, a line at a time, until Ctrl-D. With --json each answer is a JSON value on a line.
+
+    On a terminal, Ctrl-C stops an answer, and what fails ends that answer alone.
+    """
     name = model or _choose_model(data_dir)
     messages: list[dict[str, str]] = [*_make_system(system)]
     is_terminal = sys.stdin.isatty()
     if is_terminal:
-        print_line(f"{name}; Ctrl-D ends", to_stderr=True)
+        print_line(f"{name}; Ctrl-C stops an answer, Ctrl-D ends", to_stderr=True)
     while True:
         if is_terminal:
             print_part("> ")
@@ -114,7 +119,18 @@ def chat(
         if not line.strip():
             continue
         messages.append({"role": "user", "content": line.strip()})
-        answer = _complete(data_dir, name, messages, local_only, max_tokens, quiet=as_json)
+        answer = Answer()
+        try:
+            _complete(answer, data_dir, name, messages, local_only, max_tokens, quiet=as_json)
+        except (KeyboardInterrupt, CommandError) as error:
+            is_over = isinstance(error, CommandError) and error.failure.code is ExitCode.NO_NODE
+            if not is_terminal or is_over:
+                raise
+            print_line("")
+            print_line(f"error: {error}" if isinstance(error, CommandError) else "stopped", to_stderr=True)
+            if not answer.text:
+                messages.pop()  # as if it had not been said
+                continue
         messages.append({"role": "assistant", "content": answer.text})
         if as_json:
             print_result({"model": name, "text": answer.text, "served_by": answer.executor}, as_json)
@@ -136,6 +152,7 @@ def _choose_model(data_dir: Path | None) -> str:
 
 
 def _complete(
+    answer: Answer,
     data_dir: Path | None,
     model: str,
     messages: Sequence[dict[str, str]],
@@ -143,8 +160,8 @@ def _complete(
     max_tokens: int | None,
     *,
     quiet: bool,
-) -> Answer:
-    """Ask, and print the answer as it comes unless ``quiet``.
+) -> None:
+    """Ask, and put the answer into ``answer`` as it comes; print it unless ``quiet``.
 
     Raises:
         CommandError: there is no answer, or it broke off.
@@ -157,13 +174,13 @@ def _complete(
     with open_answer(data_dir, "POST", CHAT.path, content, ANSWER_TIMEOUT_S, headers) as response:
         if response.status != 200:
             raise _make_error(response.status, json.loads(response.read() or b"{}"))
-        executor = response.headers.get("x-wwwserve-executor", "")
-        answer = Answer(response.headers.get("x-request-id", ""), executor)
+        answer.request_id = response.headers.get("x-request-id", "")
+        answer.executor = response.headers.get("x-wwwserve-executor", "")
         for event in _read_events(response):
             if "error" in event:
                 raise _make_error(502, event)
             for choice in event.get("choices", ()):
-                piece = choice.get("delta", {}).get("content")
+                piece = (choice.get("delta") or choice.get("message") or {}).get("content")
                 if not piece:
                     continue
                 answer.first_token = answer.first_token or time.monotonic() - started
@@ -172,11 +189,13 @@ def _complete(
                 if not quiet:
                     print_part(piece)
         answer.duration = time.monotonic() - started
-    return answer
 
 
 def _read_events(response: Any) -> Iterator[dict[str, Any]]:
-    """The events of a stream (server-sent events with JSON)."""
+    """The events of a stream (server-sent events with JSON); of a backend that streams nothing, its whole answer."""
+    if not response.headers.get("content-type", "").startswith(EVENT_STREAM):
+        yield json.loads(response.read())
+        return
     for line in response:
         data = line.decode(errors="replace").removeprefix("data:").strip()
         if line.startswith(b"data:") and data != "[DONE]":

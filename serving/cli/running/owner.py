@@ -14,13 +14,14 @@ from chain.cli.contract import CommandError, ExitCode, print_result
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.text import (
     format_count,
+    format_duration,
     format_percent,
     print_line,
     print_lines,
     print_table,
     shorten_address,
 )
-from serving.cli.running.admin_client import ask_node
+from serving.cli.running.admin_client import NodeStarting, ask_node, describe_age
 from serving.cli.running.status import describe_status
 
 
@@ -29,18 +30,32 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every second, until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Where the node stands: ledger, peers, models, requests."""
+    """Where the node stands: ledger, peers, models, requests.
+
+    Exit code 3 while it starts or ends, too; it then says what it does, or waits for.
+    """
     directory = str(data_dir or get_default_data_dir())
     if watch and as_json:
         raise CommandError("--watch is for people; give it without --json", code=ExitCode.USAGE)
     while True:
-        content = ask_node(data_dir, "GET", "/status")
-        lines = describe_status(content, directory)
+        try:
+            content = ask_node(data_dir, "GET", "/status")
+            lines = describe_status(content, directory)
+            is_running = content["ending"] is None
+        except NodeStarting as error:
+            content = {"verdict": "starting", "since_ms": error.start.since_ms, "doing": error.start.doing}
+            lines = [f"○ starting for {describe_age(error.start)}: {error.start.doing}   ({directory})"]
+            is_running = False
         if not watch:
             print_result(content, as_json, *lines)
+            if not is_running:
+                raise typer.Exit(ExitCode.NO_NODE)
             return
         print_lines("\n".join(lines), clear=True)
         time.sleep(1)
+
+
+PEER_COLUMNS = ("address", "models", "path", "connected for", "round trip", "load", "credits bonded", "reachable at")
 
 
 def peers(
@@ -59,13 +74,15 @@ def peers(
             shorten_address(peer["address"]) if is_short else peer["address"],
             ", ".join(peer["models"]) or "-",
             _describe_path(peer),
+            "-" if peer["connected_s"] is None else format_duration(int(1000 * peer["connected_s"])),
+            "-" if peer["round_trip_ms"] is None else f"{peer['round_trip_ms']:,.1f} ms",
             f"{peer['utilization'] / 10:.0f} %",
             format_credits(peer["bonded"]),
             ", ".join(peer["addresses"]) or "-",
         )
         for peer in answer["peers"]
     ]
-    print_table(("address", "models", "path", "load", "credits bonded", "reachable at"), rows)
+    print_table(PEER_COLUMNS, rows)
 
 
 def _describe_path(peer: dict[str, Any]) -> str:
@@ -85,8 +102,10 @@ def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         rate = entry["win_rate"]
         won = "-" if rate is None else f"won {format_percent(rate)} of {format_count(entry['duels'], 'duel')}"
         others = f"{format_count(entry['executors'], 'node')}, {format_credits(entry['stake'])} credits"
-        rows.append((entry["id"], "yes" if entry["local"] else "no", others if entry["executors"] else "none", won))
-    print_table(("model", "here", "others, and their bonds", "duels"), rows)
+        price = f"{1_000 * float(entry['price']['completion']):,.6f}".rstrip("0").rstrip(".")
+        here, elsewhere = "yes" if entry["local"] else "no", others if entry["executors"] else "none"
+        rows.append((entry["id"], here, elsewhere, price, won))
+    print_table(("model", "here", "others, and their bonds", "credits per 1,000 tokens", "duels"), rows)
     for entry in answer["models"]:
         for identity in entry["identities"]:
             declared = format_count(identity["executors"], "executor")

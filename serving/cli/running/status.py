@@ -10,11 +10,16 @@ from chain.cli.text import format_count, format_duration, format_percent
 from chain.printable import escape_unprintable
 from serving.admin.health.troubles import Severity, describe_mend
 
-MARKS = {"ready": "●", "degraded": "!", "stalled": "✗"}
+MARKS = {"ready": "●", "degraded": "!", "stalled": "✗", "ending": "○"}
 """What stands before the verdict; the words beside it say the same."""
 SEVERITY_MARKS = {Severity.PROBLEM: "✗", Severity.ADVICE: "!", Severity.NOTE: "·"}
 """What stands before a trouble."""
-VERDICTS = {"ready": "ready", "degraded": "serving, but not all is well", "stalled": "stalled: nothing is paid"}
+VERDICTS = {
+    "ready": "ready",
+    "degraded": "serving, but not all is well",
+    "stalled": "stalled: nothing is paid",
+    "ending": "ending",
+}
 
 
 def describe_status(status: dict[str, Any], directory: str) -> list[str]:
@@ -31,6 +36,7 @@ def describe_status(status: dict[str, Any], directory: str) -> list[str]:
         ("serving", _describe_serving(status)),
         *(("", line) for line in _describe_backends(status["backends"])),
         ("requests", _describe_requests(status)),
+        *((("", f"declined of others: {_list_counts(status['declines'])}"),) if status["declines"] else ()),
         ("credit", _describe_credit(status)),
         ("address", status["address"]),
         *(("peers at", address) for address in status["listening"]),
@@ -45,7 +51,7 @@ def describe_start(status: dict[str, Any], api: str, needs_key: bool, admin: str
     name = escape_unprintable(status["chain"])
     rows = [
         ("api", f"{api}   {keys}"),
-        ("admin", admin),
+        ("dashboard", f"{admin}   open it with your rights: wwwserve dashboard"),
         *(("peers", address) for address in peers),
         ("network", _describe_network(status)),
         ("models", _describe_serving(status)),
@@ -108,11 +114,17 @@ def _describe_backends(backends: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _describe_requests(status: dict[str, Any]) -> str:
+    errors = f", {format_count(status['requests_error'], 'error')} passed on" if status["requests_error"] else ""
     return (
         f"{status['requests_local']} here, {status['requests_offloaded']} offloaded, "
         f"{status['offers_served']} for others · {status['requests_failed']} failed, "
-        f"{status['requests_refused']} refused"
+        f"{status['requests_refused']} refused{errors}"
     )
+
+
+def _list_counts(counts: dict[str, int]) -> str:
+    """Counts by name, the most first."""
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _describe_credit(status: dict[str, Any]) -> str:

@@ -51,7 +51,10 @@ def init(
     duel_rate: Annotated[
         int,
         typer.Option(
-            min=0, max=1_000, help="Of 1,000 paid answers on the new chain, how many are answered again and judged."
+            min=0,
+            max=1_000,
+            help="Of 1,000 paid answers on the new chain, how many are answered again and judged. Below 50, fines "
+            "and bonds rise as duels get rarer.",
         ),
     ] = 0,
     checkpoint: Annotated[

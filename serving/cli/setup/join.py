@@ -62,4 +62,6 @@ def _read(given: str) -> str:
                 return file.read(MAX_TEXT_BYTES)
     except OSError as error:
         raise CommandError(f"cannot read {given}: {error.strerror}") from error
+    if "/" in given or given.endswith(".txt"):  # no invitation has these
+        raise CommandError(f"there is no file {given}")
     return given

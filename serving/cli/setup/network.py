@@ -11,16 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from chain.amounts import format_credits
-from chain.check_economics import check_checks
 from chain.cli.contract import CommandError, ExitCode, print_result
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.cli.tree import Entry, build_group
 from chain.crypto import KeyPair
-from chain.duel_economics import check_duels
-from chain.duel_parameters import DuelParameters
 from chain.genesis import make_genesis, make_validator
 from chain.keyfile import create_identity
-from chain.parameters import Parameters
+from chain.parameters.check_economics import check_checks
+from chain.parameters.duel_economics import check_duels
+from chain.parameters.parameters import Parameters, choose_parameters
 from p2p.addresses import is_ip_address, is_local_address, parse_peer_address
 from p2p.runtime import RealRuntime
 from serving.cli.ledger.stopped_node import get_passphrase, load_own_genesis
@@ -80,14 +79,20 @@ def create(
         str, typer.Option(metavar="CREDITS", help="What an account gets that registers ('wallet register').")
     ] = "0",
     duel_rate: Annotated[
-        int, typer.Option(min=0, max=1_000, help="Of 1,000 paid answers, how many are answered again and judged.")
+        int,
+        typer.Option(
+            min=0,
+            max=1_000,
+            help="Of 1,000 paid answers, how many are answered again and judged. Below 50, fines and bonds rise "
+            "as duels get rarer.",
+        ),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Make the data directories of a new network: keys, genesis and configuration of its validators."""
     places = plan_places(validators, host or [LOOPBACK])
     amounts = [0 if text == "0" else parse_credits(text) for text in (stake, credit, grant)]
-    parameters = Parameters(duels=DuelParameters(rate=duel_rate), register_grant=amounts[2])
+    parameters = choose_parameters(duel_rate, Parameters(register_grant=amounts[2]))
     check_duels(parameters)
     check_checks(parameters)
     if amounts[0] < parameters.min_validator_bond:

@@ -15,16 +15,15 @@ import structlog
 import trio
 import typer
 
-from chain.check_economics import check_checks
 from chain.cli.contract import CommandError
 from chain.cli.options import AsJson, DataDir, get_default_data_dir
 from chain.crypto import KeyPair
-from chain.duel_economics import check_duels
-from chain.duel_parameters import DuelParameters
-from chain.genesis import Genesis, load_genesis, make_genesis, make_validator
+from chain.genesis import MAX_CHAIN_NAME_BYTES, Genesis, load_genesis, make_genesis, make_validator
 from chain.keyfile import create_identity
 from chain.light.client import Checkpoint
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.check_economics import check_checks
+from chain.parameters.duel_economics import check_duels
+from chain.parameters.parameters import CREDIT, choose_parameters
 from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.addresses import parse_proxy
@@ -40,6 +39,7 @@ from serving.config.data_directory import (
 )
 from serving.config.file import load_config, write_default_config
 from serving.config.schema import ApiKeyConfig, NodeConfig
+from serving.config.start_note import end_start, note_start
 from serving.keys.records import make_secret
 
 log = structlog.get_logger(__name__)
@@ -76,6 +76,7 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
         as_json: AsJson = False,
     ) -> None:
         """Run the node in a data directory until it is stopped."""
+        from serving.backends.embedded import end_process
         from serving.cli.setup.init import init, is_terminal
         from serving.cli.setup.own_server import add_llama_cpp, add_vllm
         from serving.logs.console import configure_logs
@@ -83,8 +84,10 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
 
         directory = data_dir or get_default_data_dir()
         if not (directory / KEY_FILE).exists():
+            if any((directory / name).exists() for name in (GENESIS_FILE, JOURNAL_FILE)):
+                raise CommandError(f"the key of the node in {directory} is gone: put '{KEY_FILE}' back from a backup")
             if not is_terminal(as_json):
-                raise CommandError(f"no node in {directory}; make one with: wwwserve init -d {directory} …")
+                raise CommandError(f"no node in {directory}; make one with: wwwserve init -d {directory}")
             typer.confirm(f"There is no node in {directory}. Make one?", default=True, abort=True)
             init(directory)
         config = load_config(directory / CONFIG_FILE)
@@ -116,7 +119,12 @@ def make_run(load_run_node: Callable[[], RunNode]) -> Callable[..., None]:
             given = {
                 name: True for name, value in (("as_json", as_json), ("stop_with_stdin", stop_with_stdin)) if value
             }
-            trio.run(partial(load_run_node(), **given), directory, config, key, genesis)
+            note_start(directory, "loading its program")
+            try:
+                trio.run(partial(load_run_node(), **given), directory, config, key, genesis)
+            finally:
+                end_start(directory)
+        end_process()
 
     return run
 
@@ -139,6 +147,8 @@ def create_node(
     """
     if (genesis is None) == (new_chain is None):
         raise CommandError("say which chain: --genesis FILE to join one, or --new-chain NAME to begin one")
+    if new_chain is not None and not 1 <= len(new_chain.encode()) <= MAX_CHAIN_NAME_BYTES:
+        raise CommandError(f"--new-chain: a name has 1 to {MAX_CHAIN_NAME_BYTES} bytes")
     if duel_rate and new_chain is None:
         raise CommandError("the chain that you join says how many duels there are: --duel-rate goes with --new-chain")
     if checkpoint is not None:
@@ -150,7 +160,7 @@ def create_node(
             raise CommandError(f"--checkpoint: {error}") from None
     check_is_new(directory)
     joined = load_genesis(genesis) if isinstance(genesis, Path) else genesis
-    parameters = Parameters(duels=DuelParameters(rate=duel_rate))
+    parameters = choose_parameters(duel_rate)
     check_duels(parameters)
     check_checks(parameters)
     try:
@@ -213,23 +223,45 @@ def demo(
         Path | None, typer.Option(help="Where to keep the nodes (default: a temporary one that is removed at the end).")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary directory.")] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65_524,
+            help="First of twelve ports: API, dashboard and peers of each node (default: any free ones).",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a network of four nodes with real models on this machine."""
     from rich.console import Console
 
-    from serving.cli.demo.demo import DemoFailed, run_demo
+    from serving.cli.demo.demo import DemoFailed, find_ports, run_demo
 
     console = Console(stderr=as_json)
     if directory is not None and directory.exists() and any(directory.iterdir()):
         raise CommandError(f"{directory} is not empty; remove it or name another directory")
+    try:
+        ports = find_ports(port)
+    except DemoFailed as error:
+        raise CommandError(str(error)) from error
     is_temporary = directory is None and not keep
     directory = directory or Path(tempfile.mkdtemp(prefix="wwwserve-demo-"))
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that the nodes are stopped then too
-        signal.signal(number, signal.default_int_handler)
+    end_as_by_ctrl_c()
     try:
-        run_demo(directory, once, console, as_json)
+        run_demo(directory, ports, once, console, as_json)
     except DemoFailed as error:
         raise CommandError(f"{error} (the nodes' directories are kept: {directory})") from error
     if is_temporary:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def end_as_by_ctrl_c() -> None:
+    """Have SIGTERM and SIGHUP do what a Ctrl-C does, so that the nodes are stopped then too.
+
+    They come in as SIGINT, which trio raises only where its own state is whole. A shell ignores that for what runs in
+    its background.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))

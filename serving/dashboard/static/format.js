@@ -24,6 +24,10 @@ export const percent = (share, digits = 0) =>
 /** `1 block`, `2 blocks`. */
 export const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
+/** Counts by name, the most first: `3 busy, 1 hold`. */
+export const counts = (byName) =>
+  Object.entries(byName).sort((a, b) => b[1] - a[1]).map(([name, number]) => `${count(number)} ${name}`).join(", ");
+
 /** An address or hash by its ends. */
 export const short = (text, head = 8, tail = 4) =>
   text.length > head + tail + 1 ? `${text.slice(0, head)}…${text.slice(-tail)}` : text;

@@ -66,18 +66,42 @@ export const go = (...parts) => {
   location.hash = parts.map(encodeURIComponent).join("/");
 };
 
+// What is kept in the browser, for this origin alone.
+
+const kept = new Map(); // as long as the page is open, in a browser that keeps nothing
+function recall(name) {
+  try {
+    return localStorage.getItem(name) ?? kept.get(name);
+  } catch {
+    return kept.get(name);
+  }
+}
+function keep(name, value) {
+  kept.set(name, value);
+  try {
+    if (value == null) localStorage.removeItem(name);
+    else localStorage.setItem(name, value);
+  } catch {
+    // it is in `kept`
+  }
+}
+
 // Requests.
+
+/** Sends `body` with the key of the session: its cookie goes to other ports of this host as well. */
+export const send = (path, body, { method = "POST", headers, signal: abort } = {}) =>
+  fetch(path, {
+    method,
+    headers: { ...headers, "content-type": "application/json", "x-wwwserve-session-key": recall("key") ?? "" },
+    body: JSON.stringify(body ?? {}),
+    signal: abort,
+  });
 
 /** The JSON answer of the node. Throws an Error with its text. */
 export async function ask(path, { method = "GET", body, signal: abort } = {}) {
-  const options = { method, signal: abort, headers: {} };
-  if (method !== "GET") {
-    options.headers["content-type"] = "application/json";
-    options.body = JSON.stringify(body ?? {});
-  }
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await (method === "GET" ? fetch(path, { signal: abort }) : send(path, body, { method, signal: abort }));
   } catch (error) {
     if (abort?.aborted) throw error;
     throw new Error("the node does not answer");
@@ -106,6 +130,7 @@ export async function lock() {
 }
 export async function logOut() {
   await ask("/dashboard/logout", { method: "POST" });
+  keep("key", null);
   location.reload();
 }
 
@@ -116,7 +141,7 @@ async function logIn() {
   globalThis.history.replaceState(null, "", "#node");
   route.value = readRoute();
   try {
-    await ask("/dashboard/login", { method: "POST", body: { code } });
+    keep("key", (await ask("/dashboard/login", { method: "POST", body: { code } })).key);
   } catch (error) {
     notice.value = `You are not logged in: ${error.message}`;
   }
@@ -240,23 +265,12 @@ function addSample(sample) {
 
 // Colours.
 
-const stored = (() => {
-  try {
-    return localStorage.getItem("theme");
-  } catch {
-    return null;
-  }
-})();
 /** `light`, `dark`, or `auto` as the system has it. */
-export const theme = signal(stored ?? "auto");
+export const theme = signal(recall("theme") ?? "auto");
 export function setTheme(name) {
   theme.value = name;
   applyTheme();
-  try {
-    localStorage.setItem("theme", name);
-  } catch {
-    // a browser that keeps nothing
-  }
+  keep("theme", name);
 }
 export function applyTheme() {
   if (theme.value === "auto") delete document.documentElement.dataset.theme;

@@ -34,7 +34,8 @@ class AnswerBuffer:
         self._head: Answer | None = None
         self._data = bytearray()
         self._is_closed = False
-        self._error: BackendError | None = None
+        self._failure: str | None = None
+        """Why it broke off. An error that is kept would keep the frames that it is raised in, and what they hold."""
         self.is_gathered = False
         """Whether what is put in was gathered until a multiple of the interval; if that is now, it goes at once."""
         self._is_first = True
@@ -72,10 +73,10 @@ class AnswerBuffer:
         if len(self._data) >= self._least:
             self._changed.unpark_all()
 
-    def close(self, error: BackendError | None = None) -> None:
-        """Nothing more comes; ``error`` is why, if the answer broke off or never began."""
+    def close(self, failure: str | None = None) -> None:
+        """Nothing more comes; ``failure`` is why, if the answer broke off or never began."""
         self._is_closed = True
-        self._error = error
+        self._failure = failure
         self._changed.unpark_all()
 
     async def get_head(self) -> Answer:
@@ -85,8 +86,8 @@ class AnswerBuffer:
             BackendError: it did not.
         """
         while self._head is None:
-            if self._error is not None:
-                raise self._error
+            if self._failure is not None:
+                raise BackendError(self._failure)
             await self._changed.park()
         return self._head
 
@@ -106,8 +107,8 @@ class AnswerBuffer:
         piece = bytes(self._data)
         self._data.clear()
         self._changed.unpark_all()
-        if not piece and self._error is not None:
-            raise self._error
+        if not piece and self._failure is not None:
+            raise BackendError(self._failure)
         return piece
 
     async def _wait(self, size: int) -> None:

@@ -8,6 +8,7 @@ writer (:mod:`serving.failover.continued_answer`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import trio
 
@@ -19,10 +20,10 @@ from serving.offload.context import AnswerTap
 from serving.offload.executor.answer_buffer import AnswerBuffer, BufferFull
 from serving.offload.protocol import CHUNK_BYTES
 from serving.offload.settings import ExecutorSettings
+from serving.prediction.predicted_time import BYTES_PER_TOKEN
+from serving.prediction.speed import AnswerTimer
 from serving.scheduling.admission import NotAdmitted
 from serving.scheduling.backend_pool import ScheduledBackend
-from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens
-from serving.scheduling.speed import AnswerTimer
 
 
 class AnswerWriter:
@@ -51,13 +52,13 @@ class AnswerWriter:
 
     async def write(
         self, backends: Sequence[ScheduledBackend], tries: Tries, tap: AnswerTap | None = None
-    ) -> BackendError | None:
+    ) -> str | None:
         """Have the first of ``backends`` that delivers write into the buffer. Returns why it broke off, if it did.
 
         Raises:
             NetworkError: the buffer is full, and the originator away.
         """
-        failure: BackendError | None = None
+        failure: str | None = None
         try:
             with self._scope:
                 await self._write(backends, tries, tap)
@@ -65,13 +66,13 @@ class AnswerWriter:
             raise NetworkError("the originator is away, and its answer is long") from error
         except BackendsFailed as error:
             if error.answer is None or error.answer.status not in CLIENT_ERRORS:
-                failure = BackendError(str(error))
+                failure = str(error)
             else:
                 self.buffer.begin(error.answer)
                 async for piece in error.answer.body:
                     await self.buffer.put(piece)
         except (NotAdmitted, BackendError) as error:
-            failure = BackendError(str(error))
+            failure = str(error)
         finally:
             self._over.set()
         return failure
@@ -85,15 +86,17 @@ class AnswerWriter:
             if self.slot_at is None:
                 self.slot_at = slot_at
 
-        async with ask_backends(backends, tries, note_slot) as begun:
+        async with AsyncExitStack() as stack:
+            begun = await ask_backends(stack, backends, tries, note_slot)
             self.backend, answer = begun.backend, begun.answer
             self.buffer.begin(answer)
             self.buffer.is_gathered = answer.is_stream and answer.gather(self.buffer.interval)
             if tap is not None:
                 tap.begin(answer.is_stream)
-            prompt, meter = estimate_tokens(len(tries.request.body)), begun.backend.meter
-            timer = meter.start_timer(tries.request.model, prompt, slot_at, is_stream=answer.is_stream)
-            self._timer = timer
+            request = tries.request
+            self._timer = timer = begun.backend.meter.start_timer(
+                request.model, len(request.body), slot_at, is_stream=answer.is_stream, prefixes=request.prefixes
+            )
             async for piece in begun.read():
                 now = trio.current_time()
                 passed = piece if tap is None else tap.feed(piece)
@@ -116,6 +119,10 @@ class AnswerWriter:
         self._scope.cancel()
 
     async def stop(self) -> None:
-        """Stop the backend, and wait until its slot is free."""
+        """Stop the backend, and wait until its slot is free, which takes a moment.
+
+        A cancellation that came meanwhile would be raised where another may be handled, and each hold the other.
+        """
         self.cancel()
-        await self._over.wait()
+        with trio.CancelScope(shield=True):
+            await self._over.wait()

@@ -40,15 +40,17 @@ class ExecutorAnswer:
         """The one that begins it, and the one that writes it at present."""
         self._cut: list[ScheduledBackend] = []
         """Backends that were cut in the middle of it."""
-        self._nothing = AnswerInspector(stream=False)
+        self._seen = AnswerInspector(stream=False)
+        """What is read when nothing is being read: nothing, or all that was."""
         self._whole: ContinuedAnswer | None = None
+        """While it is read."""
         self._tapped = 0
         """Bytes from the tap that the inspector was given."""
 
     @property
     def inspector(self) -> AnswerInspector:
         """Has seen as much of the answer as was read."""
-        return self._nothing if self._whole is None else self._whole.inspector
+        return self._seen if self._whole is None else self._whole.inspector
 
     @property
     def began_at(self) -> float | None:
@@ -71,7 +73,7 @@ class ExecutorAnswer:
             BackendError: none of them answers.
         """
         self._nursery, job = nursery, self._job
-        tries = Tries(job.request, job.body if job.tap is None else job.tap.asked, job.demand)
+        tries = Tries(job.request, job.body if job.tap is None else job.tap.asked, job.demand, job.patience_s)
         nursery.start_soon(self._write, self._first, (job.backend, *job.others), tries, job.tap, may_start)
         return await self._first.buffer.get_head()
 
@@ -84,9 +86,12 @@ class ExecutorAnswer:
         async with AsyncExitStack() as stack:
             begun = await self._open(stack, self._first, head)
             self._whole = ContinuedAnswer(self._job.request, begun, stack, self._ask_for_rest)
-            async with aclosing(self._whole.read()) as body:
-                async for chunk in body:
-                    yield chunk
+            try:
+                async with aclosing(self._whole.read()) as body:
+                    async for chunk in body:
+                        yield chunk
+            finally:  # it holds this answer, to ask for the rest: both would stay, with the body of the request
+                self._seen, self._whole = self._whole.inspector, None
 
     def note_end(self) -> None:
         """The whole answer was sent."""
@@ -155,7 +160,7 @@ class ExecutorAnswer:
         if job.tap is not None or not backends:
             return None
         self._writer = writer = AnswerWriter(self._settings, backends[0], written)
-        tries = Tries(request, request.body, job.demand)
+        tries = Tries(request, request.body, job.demand, job.patience_s)
         self._nursery.start_soon(self._write, writer, backends, tries, None, None)
         try:
             head = await writer.buffer.get_head()

@@ -13,22 +13,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 
 import structlog
 import trio
 
 from chain.crypto import format_address
-from chain.exceptions import CodecError, InvalidOperation
-from chain.types.operations import FINISH_CANCELLED, Delivery, SignedOperation, Usage, compute_digest
+from chain.exceptions import CodecError
+from chain.types.operations import FINISH_CANCELLED, Delivery, Usage, compute_digest
 from p2p.network import NetworkError, is_network_error
-from p2p.streams.exchanges import Exchange
-from serving.accounting.credit_line import CreditExhausted, CreditLine
+from p2p.streams.exchange import Exchange
+from serving.accounting.credit_line import CreditLine
 from serving.accounting.payee import make_refund
 from serving.accounting.receipts import is_receipt
 from serving.backends.backend import BackendError
 from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
 from serving.offload.executor.executor_answer import ExecutorAnswer
 from serving.offload.executor.job import Job
+from serving.offload.executor.session_payment import PaymentFailed, SessionPayment
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_ANSWER_BYTES,
@@ -36,7 +38,6 @@ from serving.offload.protocol import (
     Failed,
     KeepAlive,
     Message,
-    Payment,
     Receipt,
     ResponseChunk,
     ResponseHead,
@@ -58,10 +59,6 @@ MAX_RESUMPTIONS_ALLOWED = 3
 """Most resumptions of one answer that the executor allows: each may ask for the whole answer again."""
 
 
-class PaymentFailed(Exception):
-    """The hold did not come, is not what was offered, or did not become final in time."""
-
-
 class OffloadSession:
     """The executor's side of one offload."""
 
@@ -76,12 +73,10 @@ class OffloadSession:
         self.payer = exchange.peer
         self._context = context
         self._settings = settings
-        self._credit_line = credit_line
         self._job = job
-        self._accepted_at = trio.current_time()
         self._terms = job.offer.hold
-        self._hold: SignedOperation | None = None
-        self._answer = ExecutorAnswer(settings, job, self._note_written)
+        self._payment = SessionPayment(context, settings, credit_line, exchange.peer, job)
+        self._answer = ExecutorAnswer(settings, job, partial(_note_written, context, job))
         """What the backends give. Its inspector has seen as much as was sent."""
         self._salt = context.make_salt()
         """Of the answer's digest."""
@@ -94,10 +89,6 @@ class OffloadSession:
         """When a message was sent last."""
         self._is_answered = False
         """Whether the whole answer was sent."""
-        self._payment_received = trio.Event()
-        """Until then the next frame is the payment; afterwards it is the receipt."""
-        self._covered = trio.Event()
-        """Set once the hold is final, or within the credit line of the payer: until then nothing is sent."""
         self._scope = trio.CancelScope()
         self._over = trio.Event()
         self._is_late = False
@@ -174,14 +165,23 @@ class OffloadSession:
         delivery: Delivery | None = None
         receipt: bytes | None = None
         try:
+            failure: Exception | None = None
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._secure_payment)
+                nursery.start_soon(self._payment.secure, self._exchange)
                 nursery.start_soon(self._send_keep_alives)
                 nursery.start_soon(self._watch_deadline)
-                completed = await self._pass_answer(nursery)
-                delivery = completed.delivery
-                receipt = await self._hand_over(completed)
+                try:
+                    completed = await self._pass_answer(nursery)
+                    delivery = completed.delivery
+                    receipt = await self._hand_over(completed)
+                except Exception as error:
+                    failure = error
                 nursery.cancel_scope.cancel()  # the payee goes on with a hold that is not final yet
+            if failure is not None:
+                try:
+                    raise failure
+                finally:
+                    failure = None  # it holds this frame, which must not hold it
         except BaseException as error:
             reason = _describe(error)
             if reason is None:  # cancelled: what was delivered is owed
@@ -201,7 +201,7 @@ class OffloadSession:
     def _note_left(self) -> None:
         """The originator left before anything of the answer came: what it made the backend work counts against it."""
         began_at = self._answer.began_at
-        if self._hold is not None and began_at is not None and not self._is_late:
+        if self._payment.hold is not None and began_at is not None and not self._is_late:
             now = trio.current_time()
             self._context.payments.payee.history.note_left(self.payer, now - began_at, now)
 
@@ -211,23 +211,12 @@ class OffloadSession:
             await self._exchange.send(encode_message(Failed(cut_reason(reason))), end=True)
 
     def _settle(self, delivery: Delivery | None, receipt: bytes | None, is_own_fault: bool = False) -> None:
-        """Have the hold captured for ``delivery``, or refunded if that earned nothing.
-
-        An answer that failed after there was content, or by its length, counts as an offer that was left unpaid: a
-        payer may choose requests whose answers fail at their end.
-        """
-        payee, inspector = self._context.payments.payee, self._answer.inspector
-        is_late = inspector.completion_bytes > 0 or inspector.is_too_long
-        if self._hold is None or (is_own_fault and is_late):
-            payee.history.note_unpaid(self.payer, trio.current_time(), self._accepted_at)
-        if self._hold is None:
-            payee.note_left(self._job.hold_id)
-        elif delivery is not None and delivery.amount:
+        """Have the payment settled, and keep what is paid for."""
+        inspector = self._answer.inspector
+        has_content = inspector.completion_bytes > 0 or inspector.is_too_long
+        if self._payment.hold is not None and delivery is not None and delivery.amount:
             self._keep_texts()
-            payee.collect(self._hold, delivery, receipt)
-        else:
-            refund = delivery or make_refund(self._job.hold_id)
-            payee.refund(self._hold, refund, is_own_fault and not is_late)
+        self._payment.settle(delivery, receipt, is_own_fault=is_own_fault, has_content=has_content)
 
     def _keep_texts(self) -> None:
         """Keep what was asked and answered, in case that a duel is about it."""
@@ -237,72 +226,7 @@ class OffloadSession:
             deadline, own_salt = self._terms.deadline, self._transcript_salt
             keep(DeliveredTexts(job.hold_id, True, deadline, salt, job.body, self._salt, answer, own_salt, transcript))
 
-    # The payment
-
-    async def _secure_payment(self) -> None:
-        """Receive the hold and see it final, or stop everything."""
-        message = await receive_message(self._exchange, self._settings.payment_timeout_s)
-        if not isinstance(message, Payment):
-            raise PaymentFailed("expected the payment")
-        signed = message.hold
-        if signed.operation != self._terms or signed.signer != self.payer:
-            raise PaymentFailed("the payment is not the one that was offered")
-        try:
-            await self._context.engine.submit(signed)
-        except InvalidOperation as error:
-            raise PaymentFailed(f"the payment is refused: {error}") from error
-        self._hold = signed
-        self._payment_received.set()
-        if self._job.has_credit:
-            self._covered.set()
-        await self._wait_final(signed.id)
-        self._job.unpaid.close()
-        self._covered.set()
-
-    async def _wait_final(self, operation_id: bytes) -> None:
-        """Wait until the hold is final, for as long as blocks become final.
-
-        When none does, the chain has halted or this node is cut off from it. Then the session goes on if there is
-        credit.
-
-        Raises:
-            PaymentFailed: it is not final in time, or not valid, or there is no credit.
-        """
-        engine, settings, since = self._context.engine, self._settings, trio.current_time()
-        patience, was_overdue = settings.hold_grace_s, False
-        while True:
-            try:
-                _, failure = await engine.wait_final(operation_id, patience)
-            except trio.TooSlowError:
-                silence = trio.current_time() - engine.last_final_at
-                is_overdue = engine.is_overdue(operation_id, settings.hold_grace_s / 4)
-                patience = settings.hold_grace_s
-                if silence > settings.halt_after_s:
-                    try:
-                        self._borrow()
-                    except CreditExhausted:
-                        raise PaymentFailed("the chain is halted, and this payer's credit is used up") from None
-                elif is_overdue or engine.last_final_at < since:  # this may be a halt
-                    patience = settings.halt_after_s - silence + 0.1
-                elif not was_overdue:
-                    self._context.payments.payee.note_bounced(self.payer, self._job.hold_id)
-                    raise PaymentFailed("the payment is not final in time") from None
-                was_overdue = is_overdue
-                continue
-            if failure is not None:
-                self._context.payments.payee.note_bounced(self.payer, self._job.hold_id)
-                raise PaymentFailed(f"the payment failed: {failure}")
-            return
-
-    def _borrow(self) -> None:
-        """Let the answer leave before the hold is final.
-
-        Raises:
-            CreditExhausted: the credit line of the payer does not cover the hold.
-        """
-        if not self._covered.is_set():
-            self._job.unpaid.enter_context(self._credit_line.lend(self.payer, self._terms.amount))
-            self._covered.set()
+    # The end of the payment
 
     async def _watch_deadline(self) -> None:
         """Leave in time to capture what was delivered: after the deadline the payer takes the hold back."""
@@ -341,11 +265,11 @@ class OffloadSession:
         """
         job, context, answer = self._job, self._context, self._answer
         try:
-            head = await answer.begin(nursery, None if job.may_start else self._covered)
+            head = await answer.begin(nursery, None if job.may_start else self._payment.covered)
         except BackendError:
-            await self._payment_received.wait()  # a hold must be known to be refunded
+            await self._payment.received.wait()  # a hold must be known to be refunded
             raise
-        await self._covered.wait()
+        await self._payment.covered.wait()
         self._head = ResponseHead(head.status, head.content_type[:128], self._salt)
         async with aclosing(answer.read(head)) as body:
             await (self._send_stream(body) if head.is_stream else self._take_whole(body, head.status))
@@ -385,21 +309,13 @@ class OffloadSession:
         usage = Usage(len(self._job.body), self._answer.inspector.completion_bytes)
         digest = compute_digest(self._salt, bytes(self._answered))
         amount = min(self._compute_price(usage), self._terms.amount)
-        self._back_only(amount)
+        _back_only(self._context, self._job, amount)
         transcript = self._transcript
         transcript_digest = None if transcript is None else compute_digest(self._transcript_salt, transcript)
         return Delivery(self._job.hold_id, amount, digest, usage, finish_reason, transcript_digest)
 
-    def _note_written(self, written: int) -> None:
-        """The backends are done, however long the originator reads: an answer has no more content than bytes."""
-        self._back_only(self._compute_price(Usage(len(self._job.body), written)))
-
-    def _back_only(self, price: int) -> None:
-        """Have no more of the bond stand behind this request than what its answer costs."""
-        self._context.payments.payee.lower_backing(self._job.hold_id, price)
-
     def _compute_price(self, usage: Usage) -> int:
-        return self._context.engine.genesis.parameters.get_price(self._terms.model).compute(usage)
+        return _compute_price(self._context, self._job, usage)
 
     def _is_hold_used_up(self) -> bool:
         """Whether so much was delivered that the hold pays no more of it: the backend keeps to no limit."""
@@ -455,11 +371,15 @@ class OffloadSession:
         return exchange
 
     async def _send(self, exchange: Exchange, messages: Sequence[Message], *, end: bool) -> None:
-        with trio.move_on_after(self._settings.send_timeout_s):
-            await exchange.send(*map(encode_message, messages), end=end)
-            self._sent_at = trio.current_time()
-            return
-        raise NetworkError("the originator reads nothing any more")
+        frames = list(map(encode_message, messages))
+        if exchange.has_room(*frames):  # nearly always, and then it takes no time
+            await exchange.send(*frames, end=end)
+        else:
+            with trio.move_on_after(self._settings.send_timeout_s) as limit:
+                await exchange.send(*frames, end=end)
+            if limit.cancelled_caught:
+                raise NetworkError("the originator reads nothing any more")
+        self._sent_at = trio.current_time()
 
     async def _is_back(self, failed: Exchange) -> bool:
         """Whether the originator goes on in another exchange than ``failed``; if it was lost, it is waited for."""
@@ -489,6 +409,23 @@ class OffloadSession:
                 if not self._position:  # else it may be back when there is more of the answer to send
                     raise
             self._sent_at = trio.current_time()
+
+
+def _note_written(context: OffloadContext, job: Job, written: int) -> None:
+    """The backends are done, however long the originator reads: an answer has no more content than bytes.
+
+    It belongs to no session: the answer would hold its session, which holds the answer and the body of the request.
+    """
+    _back_only(context, job, _compute_price(context, job, Usage(len(job.body), written)))
+
+
+def _back_only(context: OffloadContext, job: Job, price: int) -> None:
+    """Have no more of the bond stand behind a request than what its answer costs."""
+    context.payments.payee.lower_backing(job.hold_id, price)
+
+
+def _compute_price(context: OffloadContext, job: Job, usage: Usage) -> int:
+    return context.engine.genesis.parameters.get_price(job.offer.hold.model).compute(usage)
 
 
 def _is_own_fault(error: BaseException) -> bool:

@@ -18,11 +18,11 @@ from chain.crypto import format_address
 from chain.exceptions import CodecError, InvalidOperation
 from chain.types.operations import Hold, Usage, compute_digest, compute_hold_id, finish_digest, start_digest
 from p2p.network import NetworkError
-from p2p.streams.exchanges import Exchange
+from p2p.streams.exchange import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.failover.rules import CLIENT_ERRORS
 from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
-from serving.offload.originator.attempt_terms import AttemptFailed, AttemptTerms, Outrun, Stalled
+from serving.offload.originator.attempt_terms import AttemptFailed, AttemptTerms, Outrun, SaidFailed, Stalled
 from serving.offload.originator.decoding_share import DecodingShare
 from serving.offload.originator.dialer import ExecutorDialer
 from serving.offload.originator.hedging import Race
@@ -48,7 +48,7 @@ from serving.offload.protocol import (
 )
 from serving.offload.settings import OriginatorSettings
 from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, Answer, AnswerInspector
-from serving.scheduling.output_length import AnswerLength
+from serving.prediction.output_length import AnswerLength
 
 log = structlog.get_logger(__name__)
 
@@ -140,8 +140,6 @@ class OffloadAttempt:
         self._is_paid = False
         self._was_silent = False
         """Whether the executor has fallen silent since."""
-        self._waiting = trio.CancelScope()
-        """That of the wait for the next message."""
 
     async def begin(self) -> None:
         """Offer, pay, and wait for the first content of the answer (all of it, if it is not a stream).
@@ -163,7 +161,9 @@ class OffloadAttempt:
             settings,
             now,
             stream=request.stream,
+            hold_s=self.terms.hold_time_ms / 1000,
             max_tokens=tokens,
+            longest_s=self.terms.longest_s or 0.0,
             expected_by=None if within_s is None else self.begun_at + within_s,
             late_by=None if late_s is None else self.begun_at + late_s,
             is_queued=self.is_queued,
@@ -202,7 +202,7 @@ class OffloadAttempt:
         is_late = trio.current_time() >= self.begun_at + self.terms.prediction.time.first_token
         if self._patience.is_queued or (is_late and self.terms.request.stream):
             self._was_silent = True
-            self._waiting.deadline = -math.inf
+            self.exchange.give_up()
 
     def note_overdue(self) -> None:
         """Content is overdue. Has the executor fallen silent?"""
@@ -215,6 +215,13 @@ class OffloadAttempt:
     def is_overdue(self) -> bool:
         """Whether its first content is waited for longer than it would be if no other were asked as well."""
         return self._is_paid and self._patience.is_overdue
+
+    @property
+    def working_since(self) -> float | None:
+        """When the executor began to work on the answer; None before that, and once some of the answer has come."""
+        if not self._is_paid or self._patience.is_queued or self._patience.has_content:
+            return None
+        return self._patience.quiet_since
 
     @property
     def is_waiting(self) -> bool:
@@ -254,7 +261,7 @@ class OffloadAttempt:
             attempt=terms.number,
             model=request.model,
             request_digest=compute_digest(salt, request.body),
-            deadline=context.engine.chain_time() + self._settings.hold_time_ms,
+            deadline=context.engine.chain_time() + terms.hold_time_ms,
         )
         self.hold_id = compute_hold_id(context.key.public_key, self._hold)
         with trio.fail_after(self._settings.accept_timeout_s):
@@ -308,8 +315,8 @@ class OffloadAttempt:
         try:
             while True:
                 try:
-                    with trio.fail_at(-math.inf if self._is_given_up else patience.wakes_at) as self._waiting:
-                        message = await receive_message(self.exchange, self._settings.stall_timeout_s)
+                    rest = -math.inf if self._is_given_up else patience.wakes_at - trio.current_time()
+                    message = await receive_message(self.exchange, min(rest, self._settings.stall_timeout_s))
                 except trio.TooSlowError:
                     if self._is_given_up:
                         raise
@@ -519,7 +526,7 @@ class OffloadAttempt:
 
 def _unexpected(message: Message) -> BackendError:
     if isinstance(message, Failed):
-        return BackendError(f"the executor failed: {message.reason}")
+        return SaidFailed(f"the executor failed: {message.reason}")
     return BackendError(f"unexpected {type(message).__name__.lower()}")
 
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from serving.backends.backend import BackendError
 from serving.offload.originator.choice import Reason
 from serving.openai.requests import Request
-from serving.scheduling.predictor import Prediction
+from serving.prediction.predictor import Prediction
 
 
 class Stalled(BackendError):
     """The executor sent no content for too long. A pause is no lie: what was received may be captured."""
+
+
+class SaidFailed(BackendError):
+    """The executor says that it cannot answer: its backend does not work, or has an error for this request."""
 
 
 class AttemptFailed(Exception):
@@ -35,7 +39,8 @@ class AttemptTerms:
 
     ``prediction`` is what was expected of it, and ``reason`` why it is asked. ``first_token_within_s``: after how long
     another is asked instead, from when it has its slot (None: as the settings say). ``late_after_s``: after how long
-    another is asked as well (None: none is). ``is_last``: there is no other.
+    another is asked as well (None: none is). ``is_last``: there is no other. ``longest_s``: how long the longest answer
+    is predicted to take, where whole answers of this executor were measured.
     """
 
     request: Request
@@ -45,10 +50,12 @@ class AttemptTerms:
     number: int
     executor: bytes
     prediction: Prediction
+    hold_time_ms: int
     reason: Reason
     first_token_within_s: float | None = None
     late_after_s: float | None = None
     is_last: bool = False
+    longest_s: float | None = None
 
     @property
     def is_hedge(self) -> bool:

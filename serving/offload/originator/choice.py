@@ -12,11 +12,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from p2p.peers.announcement import PeerLoad
-from serving.scheduling.predictor import Prediction
+from serving.prediction.predictor import Prediction
 
 AFFINITY_FACTOR = 1.5
 """How many times the best predicted time a conversation stays with its node for."""
@@ -36,12 +37,12 @@ class Reason(Enum):
     NEXT = "others did not take it"
     HEDGED = "another was late"
     CONTINUED = "went on with an answer that was cut"
+    UNPAID = "blocks are overdue, so that others cannot be paid soon"
     POLICY = "policy"
     """The owner's, which served it here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """One executor that may be asked. ``number`` is its position in the draw; a lower ``rank`` goes first."""
 
     number: int

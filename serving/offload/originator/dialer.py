@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import trio
 
 from p2p.peers.announcement import Announcement
-from p2p.streams.exchanges import Exchange, Streams
+from p2p.streams.exchange import Exchange
+from p2p.streams.exchanges import Streams
 from serving.offload.protocol import OFFLOAD_PROTOCOL
 
 

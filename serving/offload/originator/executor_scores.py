@@ -10,6 +10,10 @@ for hours, beside what else the executor was paid: a payer that asks seldom woul
 
 Beside its score each has a circuit breaker, as the backends of the node have. The breaker is quicker: two failures in a
 row open it, whatever the record. And when the time has come to try an executor again, only one request does.
+
+There are requests to which every server answers with an error. A user with an API key who runs an executor, too, may
+send such on purpose, so that all others are asked last. So what an executor says that it cannot answer opens its
+breaker only if a second user is answered so, or a request without a key.
 """
 
 from __future__ import annotations
@@ -58,6 +62,9 @@ class Rank(IntEnum):
     WAITING = 1
     """It has declined, and has said when it may be asked again; or it was out of reach a moment ago."""
     FAULTY = 2
+    """Too many of its outcomes were faults."""
+    BROKEN = 3
+    """It has failed again and again, and it is not yet time to try it, or one request tries it now."""
 
 
 @dataclass(slots=True)
@@ -76,6 +83,8 @@ class ExecutorScore:
     stalled_at: float = -math.inf
     """When it did so last."""
     waits_until: float = 0.0
+    refused_user: str = ""
+    """The API key of the request that it said last that it cannot answer; empty: another outcome came since."""
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     @property
@@ -130,16 +139,31 @@ class ExecutorScores:
         score.delivered += 1.0
         score.paid += paid
         score.waits_until = 0.0
+        score.refused_user = ""
         score.breaker.note_answer()
 
-    def note_failed(self, executor: bytes, model: str, now: float, waited_s: float = 0.0) -> None:
+    def note_failed(
+        self,
+        executor: bytes,
+        model: str,
+        now: float,
+        waited_s: float = 0.0,
+        *,
+        is_queued: bool = False,
+        user: str = "",
+    ) -> None:
         """It broke off, fell silent, or lied about its delivery.
 
-        ``waited_s``: how long a user waited for an answer that did not begin.
+        ``waited_s``: how long a user waited for an answer that did not begin. ``is_queued``: all that time in its
+        queue. Then it is overloaded, which is a fault, but not broken. ``user``: the API key of the request, if the
+        executor said itself that it cannot answer that.
         """
         score = self._begin_outcome(executor, model, now)
         score.failed += 1.0 + waited_s / FAILURE_WAIT_S
-        score.breaker.note_failure(now)
+        is_again = bool(user) and user == score.refused_user
+        score.refused_user = user
+        if not is_queued and not is_again:
+            score.breaker.note_failure(now)
 
     def note_stalled(self, executor: bytes, model: str, now: float, paid: int) -> None:
         """It fell silent in the middle of an answer, of which it may capture so many micro-credits."""
@@ -181,7 +205,9 @@ class ExecutorScores:
         score = self.find(executor, model, now)
         if score is None:
             return Rank.GOOD
-        if score.is_faulty or score.breaker.is_open(now):
+        if score.breaker.is_open(now):
+            return Rank.BROKEN
+        if score.is_faulty:
             return Rank.FAULTY
         return Rank.WAITING if score.waits_until > now else Rank.GOOD
 

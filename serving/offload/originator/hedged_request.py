@@ -93,7 +93,7 @@ class HedgedRequest:
             attempt = await self._begin(terms, self._race, is_late)
         except AttemptFailed as failure:
             log.info("executor did not deliver", executor=format_address(terms.executor), reason=str(failure))
-            self.failures.append(failure)
+            self.failures.append(failure.with_traceback(None))
         except Outrun:
             pass
         else:

@@ -22,36 +22,37 @@ import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError
-from chain.parameters import CREDIT, Price
-from chain.state.lottery import ServingTable, compute_lottery_seed
+from chain.parameters.parameters import CREDIT, Price
 from p2p.network import NetworkError
-from p2p.peers.announcement import PeerLoad
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError
 from serving.failover.rules import CLIENT_ERRORS, Outcome, judge_status
 from serving.offload.context import OffloadContext
 from serving.offload.originator.attempt import OffloadAttempt
-from serving.offload.originator.attempt_terms import AttemptFailed, AttemptTerms, Outrun, Stalled
+from serving.offload.originator.attempt_terms import AttemptFailed, AttemptTerms, Outrun, SaidFailed, Stalled
 from serving.offload.originator.choice import Candidate, Reason, RequestsSent, order_candidates
 from serving.offload.originator.decoding_share import DecodingShare
 from serving.offload.originator.dialer import ExecutorDialer
+from serving.offload.originator.directory import ExecutorDirectory
 from serving.offload.originator.executor_scores import ExecutorScores, Rank
 from serving.offload.originator.hedged_request import HedgedRequest
 from serving.offload.originator.hedging import HedgeBudget, HedgeCounts, Race
+from serving.offload.originator.hold_time import compute_hold_time
 from serving.offload.originator.refusal import ClientErrors, make_refusal
 from serving.offload.originator.silence import Silences
 from serving.offload.settings import OriginatorSettings
-from serving.openai.provider_rules import ANYBODY, FASTEST, ProviderRules
+from serving.openai.provider_rules import ANYBODY, FASTEST
 from serving.openai.requests import Request
-from serving.scheduling.announced_load import read_model_load
-from serving.scheduling.prediction import BYTES_PER_TOKEN, UNKNOWN_SPEED, ServiceSpeed
-from serving.scheduling.predictor import Expected, Prediction, Predictor, is_able
+from serving.prediction.predicted_time import BYTES_PER_TOKEN
+from serving.prediction.predictor import Expected, Prediction, Predictor, is_able
 
 log = structlog.get_logger(__name__)
 
-NO_LOAD = PeerLoad()
-"""What a peer that announced nothing says of its load."""
+NUMBER_WAIT_S = 1.0
+"""Time for which a request waits for a hold number: blocks that free some come more often."""
+NoteLeft = Callable[[OffloadAttempt], None]
+"""Is told of an attempt that ends before its answer has begun, because the user leaves or another attempt was first."""
 
 
 class Originator:
@@ -63,6 +64,7 @@ class Originator:
         self._context = context
         self._dialer = dialer
         self._settings = settings or OriginatorSettings()
+        self.directory = ExecutorDirectory(context, dialer, is_enabled=self._settings.enabled)
         self.scores = ExecutorScores()
         self.predictor = Predictor(
             context.key.public_key,
@@ -79,56 +81,39 @@ class Originator:
         self._waiting: dict[tuple[bytes, str], dict[OffloadAttempt, None]] = {}
         """Attempts whose answers have not begun, by executor and model."""
 
-    def _get_table(self) -> ServingTable | None:
-        """The executors of this serving period; None if there are none, or if this node offloads nothing."""
-        if not self._settings.enabled:
-            return None
-        return self._context.engine.state.serving_table(self._context.first_round)
+    def predict_payment_wait(self) -> float:
+        """Seconds for which a payment is expected to wait because blocks are overdue; 0 while they come in time."""
+        return self._context.payments.payer.predict_wait()
 
-    def has_executors(self, model: str, rules: ProviderRules = ANYBODY) -> bool:
-        """Whether another node stands behind ``model`` in this serving period, one that ``rules`` allow."""
-        table = self._get_table()
-        me = self._context.key.public_key
-        return table is not None and any(
-            model in entry.models and entry.public_key != me and self._is_allowed(entry.public_key, model, rules)
-            for entry in table.entries
-        )
-
-    def _is_allowed(self, executor: bytes, model: str, rules: ProviderRules) -> bool:
-        """Whether a node may answer, with the number formats that it announces."""
-        if not rules.allows(executor):
-            return False
-        return not rules.has_formats or rules.allows_formats(self._read_load(executor, model)[1].number_formats)
-
-    def get_models(self) -> set[str]:
-        """Every model that a node stands behind in this serving period."""
-        table = self._get_table()
-        return {model for entry in table.entries for model in entry.models} if table is not None else set()
-
-    def find_speeds(self) -> dict[str, list[ServiceSpeed]]:
-        """What the other executors of each model announce of it, of those that are present."""
-        table = self._get_table()
-        me, found = self._context.key.public_key, dict[str, list[ServiceSpeed]]()
-        for entry in table.entries if table is not None else ():
-            for model in entry.models:
-                if entry.public_key != me and self._is_present(entry.public_key, model):
-                    found.setdefault(model, []).append(self._read_load(entry.public_key, model)[1])
-        return found
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the ledger is stalled, as this node sees it: nobody can be paid."""
+        return self._context.engine.is_stalled
 
     def get_price(self, model: str) -> Price:
         """What an offloaded request to a model costs."""
         return self._context.engine.genesis.parameters.get_price(model)
 
     def preview(self, request: Request, expected: Expected) -> tuple[Prediction, Reason] | None:
-        """Whom :meth:`complete` would ask first now, if it did not explore; None if nobody."""
+        """The node that has the conversation, if :meth:`complete` would ask it now, or else the best of the choice.
+
+        That may not be the one that is asked first, as newcomers are tried: what is expected of them is a guess, and
+        no reason to serve here what another is known to answer sooner. None if there is nobody.
+        """
         payer = self._context.payments.payer
         try:
             seq = payer.next_seq
         except TooManyPayments:
             return None
         amount = payer.compute_price(request.model, len(request.body), request.max_completion_bytes)
-        order = self._order(request, expected, self._context.first_round, seq, amount, explores=False)
-        return (order[0][0].prediction, order[0][1]) if order else None
+        order = self._order(request, expected, self.directory.first_round, seq, amount, explores=False)
+        if not order:
+            return None
+        first, reason = order[0]
+        if reason is not Reason.CONVERSATION:
+            choice = (each for each, _ in order[: max(1, self._settings.choices)] if each.rank == first.rank)
+            first = min(choice, key=lambda each: each.prediction.score)
+        return first.prediction, reason
 
     def compute_price(self, request: Request, completion_bytes: int) -> int:
         """Price of an answer of ``completion_bytes``, in micro-credits."""
@@ -146,7 +131,12 @@ class Originator:
 
     @asynccontextmanager
     async def complete(
-        self, request: Request, *, has_backend: bool = False, predict_here: Callable[[], float] = lambda: math.inf
+        self,
+        request: Request,
+        *,
+        has_backend: bool = False,
+        predict_here: Callable[[], float] = lambda: math.inf,
+        note_left: NoteLeft = lambda attempt: None,
     ) -> AsyncIterator[OffloadAttempt]:
         """Offload a request, and yield the attempt whose answer has begun. Leaving early cancels the executor's work.
 
@@ -162,10 +152,11 @@ class Originator:
         payer = self._context.payments.payer
         amount = payer.compute_price(request.model, len(request.body), request.max_completion_bytes)
         payer.check_affordable(amount)
+        await payer.wait_for_number(NUMBER_WAIT_S)
         failures: list[AttemptFailed] = []
         doubted: OffloadAttempt | None = None
         async with AsyncExitStack() as stack:
-            begin = partial(self._begin, stack)
+            begin = partial(self._begin, stack, note_left)
             choosing = self._choose(request, amount, stack, predict_here)
             for terms in choosing:
                 asked = HedgedRequest(begin, self.hedges)
@@ -200,7 +191,10 @@ class Originator:
                 self.client_errors.unconfirmed += 1
                 yield doubted
                 return
-        raise refusal
+        try:
+            raise refusal
+        finally:
+            del refusal  # it holds this frame, which must not hold it
 
     def note_own_answer(self, doubted: AttemptTerms, status: int) -> None:
         """This node's backend has answered a request with ``status`` to which an executor gave a client error."""
@@ -262,7 +256,8 @@ class Originator:
             TooManyPayments: no hold number is free.
         """
         payer, asked = self._context.payments.payer, set[bytes]()
-        most = min(self._settings.attempts, self._context.engine.genesis.parameters.max_attempts)
+        parameters = self._context.engine.genesis.parameters
+        most = min(self._settings.attempts, parameters.max_attempts)
         has_ended, was_sooner = True, False
         is_hedge: bool | None = None
         while has_ended:
@@ -277,9 +272,11 @@ class Originator:
                     break
                 candidate, reason = left[0]
                 executor, prediction, here_s = candidate.executor, candidate.prediction, predict_here()
+                unpaid_s = self.predict_payment_wait()
+                there_s = prediction.score + unpaid_s
                 if is_first:
-                    was_sooner = prediction.score < here_s
-                elif was_sooner and prediction.score >= here_s and not is_hedge:
+                    was_sooner = there_s < here_s
+                elif (was_sooner or unpaid_s) and there_s >= here_s and not is_hedge:
                     return  # time has passed: what is left is no better than this node
                 asked.add(executor)
                 # The last one is waited for as long as the settings say: late is better than never.
@@ -289,8 +286,23 @@ class Originator:
                 is_hedged = self._settings.hedging and not is_last
                 late_s = self.predictor.find_late(prediction, request, trio.current_time()) if is_hedged else None
                 number, why = candidate.number, reason if is_first else Reason.NEXT
+                longest_s = self.predictor.predict_longest(prediction, request, trio.current_time())
+                hold_time_ms = compute_hold_time(self._settings, longest_s, parameters.max_hold_time_ms)
+                is_measured = self.predictor.has_measured(prediction)
                 is_hedge = yield AttemptTerms(
-                    request, amount, first_round, seq, number, executor, prediction, why, within_s, late_s, is_last
+                    request,
+                    amount,
+                    first_round,
+                    seq,
+                    number,
+                    executor,
+                    prediction,
+                    hold_time_ms,
+                    why,
+                    within_s,
+                    late_s,
+                    is_last,
+                    longest_s if is_measured else None,
                 )
 
     def _find_hedge(self, choosing: Generator[AttemptTerms, bool | None, None], amount: int) -> AttemptTerms | None:
@@ -307,7 +319,12 @@ class Originator:
             return None
 
     async def _begin(
-        self, stack: AsyncExitStack, terms: AttemptTerms, race: Race, is_late: trio.Event
+        self,
+        stack: AsyncExitStack,
+        note_left: NoteLeft,
+        terms: AttemptTerms,
+        race: Race,
+        is_late: trio.Event,
     ) -> OffloadAttempt:
         """Make an attempt until its answer begins; what it holds ends with ``stack``.
 
@@ -315,21 +332,21 @@ class Originator:
             AttemptFailed, CannotAfford, Outrun: see :meth:`_attempt`.
         """
         self._hedge_budget.note_attempt(is_hedge=terms.reason is Reason.HEDGED)
-        return await stack.enter_async_context(self._attempt(terms, race, is_late))
+        return await stack.enter_async_context(self._attempt(terms, race, is_late, note_left))
 
     def _order(
         self, request: Request, expected: Expected, first_round: int, seq: int, amount: int, *, explores: bool = True
     ) -> list[tuple[Candidate, Reason]]:
         """The candidates for a hold of ``amount`` that can take a request, in the order in which to ask them."""
         settings, rules, now = self._settings, request.rules, trio.current_time()
-        explores = explores and rules.sort not in FASTEST
+        explores, is_open = explores and rules.sort not in FASTEST, rules is ANYBODY
         candidates = []
-        for number, executor in self._draw(request.model, first_round, seq, amount):
-            load, speed = self._read_load(executor, request.model)
-            is_allowed = rules.allows(executor) and rules.allows_formats(speed.number_formats)
+        for number, executor, load, speed in self.directory.draw(request.model, first_round, seq, amount):
+            is_allowed = is_open or (rules.allows(executor) and rules.allows_formats(speed.number_formats))
             if is_allowed and is_able(speed, expected.largest, request.features):
                 unannounced = self._sent.count(executor, request.model, load)
-                prediction = self.predictor.predict(executor, request, expected, speed, now, unannounced)
+                ahead = self._count_unread(executor, request.model)
+                prediction = self.predictor.predict(executor, request, expected, speed, now, unannounced, ahead)
                 rank = self.scores.rank(executor, request.model, now)
                 if rank is Rank.GOOD and self._silences.is_silent(executor, request.model, now):
                     rank = Rank.WAITING
@@ -342,42 +359,10 @@ class Originator:
             self._context.runtime.random if explores else None,
         )
 
-    def _read_load(self, executor: bytes, model: str) -> tuple[PeerLoad, ServiceSpeed]:
-        """What an executor announces of itself, and of a model."""
-        announcement = self._dialer.find(executor)
-        if announcement is None:
-            return NO_LOAD, UNKNOWN_SPEED
-        load = announcement.load.find(model)
-        return announcement.load, UNKNOWN_SPEED if load is None else read_model_load(load)
-
-    def _draw(self, model: str, first_round: int, seq: int, amount: int = 0) -> list[tuple[int, bytes]]:
-        """Positions and keys of the candidates for a hold of ``amount`` that are in reach, as they were drawn."""
-        engine, me = self._context.engine, self._context.key.public_key
-        table, source = engine.state.serving_table(first_round), engine.state.serving_periods.get_source(first_round)
-        if table is None or source is None:
-            return []
-        seed = compute_lottery_seed(source, me, seq)
-        numbers = range(engine.genesis.parameters.max_attempts)
-        order = zip(numbers, table.lottery(model).order(seed, me), strict=False)
-        return [
-            (number, executor)
-            for number, executor in order
-            if self._is_present(executor, model) and self._is_covered(executor, amount)
-        ]
-
-    def _is_present(self, executor: bytes, model: str) -> bool:
-        """Whether a peer is present and, by its announcement, its backend of ``model`` alive."""
-        announcement = self._dialer.find(executor)
-        return announcement is not None and model in announcement.models
-
-    def _is_covered(self, executor: bytes, amount: int) -> bool:
-        """Whether the bond of an executor covers a hold of ``amount``: it declines dearer ones."""
-        engine = self._context.engine
-        account = engine.state.account(executor)
-        return engine.genesis.parameters.bond_per_hold * amount <= account.bonded - account.locked
-
     @asynccontextmanager
-    async def _attempt(self, terms: AttemptTerms, race: Race, is_late: trio.Event) -> AsyncIterator[OffloadAttempt]:
+    async def _attempt(
+        self, terms: AttemptTerms, race: Race, is_late: trio.Event, note_left: NoteLeft
+    ) -> AsyncIterator[OffloadAttempt]:
         """Offer to one candidate and wait until its answer begins (a stream) or is whole (any other).
 
         Raises:
@@ -401,7 +386,7 @@ class Originator:
                 stack,
             )
             stack.callback(attempt.keep_texts)
-            load, _ = self._read_load(terms.executor, model)
+            load, _ = self.directory.read_load(terms.executor, model)
             stack.enter_context(self._sent.sending(terms.executor, model, load))
             self.scores.note_asked(terms.executor, model, trio.current_time())
             try:
@@ -415,10 +400,12 @@ class Originator:
                     await attempt.begin()
             except (trio.Cancelled, Outrun):
                 self._note_left(attempt)
+                note_left(attempt)
                 if attempt.is_overdue:
+                    now = trio.current_time()
                     attempt.note_overdue()
-                    self.scores.note_failed(terms.executor, model, trio.current_time(), trio.current_time() - begun_at)
-                    self.predictor.note_late(terms.prediction)
+                    self.scores.note_failed(terms.executor, model, now, now - begun_at)
+                    self.predictor.note_late(terms.prediction, begun_at, now)
                 raise
             except AttemptFailed as failure:
                 if failure.retry_after_s:
@@ -428,10 +415,13 @@ class Originator:
                 attempt.reject()
                 now = trio.current_time()
                 # One that was seen to work meanwhile is busier than was thought. One that was not may never answer.
-                is_busy = attempt.is_waiting and self._silences.get_content_at(terms.executor, model) > begun_at
-                self.scores.note_failed(terms.executor, model, now, 0.0 if is_busy else now - begun_at)
+                is_queued = attempt.is_waiting
+                is_busy = is_queued and self._silences.get_content_at(terms.executor, model) > begun_at
+                waited_s = 0.0 if is_busy else now - begun_at
+                user = terms.request.key if isinstance(error, SaidFailed) else ""
+                self.scores.note_failed(terms.executor, model, now, waited_s, is_queued=is_queued, user=user)
                 if isinstance(error, Stalled) and terms.first_token_within_s is not None:
-                    self.predictor.note_late(terms.prediction)
+                    self.predictor.note_late(terms.prediction, begun_at, now)
                 raise AttemptFailed(str(error) or "no answer in time", is_queued=attempt.is_queued) from error
             yield attempt
             if not attempt.is_over:
@@ -449,6 +439,14 @@ class Originator:
             del waiting[attempt]
             if not waiting:
                 self._waiting.pop(key, None)
+
+    def _count_unread(self, executor: bytes, model: str) -> int:
+        """Tokens of prompts that this node has sent to an executor, and that it has not read.
+
+        Of an answer that is not streamed, nobody sees when its prompt is read.
+        """
+        waiting = self._waiting.get((executor, model), {})
+        return sum(each.terms.prediction.unread_tokens for each in waiting if each.terms.request.stream)
 
     def _give_up(self, executor: bytes, model: str) -> None:
         """An executor has fallen silent: nothing is waited for there that another could answer."""

@@ -7,7 +7,7 @@ content comes in other streams of this node. So it is for an answer that is queu
 it would be lost. No attempt outlives its hold.
 
 Where another executor could take over, the first content is waited for until it is *expected*
-(``serving.scheduling.first_token_bound``). That does not hold while the request is queued, nor while the hold is not
+(``serving.prediction.first_token_bound``). That does not hold while the request is queued, nor while the hold is not
 final: an executor sends nothing before. One that was queued and has its slot is expected from then on.
 
 Well before that the answer is *late*, and another executor may be asked as well (``hedging``). While the request is
@@ -22,6 +22,8 @@ from serving.offload.settings import OriginatorSettings
 
 QUEUE_FACTOR = 2.0
 """How many times the predicted time to its first token a request may be queued for."""
+LONGEST_FACTOR = 1.5
+"""How many times the predicted time of the longest answer one that is not streamed may take."""
 SEEN_S = 30.0
 """Time for which content in another stream shows that an executor works."""
 MIN_QUEUED_S = 5.0
@@ -31,8 +33,9 @@ PAYMENT_STEP_S = 0.5
 
 
 class Patience:
-    """The patience for one answer that was paid for at ``now``; ``max_tokens``: the most that one choice may have.
+    """The patience for one answer that was paid for at ``now``, with a hold that is good for ``hold_s``.
 
+    ``max_tokens``: the most that one choice may have. ``longest_s``: how long that is predicted to take.
     ``expected_by``: until when the first content of a stream is expected; None: not known, or nobody could take over.
     One that ``is_queued`` is expected so much later as it has its slot later.
     ``late_by``: the same of when the answer is late; None: no other is to be asked as well.
@@ -49,15 +52,17 @@ class Patience:
         *,
         stream: bool,
         max_tokens: int,
+        hold_s: float,
+        longest_s: float = 0.0,
         expected_by: float | None = None,
         late_by: float | None = None,
         is_queued: bool = False,
         predicted_s: float = 0.0,
     ) -> None:
         self._settings = settings
-        self._end = now + settings.hold_time_ms / 1000
+        self._end = now + hold_s
         queue_s = min(max(settings.queue_timeout_s, QUEUE_FACTOR * predicted_s), settings.max_queue_timeout_s)
-        writing_s = 0.0 if stream else settings.token_timeout_s * max_tokens
+        writing_s = 0.0 if stream else max(settings.token_timeout_s * max_tokens, LONGEST_FACTOR * longest_s)
         self._latest = min(now + queue_s + writing_s, self._end)
         """How far keep-alives may put off the deadline."""
         self._latest_seen = min(now + settings.max_queue_timeout_s + writing_s, self._end)

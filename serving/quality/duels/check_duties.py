@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.check_records import CHECK_COMMIT, ModelCheck
 from chain.types.checks import (
     ABSTAINED,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from chain.crypto import hash_bytes
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.duel_records import ANSWER, REVEAL, Duel, JudgeSeat
 from chain.transition.duels.duties import find_seat
 from chain.types.duels import (

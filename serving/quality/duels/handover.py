@@ -17,7 +17,7 @@ from consensus.engine import Engine
 from p2p.network import NetworkError
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
-from p2p.streams.exchanges import Exchange
+from p2p.streams.exchange import Exchange
 from serving.offload.originator.dialer import ExecutorDialer
 from serving.offload.protocol import CHUNK_BYTES, MAX_ANSWER_BYTES, cut_reason
 from serving.quality.duels.protocol import DUEL_PROTOCOL, MAX_DUEL_MESSAGE_BYTES, TextHead, TextRequest

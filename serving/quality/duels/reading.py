@@ -50,8 +50,12 @@ def read_answer(body: bytes) -> str:
 
 
 def read_continued(request: bytes, body: bytes) -> str:
-    """What the user got of an answer to ``request``, with the beginning that it was to go on from."""
-    return (find_begun(parse_json(request)) or "") + read_answer(body)
+    """What the user got of an answer to ``request``, with the beginning that it was to go on from, once.
+
+    Some servers repeat it.
+    """
+    begun, answer = find_begun(parse_json(request)) or "", read_answer(body)
+    return answer if answer.lstrip().startswith(begun.strip()) else begun + answer
 
 
 def are_vectors(request: bytes, answer: bytes) -> bool:

@@ -25,8 +25,8 @@ from nacl.secret import SecretBox
 
 from chain.codec import Bounds, Hash, Natural, Record
 from chain.crypto import KeyPair, hash_bytes
-from chain.duel_parameters import MAX_DRAW_HEIGHTS
 from chain.exceptions import CodecError, StoreDamaged
+from chain.parameters.duels import MAX_DRAW_HEIGHTS
 from chain.store.kv import LevelStore, Store
 from chain.types.checks import REPORT_SALT_BYTES, CheckReport
 from chain.types.duels import BALLOT_SALT_BYTES, DuelBallot

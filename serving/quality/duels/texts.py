@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.check_records import CHECK_COMMIT, CheckerSeat, ModelCheck
 from chain.state.duel_records import ANSWER, Duel
 from chain.transition.duels.duties import find_seat

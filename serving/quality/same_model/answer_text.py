@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.openai.bodies import read_contents
@@ -19,7 +19,8 @@ from serving.quality.same_model.transcript import MAX_TOKENS
 SLACK = 64
 """Characters that a transcript may have beyond the answer and what stops it: words of a template."""
 LISTS_NO_PARTS = frozenset({"llamacpp"})
-"""Engines that list one token for a character of several: a transcript may end before the first one beyond ASCII."""
+"""Engines that list one token for a character of several: a transcript may end before the first one beyond ASCII. Nor
+do they list tokens in which a stop sequence may begin, sent later or not: answers that one may end are not checked."""
 
 _LEFT_OUT = re.compile(r"<[^<>\s]{1,40}>|\s+|\ufffd")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -55,6 +56,17 @@ def read_written(body: bytes) -> WrittenAnswer | None:
 
 def _read_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def list_written(answer: WrittenAnswer, begun: str) -> tuple[WrittenAnswer, ...]:
+    """What a model may have written of an answer that was ``begun`` in its request.
+
+    llama.cpp repeats the beginning in answers that are not streamed, so it may be all of it, or what comes after.
+    """
+    text, begun = answer.text.lstrip(), begun.strip()
+    if not begun or not text.startswith(begun):
+        return (answer,)
+    return answer, replace(answer, text=text[len(begun) :])
 
 
 def count_needed(answer: WrittenAnswer, engine: str) -> int:

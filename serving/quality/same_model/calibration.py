@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from chain.check_parameters import CheckParameters
+from chain.parameters.checks import CheckParameters
 from chain.state.sequential_test import PPM, AccountHistory, SubstitutionTest
 from serving.quality.same_model.statistics import Measurement
 

@@ -11,9 +11,15 @@ import trio
 
 from serving.backends.backend import Backend, BackendError
 from serving.openai.requests import CHAT_COMPLETIONS
-from serving.quality.same_model.answer_text import count_needed, is_transcript_of, read_written
+from serving.quality.same_model.answer_text import (
+    LISTS_NO_PARTS,
+    count_needed,
+    is_transcript_of,
+    list_written,
+    read_written,
+)
 from serving.quality.same_model.logprob_tap import LogprobTap, ask_for_logprobs
-from serving.quality.same_model.sampling import read_stops, read_temperature
+from serving.quality.same_model.sampling import read_beginning, read_stops, read_temperature
 from serving.quality.same_model.scoring import Scorer, ScoringError, draw_positions
 from serving.quality.same_model.statistics import Measurement, measure
 from serving.quality.same_model.transcript import Transcript
@@ -92,8 +98,12 @@ async def check_answer(
     written = read_written(answer)
     if written is None or written.has_calls:
         raise NotCheckable("the answer is no text, or not of text alone")
+    stops = read_stops(request)
+    if stops and scorer.engine in LISTS_NO_PARTS:
+        raise NotCheckable("the engine does not list the tokens that it keeps back where a stop sequence may begin")
+    forms = list_written(written, read_beginning(request))
     if transcript is None:
-        if not count_needed(written, scorer.engine):
+        if not all(count_needed(form, scorer.engine) for form in forms):
             raise NotCheckable("the engine does not list the tokens of such a text")
         raise NoTranscript("the executor has committed to no transcript")
     try:
@@ -101,7 +111,8 @@ async def check_answer(
     except (ScoringError, BackendError):
         await scorer.write_out(KNOWN_TOKENS)  # or it is the backend that fails
         raise NoTranscript("the transcript has tokens that the model does not have") from None
-    if not is_transcript_of(written, told, len(transcript.tokens), scorer.engine, read_stops(request)):
+    count = len(transcript.tokens)
+    if not any(is_transcript_of(form, told, count, scorer.engine, stops) for form in forms):
         raise NoTranscript("the transcript is of another answer")
     return await check(scorer, request, transcript, seed)
 

@@ -6,8 +6,9 @@ completion bytes, by which an answer is billed, are those of an answer without l
 
 A transcript must have no gap, or every position after it would be scored in another context. llama.cpp lists one token
 for a character that several make up. So the listed tokens are compared with the number that the backend reports. Where
-these differ, or the backend never came to report it, the transcript ends before the first token that is not ASCII. An
-answer of several choices, whose tokens are reported together, has no transcript.
+these differ, or the backend never came to report it, the transcript ends before the first token that is not ASCII.
+Where all are ASCII, one may be missing of a stream: llama.cpp does not list the token that ends it. An answer of
+several choices, whose tokens are reported together, has no transcript.
 """
 
 from __future__ import annotations
@@ -151,11 +152,12 @@ class LogprobTap:
         """The transcript of an answer that is over, or of the ``passed`` first bytes of it; None if there is a
         :attr:`fault`."""
         end = len(self._tokens) if passed is None else bisect_right(self._ends, passed)
+        missing = None if self._reported is None else self._reported - self._count
         if not self._count:
             self.fault = self.fault or "the backend reports no log-probabilities"
-        elif self._reported != self._count and self._safe_count is not None:
+        elif missing != 0 and self._safe_count is not None:
             end = min(end, self._safe_count)
-        elif self._reported is not None and self._reported != self._count:
+        elif missing is not None and missing not in ((0, 1) if self._is_stream else (0,)):
             self.fault = self.fault or f"the backend lists {self._count} of {self._reported} tokens"
         if not end:
             self.fault = self.fault or "no token of the answer is listed with certainty"

@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from serving.openai.begun_answers import CONTINUED, find_begun
+
 HARMLESS = frozenset(
     {
         "model", "messages", "stream", "stream_options", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n",
@@ -46,6 +48,8 @@ def read_temperature(body: bytes) -> float | None:
 
 
 def _is_plain(content: dict[str, Any]) -> bool:
+    if find_begun(content) is not None:
+        content = {name: value for name, value in content.items() if CONTINUED.get(name) is not value}
     if not content.keys() <= HARMLESS | BIASES | PENALTIES:
         return False
     if any(content.get(name) for name in BIASES) or any(content.get(name, 1) not in (None, 1) for name in PENALTIES):
@@ -69,6 +73,16 @@ def _is_text(message: Any) -> bool:
     if isinstance(parts, list):
         return all(isinstance(part, dict) and part.get("type") == "text" for part in parts)
     return parts is None or isinstance(parts, str)
+
+
+def read_beginning(body: bytes) -> str:
+    """The text of the last message of a chat completion, if it is the assistant's: servers may go on from it."""
+    message = json.loads(body)["messages"][-1:]
+    if not message or message[0].get("role") != "assistant":
+        return ""
+    content = message[0].get("content")
+    parts = content if isinstance(content, list) else [{"text": content}]
+    return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
 
 
 def read_stops(body: bytes) -> tuple[str, ...]:

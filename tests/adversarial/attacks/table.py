@@ -50,9 +50,10 @@ class Attack:
 
 def find_attacks() -> dict[str, Attack]:
     """All attacks by the name of their module."""
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    modules = {name: importlib.import_module(f"{package.__name__}.{name}") for name in names if name != "table"}
-    return {name: module.ATTACK for name, module in modules.items()}
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    names = [module.name for module in found if not module.ispkg and module.name != f"{package.__name__}.table"]
+    attacks = {name.rpartition(".")[2]: importlib.import_module(name).ATTACK for name in names}
+    return dict(sorted(attacks.items()))
 
 
 def is_answered(attack: Attack, outcome: Outcome) -> bool:

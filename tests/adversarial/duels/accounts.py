@@ -5,8 +5,8 @@ from __future__ import annotations
 from chain.types.operations import Operation, Transfer, Unbond
 from tests.adversarial.duels.rubbish import LongRubbish
 from tests.adversarial.duels.strategy import ATTACKER, QUICK, Scene, Size, Strategy, in_prices
-from tests.support.ledger_market import LedgerMarket
-from tests.support.market_agents import Agent, Request, Served
+from tests.support.strategies.ledger_market import LedgerMarket
+from tests.support.strategies.market_agents import Agent, Request, Served
 
 VAULT = f"{ATTACKER} 0"
 """The account that takes what others were paid, and serves no one."""
@@ -55,7 +55,7 @@ class Patient(Sweeping):
     """Answers well until it is off probation, and again after each fraud."""
 
     def serve(self, market: LedgerMarket, request: Request) -> Served:
-        if market.state.rating(self.public_key).duels < market.genesis.parameters.duels.probation_duels:
+        if market.is_on_probation(self):
             return Served(self.write(market, request))
         return super().serve(market, request)
 

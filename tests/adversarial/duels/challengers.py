@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.adversarial.duels.rubbish import LongRubbish
-from tests.adversarial.duels.strategy import QUICK, Scene, Strategy, in_prices
-from tests.support.ledger_market import LedgerMarket
-from tests.support.market_agents import RUBBISH, Agent, Case, Payer, Text
+from tests.adversarial.duels.strategy import LONG, QUICK, Scene, Strategy, in_prices
+from tests.support.strategies.ledger_market import LedgerMarket
+from tests.support.strategies.market_agents import RUBBISH, Agent, Case, Payer, Text
 
 TRIES = 4
 
@@ -70,7 +70,7 @@ STRATEGIES = [
     Strategy("answers no challenge", Scene(Silent), in_prices(-790)),
     Strategy("answers no challenge, and does not judge", Scene(NoDuties), in_prices(-913), quick=QUICK),
     Strategy("challenger with the best of four answers", Scene(BestOfFour), in_prices(-1_422), quick=QUICK),
-    Strategy("challenger with rubbish", Scene(LazyChallenger)),
+    Strategy("challenger with rubbish", Scene(LazyChallenger), size=LONG),
     Strategy("challenger that copies the executor", Scene(Copyist)),
     Strategy("executor that copies the challenger", Scene(CopyingExecutor)),
     Strategy(

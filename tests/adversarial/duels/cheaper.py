@@ -9,8 +9,8 @@ from chain.genesis import compute_serving_table
 from chain.state.keys import rating_key, table_key
 from chain.state.ratings import LOST, RATED_DUELS, WON, ExecutorRating
 from tests.adversarial.duels.strategy import QUICK, WIDE, Per, Scene, Strategy, in_prices
-from tests.support.ledger_market import LedgerMarket
-from tests.support.market_agents import Agent, Request, Text
+from tests.support.strategies.ledger_market import LedgerMarket
+from tests.support.strategies.market_agents import Agent, Request, Text
 
 
 class Small(Agent):

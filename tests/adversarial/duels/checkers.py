@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import fmean
 
+from chain.parameters.duels import DuelParameters
 from chain.state.check_records import CheckerSeat
 from chain.types.checks import ABSTAINED, NO_TRANSCRIPT, NOT_CHECKABLE, CheckReport, make_measured_report
 from tests.adversarial.duels.coalitions import VICTIM
 from tests.adversarial.duels.strategy import OFTEN, Per, Size, Strategy
-from tests.adversarial.duels.substitutes import HONEST_SCENE, LONG, Substitute
-from tests.support.check_market import HONEST, CheckCase, CheckedAgent, CheckMarket, load_measured
+from tests.adversarial.duels.substitutes import CHECKED_OFTEN, ENOUGH, HONEST_SCENE, LONG, Substitute
+from tests.support.strategies.check_market import HONEST, CheckCase, CheckedAgent, CheckMarket, load_measured
+from tests.support.strategies.ledger_market import MARKET_PARAMETERS
 
 TYPICAL_DISTANCE = fmean(row.scored[1] for row in load_measured(HONEST))
 """The mean distance of honest answers."""
@@ -191,17 +193,18 @@ def make_coalition(
     share: float,
     accounts: int = 8,
     *,
+    duels: DuelParameters = MARKET_PARAMETERS.duels,
     size: Size = LONG,
     accepted: str = "",
     limit: float = 0.0,
 ) -> Strategy:
     """A strategy of executors that check each other."""
-    scene = replace(HONEST_SCENE, agent=agent, accounts=accounts, share=share, others=OneVictim)
+    scene = replace(HONEST_SCENE, agent=agent, accounts=accounts, share=share, others=OneVictim, duels=duels)
     return Strategy(title, scene, None, Per.SHARE, size=size, accepted=accepted, limit=limit)
 
 
 FIFTH, THIRD = 0.2, 1 / 3
-UNTIL_FOUND = Size(12_000, 3)
+UNTIL_FOUND = Size(25_000, 3)
 """For each of eight accounts to be checked often enough."""
 STRATEGIES = [
     make_checker("invents numbers as honest answers have them", Inventing, is_quick=True),
@@ -224,10 +227,14 @@ STRATEGIES = [
         "a fifth of the stake, honest, passes its own unscored",
         Vouching,
         FIFTH,
+        duels=CHECKED_OFTEN,
+        size=ENOUGH,
         accepted="it loses about as much as the scoring that it saves",
         limit=10.0,
     ),
-    make_coalition("a third of the stake, honest, passes its own unscored", Vouching, THIRD),
+    make_coalition(
+        "a third of the stake, honest, passes its own unscored", Vouching, THIRD, duels=CHECKED_OFTEN, size=ENOUGH
+    ),
     make_coalition(
         "executor with one other account, a fifth: saves 27 %, passes its own", VouchingSubstitute, FIFTH, 2
     ),
@@ -243,13 +250,13 @@ STRATEGIES = [
         THIRD,
         size=UNTIL_FOUND,
     ),
-    make_coalition("a fifth of the stake accuses a victim", Hostile, FIFTH),
+    make_coalition("a fifth of the stake accuses a victim", Hostile, FIFTH, duels=CHECKED_OFTEN, size=ENOUGH),
     make_coalition(
         "a third of the stake accuses a victim",
         Hostile,
         THIRD,
-        accepted="its fines are little more than what it takes from the victim",
-        limit=10.0,
+        duels=CHECKED_OFTEN,
+        size=ENOUGH,
     ),
-    make_coalition("a third of the stake accuses all others", HostileToAll, THIRD),
+    make_coalition("a third of the stake accuses all others", HostileToAll, THIRD, duels=CHECKED_OFTEN, size=ENOUGH),
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from chain.state.duel_records import JudgeSeat
 from chain.types.duels import A, B, DuelBallot
 from tests.adversarial.duels.rubbish import LongRubbish
-from tests.adversarial.duels.strategy import OFTEN, QUICK, Per, Scene, Size, Strategy, in_prices
-from tests.support.ledger_market import LedgerMarket
-from tests.support.market_agents import Agent, Case, Text
+from tests.adversarial.duels.strategy import FULL, OFTEN, WIDE, Per, Scene, Size, Strategy, in_prices
+from tests.support.strategies.ledger_market import LedgerMarket
+from tests.support.strategies.market_agents import Agent, Case, Text
 
 VICTIM = "victim"
 
@@ -91,7 +91,7 @@ def make_coalition(
     split: tuple[int, str],
     simulated: float | None = None,
     *,
-    quick: Size | None = None,
+    size: Size = FULL,
     accepted: str = "",
     limit: float = 0.0,
 ) -> Strategy:
@@ -101,7 +101,7 @@ def make_coalition(
         f"a third of the stake {text}: {title}",
         Scene(agent, accounts=accounts, others=OneVictim),
         None if simulated is None else in_prices(simulated),
-        quick=quick,
+        size=size,
         accepted=accepted,
         limit=limit,
     )
@@ -112,7 +112,7 @@ STRATEGIES = [
     make_coalition("good answers, votes for its own", Partisan, ONE),
     make_coalition("good answers, votes for its own", Partisan, EIGHT, 418, accepted=SOME, limit=50.0),
     make_coalition("long rubbish, votes for its own", PartisanRubbish, ONE, -193_261),
-    make_coalition("long rubbish, votes for its own", PartisanRubbish, EIGHT, -16_276, quick=QUICK),
+    make_coalition("long rubbish, votes for its own", PartisanRubbish, EIGHT, -16_276, size=WIDE),
     make_coalition("keeps back votes that hurt its own", Holding, ONE),
     make_coalition("keeps back votes that hurt its own", Holding, EIGHT),
     make_coalition("votes for its own and against a victim", Hostile, ONE, accepted=SOME, limit=20.0),

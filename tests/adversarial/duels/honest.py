@@ -1,18 +1,21 @@
-"""What duels cost those who are honest, and the network: nodes of average quality, some answers broken."""
+"""What duels and checks cost those who are honest, and the network: nodes of average quality, some answers broken."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from chain.parameters.parameters import Parameters, choose_parameters
 from tests.adversarial.duels.strategy import PRICE, Scene
-from tests.support.market_agents import Agent
+from tests.adversarial.duels.substitutes import CHECKS
+from tests.support.strategies.check_market import CheckedAgent
+from tests.support.strategies.ledger_market import SHORT_STAGES
 
 BROKEN = 10
 """Of 1,000 honest answers, how many are of no use."""
 
 
-class Average(Agent):
-    """An honest agent of which few answers are of no use, as of all others."""
+class Average(CheckedAgent):
+    """An honest agent that declares an identity, of which few answers are of no use, as of all others."""
 
     def __post_init__(self) -> None:
         self.broken = BROKEN
@@ -21,8 +24,8 @@ class Average(Agent):
 
 @dataclass(frozen=True, slots=True)
 class Burden:
-    """In thousandths of the price of an answer, by answer: what a node loses to all that duels take and pay, and what
-    all inference for duels costs; and that cost in thousandths of what the answers themselves cost.
+    """In thousandths of the price of an answer, by answer: what a node loses to all that duels and checks take and
+    pay, and what all inference for them costs; and that cost in thousandths of what the answers themselves cost.
     """
 
     lost: float
@@ -30,9 +33,11 @@ class Burden:
     work_of_inference: float
 
 
-def measure_burden(requests: int, seed: int, accounts: int = 10) -> Burden:
-    """Play a market in which all are honest. Their losses are the mean of all."""
-    scene = Scene(Average, others=Average, other_accounts=accounts - 1, share=1 / accounts)
+def measure_burden(rate: int, requests: int, seed: int, accounts: int = 10) -> Burden:
+    """Play a market with a rate of duels in which all are honest. Their losses are the mean of all."""
+    duels = choose_parameters(rate, Parameters(duels=SHORT_STAGES)).duels
+    share = 1 / accounts
+    scene = Scene(Average, others=Average, other_accounts=accounts - 1, share=share, duels=duels, checks=CHECKS)
     market = scene.play(requests, seed)
     agents = list(market.agents.values())
     served = sum(agent.counts["served"] for agent in agents)

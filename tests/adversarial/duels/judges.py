@@ -9,9 +9,9 @@ from chain.state.duel_records import JudgeSeat
 from chain.types.duels import ABSTAIN, DRAW, A, B, DuelBallot
 from chain.types.operations import Operation, Serve
 from tests.adversarial.duels.strategy import FULL, OFTEN, QUICK, WIDE, Per, Scene, Strategy, in_prices
-from tests.support.duel_chain import JUDGE
-from tests.support.ledger_market import LedgerMarket
-from tests.support.market_agents import WEAK, Agent, Case, Request
+from tests.support.chains.duel_chain import JUDGE
+from tests.support.strategies.ledger_market import LedgerMarket
+from tests.support.strategies.market_agents import WEAK, Agent, Case, Request
 
 
 @dataclass(eq=False)

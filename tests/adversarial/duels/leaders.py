@@ -5,8 +5,8 @@ from __future__ import annotations
 from chain.transition.block import Transition
 from chain.transition.duels.events import DuelOpened
 from tests.adversarial.duels.rubbish import LongRubbish, Mostly
-from tests.adversarial.duels.strategy import Scene, Strategy
-from tests.support.ledger_market import LedgerMarket
+from tests.adversarial.duels.strategy import LONG, Scene, Size, Strategy
+from tests.support.strategies.ledger_market import LedgerMarket
 
 
 def is_hurt(market: LedgerMarket, transition: Transition, owner: str) -> bool:
@@ -30,9 +30,10 @@ STRATEGIES = [
     Strategy(
         f"leader with a third of the stake that dodges draws, {title}; a missed lead is free",
         Scene(agent, share=1 / 3, with_validators=True, missed_lead_fee=0),
+        size=size,
     )
-    for title, agent in (
-        ("long rubbish", Dodging),
-        ("answers well with probability 0.75", MostlyDodging),
+    for title, agent, size in (
+        ("long rubbish", Dodging, LONG),
+        ("answers well with probability 0.75", MostlyDodging, Size(5_000, 12)),
     )
 ]

@@ -12,8 +12,8 @@ as it would be forged:
 slots and batches came to the same within 10⁻⁶ on one processor, so that the numbers stand for all honest checkers.
 ``told`` are those of a checker that scores nothing, and believes the transcript.
 
-``python -m tests.adversarial.duels.measure_checks`` writes ``tests/support/measured_checks.json``, in five minutes of a
-core.
+``python -m tests.adversarial.duels.measure_checks`` writes ``tests/support/strategies/measured_checks.json``, in five
+minutes of a core.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from serving.quality.same_model.prompts import draw_prompts
 from serving.quality.same_model.scoring import draw_positions
 from serving.quality.same_model.statistics import Distribution, measure
 from serving.quality.same_model.transcript import TOP_TOKENS, TopToken, Transcript, TranscriptToken, to_surprisal
-from tests.support.check_market import MEASURED
+from tests.support.strategies.check_market import MEASURED
 
 DECLARED = "q4_1"
 WRITERS = {"honest": DECLARED, "rounded": "q4_0", "26 layers": "26 layers", "22 layers": "22 layers"}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from tests.adversarial.duels.challengers import Withholding
 from tests.adversarial.duels.rubbish import LongRubbish
 from tests.adversarial.duels.strategy import ATTACKER, QUICK, Per, Scene, Strategy, in_prices
-from tests.support.ledger_market import LedgerMarket
-from tests.support.market_agents import Agent, Case, Payer, Request, Text
+from tests.support.strategies.ledger_market import LedgerMarket
+from tests.support.strategies.market_agents import Agent, Case, Payer, Request, Text
 
 
 class Grinding(Payer):

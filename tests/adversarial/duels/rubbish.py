@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from chain.types.operations import FINISH_CANCELLED
-from tests.adversarial.duels.strategy import QUICK, Scene, Size, Strategy, in_prices
-from tests.support.ledger_market import LedgerMarket
-from tests.support.market_agents import RUBBISH, Agent, Request, Served
+from tests.adversarial.duels.strategy import LONG, QUICK, Scene, Size, Strategy, in_prices
+from tests.support.strategies.ledger_market import LedgerMarket
+from tests.support.strategies.market_agents import RUBBISH, Agent, Request, Served
 
 
 class LongRubbish(Agent):
@@ -112,11 +112,16 @@ def compare_shares(scene: Scene, size: Size) -> tuple[int, int, int, int]:
 
 
 STRATEGIES = [
-    Strategy("long rubbish", Scene(LongRubbish), in_prices(-190_632), quick=QUICK),
-    Strategy("short rubbish", Scene(ShortRubbish), in_prices(-151_889)),
-    Strategy("answers well with probability 0.75", Scene(Mostly), in_prices(-28_532)),
-    Strategy("answers well with probability 0.5", Scene(Sometimes), in_prices(-95_888)),
-    Strategy("rubbish called broken off, without receipt", Scene(Cancelling), in_prices(-190_632), quick=QUICK),
-    Strategy("rubbish until the first accusation, then gone", Scene(HitAndRun)),
-    *(Strategy(f"answers well when it believes in a duel: {title}", scene) for title, scene in BELIEFS.items()),
+    Strategy("long rubbish", Scene(LongRubbish), in_prices(-190_632), size=LONG, quick=QUICK),
+    Strategy("short rubbish", Scene(ShortRubbish), in_prices(-151_889), size=LONG),
+    Strategy("answers well with probability 0.75", Scene(Mostly), in_prices(-28_532), size=LONG),
+    Strategy("answers well with probability 0.5", Scene(Sometimes), in_prices(-95_888), size=LONG),
+    Strategy(
+        "rubbish called broken off, without receipt", Scene(Cancelling), in_prices(-190_632), size=LONG, quick=QUICK
+    ),
+    Strategy("rubbish until the first accusation, then gone", Scene(HitAndRun), size=LONG),
+    *(
+        Strategy(f"answers well when it believes in a duel: {title}", scene, size=LONG)
+        for title, scene in BELIEFS.items()
+    ),
 ]

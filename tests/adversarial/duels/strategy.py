@@ -9,12 +9,12 @@ from enum import StrEnum
 from functools import cache
 from statistics import fmean, stdev
 
-from chain.check_parameters import CheckParameters
-from chain.duel_parameters import DuelParameters
-from chain.parameters import CREDIT
-from tests.support.check_market import CheckedAgent, CheckMarket
-from tests.support.ledger_market import AVERAGE_USAGE, MARKET_PARAMETERS, LedgerMarket
-from tests.support.market_agents import Agent, Payer
+from chain.parameters.checks import CheckParameters
+from chain.parameters.duels import DEFAULT_RATE, DuelParameters
+from chain.parameters.parameters import CREDIT, Parameters, choose_parameters
+from tests.support.strategies.check_market import CheckedAgent, CheckMarket
+from tests.support.strategies.ledger_market import AVERAGE_USAGE, MARKET_PARAMETERS, SHORT_STAGES, LedgerMarket
+from tests.support.strategies.market_agents import Agent, Payer
 
 ATTACKER = "attacker"
 """The owner of all accounts that follow a strategy."""
@@ -28,7 +28,8 @@ USERS = 12
 """Honest payers."""
 OFTEN = replace(MARKET_PARAMETERS.duels, rate=500)
 """Every second answer becomes a duel: where only what duels pay is counted, it is known sooner."""
-
+SOONER = choose_parameters(DEFAULT_RATE, Parameters(duels=SHORT_STAGES)).duels
+"""For short tests: duels twice as frequent, with half of the fines."""
 
 ERRORS = 2.0
 """Standard errors by which a mean may be wrong."""
@@ -62,7 +63,7 @@ class Scene:
     The attacker has ``share`` of the stake of all, in equal parts. Each of its agents is made with ``options``.
     The other agents are honest, or of the kind ``others``. With ``only_own_requests`` no one else pays for any. An
     attacker that is honest is of the kind ``honest_agent``; a market with ``checks`` has those of
-    :mod:`tests.support.check_market`.
+    :mod:`tests.support.strategies.check_market`.
     """
 
     agent: type[Agent] = Agent
@@ -109,8 +110,14 @@ class Scene:
         kind = CheckMarket if self.checks.checkers else LedgerMarket
         market = kind(agents, payers, seed=seed, parameters=parameters, treasury=self.treasury)  # type: ignore[arg-type]
         self.prepare(market)
-        market.run(requests, self.per_block)
+        # The attacker's payer is the last one: in each block all ask, or it never would.
+        market.run(requests, self.per_block if self.payer is None else max(self.per_block, len(payers)))
         return market
+
+    @property
+    def sooner(self) -> Scene:
+        """The same, for a short test."""
+        return replace(self, duels=SOONER) if self.duels == MARKET_PARAMETERS.duels else self
 
     @property
     def honest(self) -> Scene:
@@ -128,6 +135,8 @@ class Size:
 
 FULL, WIDE, QUICK = Size(1_200, 4), Size(3_000, 5), Size(300, 3)
 """For the table: what shows a strategy that moves much, and one that moves little. The last is for a short test."""
+LONG = Size(2_500, 4)
+"""For the table: what shows a strategy that only few answers in a hundred cost something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +181,15 @@ def in_prices(micro_credits: float) -> float:
 
 
 def measure(strategy: Strategy, size: Size | None = None) -> Gain:
-    """Play a strategy, at its full size by default."""
-    size = size or strategy.size
+    """Play a strategy, at its full size by default; at another one with duels that are more frequent."""
+    scene, against = strategy.scene, strategy.against or strategy.scene.honest
+    if size is None:
+        size = strategy.size
+    else:
+        scene, against = scene.sooner, against.sooner
     values = []
-    against = strategy.against or strategy.scene.honest
     for seed in range(size.seeds):
-        value = _play(strategy.scene, strategy.per, size.requests, seed, strategy.owner)
+        value = _play(scene, strategy.per, size.requests, seed, strategy.owner)
         if not strategy.stays_away:
             value -= _play(against, strategy.per, size.requests, seed, strategy.owner)
         values.append(value)

@@ -4,23 +4,23 @@ What checkers come to are numbers that were measured of real answers by such wei
 (:mod:`tests.adversarial.duels.measure_checks`). The dearer model costs half of the price. As in
 :mod:`tests.adversarial.duels.cheaper`, one cheap model saves 66 % of that and another 27 %, by the paper's models; the
 first has the numbers of a model without four of thirty layers, the second those of rounded weights. To score an answer
-with the declared weights costs :data:`chain.check_economics.SCORING_COST`. The ratings are those of an honest executor
-in the beginning, so that judges, who see such a model late, help little.
+with the declared weights costs :data:`chain.parameters.check_economics.SCORING_COST`. The ratings are those of an
+honest executor in the beginning, so that judges, who see such a model late, help little.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from chain.check_economics import SCORING_COST
-from chain.check_parameters import CheckParameters
+from chain.parameters.check_economics import SCORING_COST
+from chain.parameters.checks import CheckParameters
 from chain.state.sequential_test import SubstitutionTest
 from chain.types.operations import Operation
 from tests.adversarial.duels.cheaper import Middle, Small
-from tests.adversarial.duels.strategy import Per, Scene, Size, Strategy, in_prices
-from tests.support.check_market import HONEST, IDENTITIES, CheckCase, CheckedAgent, CheckMarket, Transcript
-from tests.support.ledger_market import LedgerMarket
-from tests.support.market_agents import RUBBISH, Request, Text
+from tests.adversarial.duels.strategy import OFTEN, Per, Scene, Size, Strategy, in_prices
+from tests.support.strategies.check_market import HONEST, IDENTITIES, CheckCase, CheckedAgent, CheckMarket, Transcript
+from tests.support.strategies.ledger_market import LedgerMarket
+from tests.support.strategies.market_agents import RUBBISH, Request, Text
 
 CHECKS = CheckParameters(commit_ms=1_000, reveal_ms=1_000)
 """Amounts and limits as a public chain begins with them; times short, so that silence costs few blocks."""
@@ -102,13 +102,10 @@ class LyingLow(Substitute):
     """After it was found it serves the declared weights, without an identity, until its probation is over."""
 
     def cheats(self, market: CheckMarket) -> bool:
-        return not self.is_on_probation(market)
+        return not market.is_on_probation(self)
 
     def declares_again(self, market: CheckMarket) -> bool:
-        return not self.is_on_probation(market)
-
-    def is_on_probation(self, market: CheckMarket) -> bool:
-        return market.state.rating(self.public_key).duels < market.genesis.parameters.duels.probation_duels
+        return not market.is_on_probation(self)
 
 
 UNKNOWN = 5
@@ -144,10 +141,13 @@ class HotOnly(Substitute):
         return self.make_transcript(market, text, self.weights, (1.0,))
 
 
-LONG = Size(3_000, 4)
+LONG = Size(6_000, 4)
 Options = tuple[tuple[str, object], ...]
 HONEST_SCENE = Scene(CheckedAgent, others=CheckedAgent, honest_agent=CheckedAgent, checks=CHECKS)
 """A third of the stake under an identity."""
+CHECKED_OFTEN, ENOUGH = replace(OFTEN, lock=2_000, void=200, fraud=2_000), Size(600, 6)
+"""Every second answer is checked, with the fines that are enough then: so that what honest executors gain by checks is
+known sooner."""
 
 
 def make_strategy(
@@ -156,6 +156,7 @@ def make_strategy(
     options: Options,
     simulation: float | None = None,
     *,
+    size: Size = LONG,
     accepted: str = "",
     limit: float = 0.0,
 ) -> Strategy:
@@ -166,7 +167,7 @@ def make_strategy(
         None if simulation is None else in_prices(simulation),
         Per.SHARE,
         HONEST_SCENE,
-        size=LONG,
+        size=size,
         accepted=accepted,
         limit=limit,
     )
@@ -189,11 +190,11 @@ WITHIN_LIMITS = "who fails no more checks than honest executors may fail is not 
 STRATEGIES = [
     Strategy(
         "honest: declares an identity, is checked and checks, over declaring none",
-        HONEST_SCENE,
+        scene := replace(HONEST_SCENE, duels=CHECKED_OFTEN),
         None,
         Per.SHARE,
-        replace(HONEST_SCENE, options=(("declares", False),)),
-        size=LONG,
+        replace(scene, options=(("declares", False),)),
+        size=ENOUGH,
     ),
     make_strategy("saves 27 %", Substitute, MIDDLE, -15_600),
     make_strategy("saves 66 %", Substitute, SMALL, -11_700),
@@ -205,7 +206,12 @@ STRATEGIES = [
     make_strategy("saves 27 %, honest without identity while on probation", LyingLow, MIDDLE),
     make_strategy("saves 66 %, honest without identity while on probation", LyingLow, SMALL),
     make_strategy(
-        "cheap model writes and saves 27 %, declared one scores", Substitute, FORGED_MIDDLE, accepted=LATE, limit=90.0
+        "cheap model writes and saves 27 %, declared one scores",
+        Substitute,
+        FORGED_MIDDLE,
+        size=replace(LONG, seeds=8),
+        accepted=LATE,
+        limit=90.0,
     ),
     make_strategy(
         "cheap model writes and saves 66 %, declared one scores", Substitute, FORGED_SMALL, accepted=LATE, limit=250.0

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.adversarial.duels.strategy import Strategy, is_answered, measure
+from tests.support.strategies.ledger_market import DUEL_RATE
 
 FAMILIES = (
     "rubbish",
@@ -19,6 +20,7 @@ FAMILIES = (
     "judges",
     "coalitions",
     "payers",
+    "aimed",
     "accounts",
     "leaders",
 )
@@ -35,7 +37,8 @@ def main() -> int:
     """Command line; the exit code is 1 if a strategy pays."""
     if unknown := [name for name in sys.argv[1:] if name not in FAMILIES]:
         sys.exit(f"no family {unknown[0]}: there are {', '.join(FAMILIES)}")
-    table = Table(title="Strategies in duels: prices gained over honesty per 1,000, with standard error")
+    title = "prices gained over honesty per 1,000, with standard error"
+    table = Table(title=f"Strategies where {DUEL_RATE} of 1,000 answers become duels: {title}")
     for heading in ("strategy", "per 1,000", "simulation", "ledger", ""):
         table.add_column(heading, justify="right" if heading in {"simulation", "ledger"} else "left")
     is_good = True

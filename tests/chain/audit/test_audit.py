@@ -27,17 +27,10 @@ from chain.types.blocks import Block
 from chain.types.operations import Hold
 from chain.types.votes import VoteKind
 from tests.support.chain_builder import PARAMETERS, Chain
-from tests.support.forgeries import (
-    FORGERIES,
-    OTHER,
-    Finals,
-    Forger,
-    Forgery,
-    ListSource,
-    fill_store,
-    flip,
-    make_busy_chain,
-)
+from tests.support.chains.busy_chain import make_busy_chain
+from tests.support.chains.chain_store import OTHER, Finals, ListSource, fill_store, flip
+from tests.support.chains.forger import Forger
+from tests.support.chains.forgeries import FORGERIES, Forgery
 
 Busy = tuple[Chain, Finals]
 

@@ -20,8 +20,8 @@ from chain.store.kv import LevelStore
 from chain.transition.checks import settlement
 from chain.transition.checks.events import CheckSettled
 from chain.transition.checks.finding import CheckOutcome
-from tests.support.check_chain import FAILED, PASSED, CheckChain
-from tests.support.forgeries import ListSource, fill_store
+from tests.support.chains.chain_store import ListSource, fill_store
+from tests.support.chains.check_chain import FAILED, PASSED, CheckChain
 from tests.vectors.checks import make_check_chain
 
 

@@ -24,8 +24,8 @@ from chain.transition.duels.events import ChallengerReplaced, DuelOpened, DuelSe
 from chain.transition.duels.verdict import DuelVerdict, Finding, decide
 from chain.types.blocks import sign_block
 from chain.types.operations import SignedOperation
-from tests.support.duel_chain import CHALLENGER, EXECUTOR, DuelChain
-from tests.support.forgeries import ListSource, fill_store
+from tests.support.chains.chain_store import ListSource, fill_store
+from tests.support.chains.duel_chain import CHALLENGER, EXECUTOR, DuelChain
 from tests.vectors.duels import make_duel_chain
 
 

@@ -39,10 +39,11 @@ from chain.store.writer import ChainStore
 from chain.types.blocks import sign_block
 from tests.chain.store.samples import append, make_chain
 from tests.support.chain_builder import START, Chain
+from tests.support.chains.busy_chain import make_busy_chain
+from tests.support.chains.chain_store import fill_store
+from tests.support.chains.restarted_chain import append_after, go_on, make_halted, propose
 from tests.support.commands import run_cli
-from tests.support.forgeries import fill_store, make_busy_chain
 from tests.support.keys import make_key
-from tests.support.restarted_chain import append_after, go_on, make_halted, propose
 
 ROOT = Path(__file__).resolve().parents[3]
 APP = build_app()

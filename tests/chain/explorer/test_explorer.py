@@ -6,12 +6,14 @@ import pytest
 
 from chain.crypto import format_address
 from chain.exceptions import NotFound, StoreError
-from chain.explorer.accounts import list_operations, parse_position, show_account
+from chain.explorer import accounts, blocks
+from chain.explorer.accounts import AFTER_ALL, list_movements, list_operations, parse_position, show_account
 from chain.explorer.blocks import list_blocks, search, show, show_block, show_head, show_operation
 from chain.explorer.validators import list_validators, show_epoch
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
-from tests.support.forgeries import fill_store, make_busy_chain
+from tests.support.chains.busy_chain import make_busy_chain
+from tests.support.chains.chain_store import fill_store
 
 LENGTH = 40
 BUSY, FINALS = make_busy_chain(LENGTH)
@@ -27,11 +29,13 @@ def test_the_head_says_which_chain_and_how_far() -> None:
     assert head["supply"] == BUSY.state.totals.supply and head["validators"] > 0
 
 
-@pytest.mark.parametrize("limit", [1, 7, LENGTH, 10**6])
-def test_pages_of_blocks_are_all_blocks_once(limit: int) -> None:
+@pytest.mark.parametrize(("limit", "operations"), [(1, 99), (7, 99), (LENGTH, 99), (10**6, 9999), (LENGTH, 1)])
+def test_pages_of_blocks_are_all_blocks_once(limit: int, operations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "MAX_PAGE_OPERATIONS", operations)
     heights, before = [], None
     while True:
         page = list_blocks(CHAIN, before, limit)
+        assert sum(block["operations"] for block in page["blocks"][:-1]) < operations
         heights += [block["height"] for block in page["blocks"]]
         if (before := page["next"]) is None:
             break
@@ -73,23 +77,42 @@ def test_search_knows_heights_ids_and_addresses() -> None:
         assert search(CHAIN, text) == {"kind": None, "id": None}
 
 
-def test_the_operations_of_an_account_come_in_pages() -> None:
+@pytest.mark.parametrize("most", [1, 5, 999])
+def test_the_operations_of_an_account_come_in_pages(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "MAX_PAGE_OPERATIONS", most)
     user = BUSY.users[1]
     found, before = [], parse_position(f"{LENGTH + 1}.0")
     while True:
         page = list_operations(CHAIN, user.public_key, before, 3)
         found += page["operations"]
+        read = {each["height"]: len(BUSY.blocks[each["height"] - 1].body.operations) for each in page["operations"]}
+        assert sum(list(read.values())[:-1]) < most
         if page["next"] is None:
             break
         before = parse_position(page["next"])
     assert [(each["height"], each["index"]) for each in found] == sorted(
         ((each["height"], each["index"]) for each in found), reverse=True
     )
+    assert len(found) == sum(1 for _ in CHAIN.account_operations(user.public_key, AFTER_ALL))
     address = format_address(user.public_key)
     assert {each["kind"] for each in found} >= {"transfer", "hold", "capture"}
     assert any(each["signer"] != address for each in found) and any(each["signer"] == address for each in found)
     account = show_account(CHAIN, user.public_key)
     assert account["available"] == BUSY.account(user).available and account["height"] == LENGTH
+
+
+@pytest.mark.parametrize("most", [1, 5, 999])
+def test_the_movements_of_an_account_come_in_pages(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "MAX_PAGE_OPERATIONS", most)
+    key, before = BUSY.users[0].public_key, AFTER_ALL
+    found: list[tuple[int, int]] = []
+    while True:
+        page = list_movements(CHAIN, key, before, 7)
+        found += [(each["height"], each["number"]) for each in page["entries"]]
+        if page["next"] is None:
+            break
+        before = parse_position(page["next"])
+    assert found == [place for place, _, _ in CHAIN.account_movements(key, AFTER_ALL)]
 
 
 def test_without_an_index_the_operations_of_an_account_are_refused_with_what_to_do() -> None:

@@ -6,8 +6,8 @@ from chain.explorer.blocks import list_blocks, show_block
 from chain.explorer.validators import list_validators
 from chain.store.kv import MemoryStore
 from serving.dashboard.block_log import describe_block
-from tests.support.forgeries import fill_store
-from tests.support.restarted_chain import append_after, go_on, make_halted, propose
+from tests.support.chains.chain_store import fill_store
+from tests.support.chains.restarted_chain import append_after, go_on, make_halted, propose
 
 
 def test_votes_of_validators_that_were_removed_do_not_stand_in_the_way() -> None:

@@ -15,9 +15,9 @@ from chain.transition.block import apply_block
 from chain.types.validators import ValidatorSet
 from chain.types.votes import VoteKind, make_certificate, sign_vote
 from tests.support.chain_builder import Chain
-from tests.support.forgeries import fill_store
+from tests.support.chains.chain_store import fill_store
+from tests.support.chains.restarted_chain import append_after, go_on, make_halted, propose
 from tests.support.keys import make_keys
-from tests.support.restarted_chain import append_after, go_on, make_halted, propose
 
 
 def make_chain() -> tuple[Chain, list[LightClientUpdate]]:

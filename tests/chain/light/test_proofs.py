@@ -44,7 +44,8 @@ from chain.types.operations import MAX_CAPTURE_BYTES, Hold, SignedOperation, Tra
 from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, VoteKind, make_certificate, sign_vote
 from tests.support.chain_builder import PARAMETERS, START, Chain, make_test_genesis
-from tests.support.forgeries import fill_store, get_transitions, make_busy_chain
+from tests.support.chains.busy_chain import make_busy_chain
+from tests.support.chains.chain_store import fill_store, get_transitions
 from tests.support.keys import make_key, make_keys
 
 OTHER = hash_bytes("test other")

@@ -158,7 +158,7 @@ def settle(ledger: Ledger, hold_id: bytes) -> None:
         freed = ledger.price_room(sum(448 + 2 * len(each["model"]) for each in dropped))
         executor["deposit"] -= freed
         executor["available"] += freed
-        rating = ledger.get(b"e" + check["executor"], {"duels": 0, "results": b""})
+        rating = ledger.get(b"e" + check["executor"], {"duels": 0, "results": b"", "probation": 0})
         results = rating["results"]
         kept = [results[start : start + 8] + bytes([results[start + 8] % 3]) for start in range(0, len(results), 9)]
         rating |= {"duels": 0, "results": b"".join(kept)}

@@ -14,7 +14,7 @@ ANSWER, COMMIT, REPEAT, REVEAL = 1, 2, 3, 4
 ABSTAIN = 4
 MAX_DIFFERENCES = 5
 MAX_CHALLENGERS, MIN_PANEL, SECOND_PANEL, CONFIRMATIONS = 3, 3, 5, 4
-NO_RATING: Record = {"duels": 0, "results": b""}
+NO_RATING: Record = {"duels": 0, "results": b"", "probation": 0}
 NO_QUEUE: Record = {"first": 0, "end": 0}
 NO_RECORD: Record = {"repeats": b"", "benched_until": 0}
 
@@ -33,7 +33,14 @@ def get_current_table(ledger: Ledger) -> Record:
 
 
 def share(ledger: Ledger, duel: Record, name: str) -> int:
-    return int(duel["amount"] * get_duels(ledger)[name] // 1_000)
+    duels = get_duels(ledger)
+    amount = weigh(ledger, duel) if name == "fraud" else duel["amount"]
+    return int(amount * duels[name] // 1_000)
+
+
+def weigh(ledger: Ledger, duel: Record) -> int:
+    """The weight of a fraud."""
+    return int(duel["amount"] * get_duels(ledger)["rate"] // duel["rate"])
 
 
 def note_paid(ledger: Ledger, hold_id: bytes, entry: Record, delivery: Record, has_receipt: bool) -> int:
@@ -41,10 +48,11 @@ def note_paid(ledger: Ledger, hold_id: bytes, entry: Record, delivery: Record, h
     duels, amount = get_duels(ledger), int(delivery["amount"])
     if not duels["rate"]:
         return amount
-    levy = amount * duels["levy"] * get_rate(ledger, entry["payee"]) // 1_000_000
+    levy = amount * duels["levy"] * get_rate(ledger, entry["payee"], amount) // 1_000_000
     ledger.account(entry["payee"])["available"] -= levy
     ledger.fill_treasury(levy)
-    income = amount - levy - pay_levy(ledger, entry["payee"], entry["model"], amount, get_rate(ledger, entry["payee"]))
+    rate = get_rate(ledger, entry["payee"], amount)
+    income = amount - levy - pay_levy(ledger, entry["payee"], entry["model"], amount, rate)
     is_exempt = delivery["finish_reason"] == "cancelled" or delivery["usage"]["completion_bytes"] == 0
     if has_receipt and is_exempt:
         return int(income)
@@ -61,10 +69,11 @@ def get_rating(ledger: Ledger, key: bytes) -> Record:
     return ledger.entries.get(b"e" + key, NO_RATING)
 
 
-def get_rate(ledger: Ledger, key: bytes) -> int:
-    """The rate of an account."""
+def get_rate(ledger: Ledger, key: bytes, amount: int) -> int:
+    """The rate of an account for captures of this amount."""
     duels = get_duels(ledger)
-    is_on_probation = get_rating(ledger, key)["duels"] < duels["probation_duels"]
+    rating = get_rating(ledger, key)
+    is_on_probation = rating["duels"] < duels["probation_duels"] or rating["probation"] >= amount
     return int(max(duels["rate"], duels["probation_rate"]) if is_on_probation else duels["rate"])
 
 
@@ -82,7 +91,8 @@ def draw_duels(ledger: Ledger) -> None:
     for delay in range(32):
         due = entries.pop(b"n" + u64(height) + bytes([delay]), {"captures": []})
         for capture in due["captures"]:
-            if number(h("duel", beacon, capture["hold"])) % 1_000 < get_rate(ledger, capture["payee"]):
+            rate = get_rate(ledger, capture["payee"], capture["amount"])
+            if number(h("duel", beacon, capture["hold"])) % 1_000 < rate:
                 drawn.append(capture)
     for capture in drawn:
         open_duel(ledger, capture)
@@ -114,7 +124,8 @@ def open_duel(ledger: Ledger, capture: Record) -> None:
     totals["reserved"] += cost
     ledger.entries[b"u" + capture["hold"]] = {
         "payer": capture["payer"], "executor": capture["payee"], "model": capture["model"],
-        "amount": capture["amount"], "request_digest": capture["request_digest"],
+        "amount": capture["amount"], "rate": get_rate(ledger, capture["payee"], capture["amount"]),
+        "request_digest": capture["request_digest"],
         "response_digest": capture["response_digest"], "stage": 0, "ends_at": 0, "challenger": challenger,
         "answer_digest": None, "silent": [], "seats": seats, "locked": locked, "reserved": cost, "is_accused": False,
         "repeats": [],
@@ -312,7 +323,7 @@ def settle(ledger: Ledger, hold_id: bytes) -> None:
     if duel["is_accused"]:
         is_fraud = len(find_judges(accuses)) >= CONFIRMATIONS
         if is_fraud:
-            begin_anew(ledger, duel["executor"])
+            note_fraud(ledger, duel["executor"], weigh(ledger, duel))
         close(ledger, hold_id)
         transact(ledger, duel, duel["executor"], "-fraud" if is_fraud else "")
         pay_judges(ledger, duel, "judge", find_judges(lambda ballot: True))
@@ -442,6 +453,7 @@ def rate(ledger: Ledger, duel: Record, result: int | None) -> bool:
     """A verdict counts in the rating of the executor. Whether that makes too many void duels."""
     rating = ledger.get(b"e" + duel["executor"], NO_RATING)
     rating["duels"] += 1
+    rating["probation"] = max(0, rating["probation"] - duel["amount"])
     if result is None:
         return False
     entries = split(rating["results"])
@@ -452,15 +464,17 @@ def rate(ledger: Ledger, duel: Record, result: int | None) -> bool:
     rating["results"] = b"".join(entries)
     if len([entry for entry in entries[-20:] if entry[8] == 3]) < 3:
         return False
-    begin_anew(ledger, duel["executor"])
+    note_fraud(ledger, duel["executor"], weigh(ledger, duel))
     return True
 
 
-def begin_anew(ledger: Ledger, key: bytes) -> None:
-    """After a fraud."""
+def note_fraud(ledger: Ledger, key: bytes, weight: int) -> None:
+    """What a fraud of this weight changes in the rating."""
     rating = ledger.get(b"e" + key, NO_RATING)
     entries = split(rating["results"])
-    rating |= {"duels": 0, "results": b"".join(entry[:8] + bytes([entry[8] % 3]) for entry in entries)}
+    rating["results"] = b"".join(entry[:8] + bytes([entry[8] % 3]) for entry in entries)
+    rating["duels"] = max(0, rating["duels"] - 1)
+    rating["probation"] = min(2**63 - 1, rating["probation"] + get_duels(ledger)["probation_duels"] * weight)
 
 
 def split(results: bytes) -> list[bytes]:

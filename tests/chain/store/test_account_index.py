@@ -12,16 +12,18 @@ from chain.audit.audit import audit_chain
 from chain.audit.sources import StoreSource
 from chain.codec import pack
 from chain.exceptions import StoreDamaged
-from chain.explorer.accounts import AFTER_ALL
+from chain.explorer.accounts import AFTER_ALL, list_movements
 from chain.store import index_builder
 from chain.store.index_builder import IndexBuilder
 from chain.store.kv import Changes, MemoryStore
 from chain.store.layout import ACCOUNT_ENTRY_PREFIX, BLOCK_ACCOUNTS_PREFIX, INDEXED_KEY, OLD_INDEXED_KEY
+from chain.store.reader import ChainReader
 from chain.store.writer import ChainStore
 from chain.transition.movements import Balance, Stage
 from chain.types.operations import Capture, Evidence, Hold, Transfer
 from tests.support.chain_builder import Chain
-from tests.support.forgeries import Finals, get_transitions, make_busy_chain
+from tests.support.chains.busy_chain import make_busy_chain
+from tests.support.chains.chain_store import Finals, get_transitions
 
 INDEX = (ACCOUNT_ENTRY_PREFIX, BLOCK_ACCOUNTS_PREFIX)
 BUSY, FINALS = make_busy_chain(48)
@@ -95,6 +97,14 @@ def test_what_moved_an_account_adds_up_to_its_balance_from_any_place_on() -> Non
             assert next(blocks.account_movements(account, (height, number + 1)))[2] == balance
         assert opening == Balance.of(BUSY.state.account(account))
     assert causes == {"operation", Stage.MISSED_LEADS, Stage.SETTLEMENT}
+
+
+def test_an_index_is_told_of_before_anything_is_indexed() -> None:
+    store = MemoryStore()
+    fill(ChainStore(store, BUSY.genesis), 6)
+    blocks = ChainStore(store, BUSY.genesis, index_accounts=True)
+    assert blocks.indexed_height == ChainReader(store).indexed_height == 0
+    assert list_movements(blocks, next(iter(BUSY.keys)))["indexed_height"] == 0
 
 
 def test_the_state_and_all_else_are_the_same_with_and_without_it() -> None:

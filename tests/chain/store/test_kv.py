@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from chain.exceptions import StoreDamaged, StoreError, StoreInUse
 from chain.store.kv import LevelStore, MemoryStore, WriteTimer
-from tests.support.forgeries import DAMAGES, damage_file
+from tests.support.chains.chain_store import DAMAGES, damage_file
 
 KEYS = [b"", b"a", b"ab", b"abc", b"b", b"b\xff", b"\xff", b"\xff\xff"]
 PREFIXES = [*KEYS, b"none", b"b\xff\xff"]

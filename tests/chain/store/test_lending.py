@@ -21,8 +21,9 @@ from chain.files import short_path
 from chain.store import lending
 from chain.store.kv import LevelStore, MemoryStore, Store
 from chain.store.lending import SOCKET_FILE, LentStore, lend
+from tests.support.chains.busy_chain import make_busy_chain
+from tests.support.chains.chain_store import fill_store
 from tests.support.commands import run_cli
-from tests.support.forgeries import fill_store, make_busy_chain
 
 BUSY, FINALS = make_busy_chain(24)
 USER = format_address(BUSY.users[0].public_key)

@@ -31,7 +31,8 @@ from chain.types.blocks import MAX_BLOCK_BYTES, Block
 from chain.types.votes import Certificate
 from tests.chain.store.samples import append, make_chain
 from tests.support.chain_builder import PARAMETERS, Chain
-from tests.support.forgeries import DAMAGES, Finals, damage_file, fill_store, flip, make_busy_chain
+from tests.support.chains.busy_chain import make_busy_chain
+from tests.support.chains.chain_store import DAMAGES, Finals, damage_file, fill_store, flip
 
 
 class CountingStore(MemoryStore):
@@ -326,7 +327,8 @@ import sys
 from pathlib import Path
 from chain.store.writer import ChainStore
 from chain.store.kv import LevelStore
-from tests.support.forgeries import get_transitions, make_busy_chain
+from tests.support.chains.busy_chain import make_busy_chain
+from tests.support.chains.chain_store import get_transitions
 chain, finals = make_busy_chain(40)
 blocks = ChainStore(LevelStore(Path(sys.argv[1])), chain.genesis)
 transitions = get_transitions(chain)

@@ -36,7 +36,7 @@ from tests.chain.specification.ledger import make_ledger
 from tests.chain.specification.notation import decode
 from tests.chain.specification.operations import REFUSED
 from tests.support.chain_builder import MODEL
-from tests.support.duel_chain import JUDGE, REPEATING, SOLO_MODEL, DuelChain
+from tests.support.chains.duel_chain import JUDGE, REPEATING, SOLO_MODEL, DuelChain
 
 RULES = replace(
     REPEATING,

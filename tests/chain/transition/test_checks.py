@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from chain.crypto import KeyPair, hash_bytes
-from chain.duel_parameters import MAX_DRAW_HEIGHTS
+from chain.parameters.duels import MAX_DRAW_HEIGHTS
 from chain.state.check_records import CHECK_COMMIT, CHECK_REVEAL, CHECK_STAGES, ModelCheck
 from chain.state.duel_records import Duel, PaidCapture
 from chain.state.keys import check_key
@@ -34,8 +34,8 @@ from chain.types.checks import (
     make_measured_report,
 )
 from tests.support.chain_builder import MODEL, do, refusal
-from tests.support.check_chain import CHECK_PARAMETERS, CHECKS, FAILED, IDENTITY, PASSED, CheckChain
-from tests.support.duel_chain import AMOUNT, DUELS, JUDGE, QUICK
+from tests.support.chains.check_chain import CHECK_PARAMETERS, CHECKS, FAILED, IDENTITY, PASSED, CheckChain
+from tests.support.chains.duel_chain import AMOUNT, DUELS, JUDGE, QUICK
 
 FEW_FAILURES = replace(
     CHECK_PARAMETERS,

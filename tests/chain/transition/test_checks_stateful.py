@@ -27,8 +27,8 @@ from chain.types.checks import CheckReport, DeclaredIdentity, make_measured_repo
 from tests.chain.specification.operations import DONE, REFUSED
 from tests.chain.transition.duel_machine import RULES, STAKES, DuelMachine, indices, people
 from tests.support.chain_builder import MODEL
-from tests.support.check_chain import CHECKS, FAILED, IDENTITY, PASSED, CheckChain
-from tests.support.duel_chain import JUDGE, QUICK
+from tests.support.chains.check_chain import CHECKS, FAILED, IDENTITY, PASSED, CheckChain
+from tests.support.chains.duel_chain import JUDGE, QUICK
 
 CHECK_RULES = replace(
     RULES,
@@ -154,7 +154,6 @@ class CheckMachine(DuelMachine):
             self.findings["substitution"] += settled.is_substitution
 
 
-@pytest.mark.timeout(1800)  # a failure takes minutes to shrink, and only then is worth reading
 @pytest.mark.parametrize(
     ("seeds", "examples", "enough"), [((5,), 2, 1), pytest.param(range(20), 4, 10, marks=pytest.mark.long)]
 )

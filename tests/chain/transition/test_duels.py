@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from chain.crypto import hash_bytes
-from chain.duel_parameters import DRAW_DELAYS, MAX_DRAW_HEIGHTS, MIN_DRAW_DELAY
+from chain.parameters.duels import DRAW_DELAYS, MAX_DRAW_HEIGHTS, MIN_DRAW_DELAY
 from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES
 from chain.state.state import compute_supply
 from chain.transition.duels.events import ChallengerReplaced, DuelOpened
@@ -19,7 +19,7 @@ from chain.transition.movements import Stage
 from chain.types.duels import DuelBallot
 from chain.types.operations import CaptureItem, Dispute
 from tests.support.chain_builder import MODEL, Chain, do, refusal
-from tests.support.duel_chain import (
+from tests.support.chains.duel_chain import (
     AMOUNT,
     CHALLENGER,
     DUEL_PARAMETERS,

@@ -17,7 +17,6 @@ SELDOM = {DuelVerdict.FRAUD, DuelVerdict.NOT_CONFIRMED}
 """Verdicts that take two panels: random ballots seldom come to them."""
 
 
-@pytest.mark.timeout(1800)  # a failure takes minutes to shrink, and only then is worth reading
 @pytest.mark.parametrize(
     ("seeds", "examples", "enough"), [((13, 17, 31), 2, 1), pytest.param(range(20), 4, 10, marks=pytest.mark.long)]
 )

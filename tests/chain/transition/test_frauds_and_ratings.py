@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chain.codec import MAX_INT
 from chain.crypto import hash_bytes
 from chain.genesis import compute_serving_table
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.duel_records import COMMIT
 from chain.state.keys import rating_key
 from chain.state.lottery import ServingEntry, ServingTable
@@ -30,7 +31,7 @@ from chain.transition.duels.money import get_rate
 from chain.transition.duels.verdict import DuelVerdict
 from chain.types.duels import SECOND_PANEL
 from tests.support.chain_builder import MODEL
-from tests.support.duel_chain import (
+from tests.support.chains.duel_chain import (
     AMOUNT,
     CHALLENGER,
     DUEL_PARAMETERS,
@@ -94,7 +95,19 @@ def test_four_of_five_make_a_fraud(votes: int, absent: int, is_fraud: bool) -> N
     after = chain.state.account(duel.executor)
     assert after.locked == before.locked - duel.locked
     assert after.bonded == before.bonded - (20 * AMOUNT if is_fraud else 0)
-    assert chain.state.rating(duel.executor).duels == (0 if is_fraud else 1)
+    rating = chain.state.rating(duel.executor)
+    assert (rating.duels, rating.probation) == ((0, DUELS.probation_duels * AMOUNT) if is_fraud else (1, 0))
+
+
+def test_a_fraud_costs_less_where_answers_are_drawn_more_often() -> None:
+    """On probation twice as often here: it costs half, and adds half to the probation."""
+    chain = DuelChain(11, parameters=replace(DUEL_PARAMETERS, duels=replace(DUELS, rate=250)))
+    hold = accuse(chain)
+    executor = chain.duel(hold).executor
+    assert chain.duel(hold).rate == DUELS.probation_rate == 500
+    moved = {each.public_key: each.amount for each in confirm(chain, hold, 5).movements}
+    assert moved[executor] == -20 * AMOUNT // 2
+    assert chain.state.rating(executor).probation == DUELS.probation_duels * AMOUNT // 2
 
 
 def test_a_question_that_no_one_can_answer_accuses_no_one() -> None:
@@ -135,11 +148,11 @@ def test_three_void_duels_in_twenty_count_as_a_fraud_once() -> None:
     payer, rating = hash_bytes("payer"), ExecutorRating()
     for number in range(3):
         assert rating.voids == number
-        rating = rating.add(payer, VOID)
-    after = rating.begin_anew()
-    assert (rating.voids, after.voids, after.duels, after.points) == (3, 0, 0, rating.points)
+        rating = rating.add(payer, VOID, AMOUNT)
+    after = rating.note_fraud(AMOUNT)
+    assert (rating.voids, after.voids, after.duels, after.points) == (3, 0, 2, rating.points)
     for _ in range(19):
-        rating = rating.add(hash_bytes("other"), WON)
+        rating = rating.add(hash_bytes("other"), WON, AMOUNT)
     assert rating.voids == 1
 
 
@@ -166,16 +179,26 @@ def test_every_third_void_duel_of_an_executor_costs_as_much_as_a_fraud() -> None
 
 
 def test_the_first_duels_come_more_often_and_pay_for_it() -> None:
-    """So do those after a fraud."""
+    """So do those after a fraud, if they cost no more than what duels have yet to be about."""
     rules = replace(DUELS, rate=50, probation_duels=2, probation_rate=500)
     executor, payer = hash_bytes("executor"), hash_bytes("payer")
+
+    def rate(rating: ExecutorRating, amount: int = AMOUNT) -> int:
+        return get_rate(State().update({rating_key(executor): rating}), rules, executor, amount)
+
     rating = ExecutorRating()
-    for rate in (500, 500, 50, 50):
-        state = State().update({rating_key(executor): rating})
-        assert get_rate(state, rules, executor) == rate
-        rating = rating.add(payer, None)
-    assert get_rate(State().update({rating_key(executor): rating.begin_anew()}), rules, executor) == 500
-    assert get_rate(State(), replace(rules, rate=600), executor) == 600
+    for expected in (500, 500, 50, 50):
+        assert rate(rating) == expected
+        rating = rating.add(payer, None, AMOUNT)
+    rating = rating.note_fraud(AMOUNT).note_fraud(AMOUNT + 1)
+    assert rating.duels == 2
+    assert rate(rating, 2 * AMOUNT + 1) == 500 and rate(rating, 2 * AMOUNT + 2) == 50
+    for expected in (500, 500, 50):
+        assert rate(rating) == expected
+        rating = rating.add(payer, WON, AMOUNT)
+    assert rating.probation == 0 and rate(rating.begin_anew()) == 500
+    assert rating.note_fraud(MAX_INT).note_fraud(1).probation == MAX_INT
+    assert get_rate(State(), replace(rules, rate=600), executor, AMOUNT) == 600
 
 
 # Ratings and exposure.
@@ -187,7 +210,7 @@ results = st.lists(st.tuples(st.integers(0, 30), st.sampled_from([LOST, TIED, WO
 def test_a_rating_remembers_the_last_duels_and_few_of_one_payer(results: list[tuple[int, int]]) -> None:
     rating, kept = ExecutorRating(), list[tuple[int, int]]()
     for payer, result in results:
-        rating = rating.add(hash_bytes("payer", bytes([payer])), result)
+        rating = rating.add(hash_bytes("payer", bytes([payer])), result, AMOUNT)
         same = [entry for entry in kept if entry[0] == payer]
         if len(same) == MAX_OF_ONE_PAYER:
             kept.remove(same[0])
@@ -204,7 +227,7 @@ def test_exposure_falls_with_the_cube_of_the_odds_and_never_rises_above_the_stak
         rating = ExecutorRating()
         for number in range(won + lost):
             payer = hash_bytes("payer", bytes([number % 100]))
-            rating = rating.add(payer, WON if number < won else LOST)
+            rating = rating.add(payer, WON if number < won else LOST, AMOUNT)
         return rating
 
     assert ExecutorRating().compute_exposure(3) == FULL_EXPOSURE
@@ -219,7 +242,7 @@ def test_a_payer_sinks_no_executor_alone() -> None:
     """Its duels beyond twenty replace its own."""
     rating = ExecutorRating()
     for _ in range(200):
-        rating = rating.add(hash_bytes("payer"), LOST)
+        rating = rating.add(hash_bytes("payer"), LOST, AMOUNT)
     assert rating.points == 200 - 20 and rating.compute_exposure(3) > FULL_EXPOSURE // 2
 
 
@@ -228,7 +251,7 @@ def test_the_serving_table_freezes_exposure_and_draws_by_it() -> None:
     bad = chain.validators[0].public_key
     rating = ExecutorRating()
     for number in range(200):
-        rating = rating.add(hash_bytes("payer", bytes([number])), LOST)
+        rating = rating.add(hash_bytes("payer", bytes([number])), LOST, AMOUNT)
     state = chain.state.update({rating_key(bad): rating})
     table = compute_serving_table(state, DUEL_PARAMETERS, bytes(32))
     exposures = {entry.public_key: entry.exposure for entry in table.entries}

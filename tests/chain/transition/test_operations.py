@@ -10,7 +10,7 @@ import pytest
 
 from chain import crypto
 from chain.crypto import KeyPair
-from chain.parameters import ModelPrice, Price
+from chain.parameters.parameters import ModelPrice, Price
 from chain.state.keys import SETTLEMENTS_KEY
 from chain.state.records import (
     MAX_UNBONDINGS,

@@ -24,9 +24,9 @@ from chain.transition.validators.registration import (
 )
 from chain.types.operations import Register, SignedOperation
 from tests.support.chain_builder import MODEL, Chain
-from tests.support.forgeries import fill_store
+from tests.support.chains.chain_store import fill_store
+from tests.support.chains.newcomers import GRANT, GRANTING, find_salt, register
 from tests.support.keys import make_key
-from tests.support.newcomers import GRANT, GRANTING, find_salt, register
 
 
 def make_chain() -> Chain:

@@ -13,7 +13,7 @@ from chain.state.state import compute_supply
 from chain.transition.duels.events import DuelSettled
 from chain.types.duels import ABSTAIN, DRAW, DuelBallot
 from tests.support.chain_builder import MODEL, do, failure, refusal
-from tests.support.duel_chain import (
+from tests.support.chains.duel_chain import (
     AMOUNT,
     CHALLENGER,
     DUELS,

@@ -25,8 +25,8 @@ from chain.transition.restart_file import RestartFile, accept
 from chain.types.blocks import NO_REVEAL, Block, Body, sign_block
 from chain.types.votes import Certificate, VoteKind, make_certificate, sign_vote
 from tests.support.chain_builder import PARAMETERS, Chain
-from tests.support.forgeries import fill_store
-from tests.support.restarted_chain import append_after, go_on, make_halted, propose
+from tests.support.chains.chain_store import fill_store
+from tests.support.chains.restarted_chain import append_after, go_on, make_halted, propose
 
 
 @pytest.mark.parametrize("length", [0, 3, 4, 6, 7, 8])

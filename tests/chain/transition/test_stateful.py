@@ -769,7 +769,6 @@ def list_missing(enough: int) -> list[str]:
     return missing + [f"{event}: {outcomes[event]}" for event in EVENTS if outcomes[event] < enough]
 
 
-@pytest.mark.timeout(1800)  # a failure takes minutes to shrink, and only then is worth reading
 @pytest.mark.parametrize(
     ("seeds", "examples", "enough"), [((7, 6), 8, 1), pytest.param(range(10), 20, 10, marks=pytest.mark.long)]
 )

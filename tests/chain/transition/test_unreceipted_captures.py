@@ -10,8 +10,8 @@ from chain.crypto import KeyPair
 from chain.state.state import compute_supply
 from chain.types.operations import Dispute, SignedOperation
 from tests.support.chain_builder import Chain, do, failure, refusal
+from tests.support.chains.newcomers import GRANT, GRANTING, register
 from tests.support.keys import make_key
-from tests.support.newcomers import GRANT, GRANTING, register
 
 GRACE_MS = GRANTING.capture_grace_ms
 

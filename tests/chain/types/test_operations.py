@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from chain.exceptions import InvalidOperation
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.transition.fees import compute_fee
 from chain.transition.operations import check_form
 from chain.types.operations import (

@@ -7,7 +7,7 @@ import pytest
 from chain.exceptions import InvalidOperation
 from chain.types.checks import CheckCommit
 from consensus.mempool.pool import Mempool
-from tests.support.check_chain import PASSED, CheckChain
+from tests.support.chains.check_chain import PASSED, CheckChain
 from tests.support.ledgers import find_changes
 
 

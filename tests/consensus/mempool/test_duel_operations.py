@@ -8,7 +8,7 @@ from chain.crypto import hash_bytes
 from chain.exceptions import InvalidOperation
 from chain.types.duels import DuelAnswer, DuelCommit, DuelReveal
 from consensus.mempool.pool import MAX_UNREADY_WAIT_S, Mempool
-from tests.support.duel_chain import EXECUTOR, DuelChain, make_ballot
+from tests.support.chains.duel_chain import EXECUTOR, DuelChain, make_ballot
 from tests.support.ledgers import find_changes
 
 

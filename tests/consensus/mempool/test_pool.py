@@ -14,16 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
-from chain.parameters import CREDIT, Parameters
+from chain.parameters.parameters import CREDIT, Parameters
 from chain.state.records import REPLAY_WINDOW_SIZE
 from chain.transition.operations import process_operation
-from chain.transition.payments import get_executor
 from chain.types.operations import (
     Capture,
     CaptureItem,
     Delivery,
     Dispute,
-    Hold,
     Register,
     Release,
     Serve,
@@ -31,7 +29,6 @@ from chain.types.operations import (
     Transfer,
     Unbond,
     Usage,
-    compute_hold_id,
     sign_operation,
 )
 from consensus.mempool.pool import (
@@ -42,12 +39,12 @@ from consensus.mempool.pool import (
     MAX_UNREADY_WAIT_S,
     MAX_WAITING_OPERATIONS,
     REVALIDATION_BUDGET,
-    SMALL_ACCOUNT_BYTES,
     AlreadyKnown,
     Mempool,
     PoolFull,
 )
-from tests.consensus.mempool.single_validator import GENESIS, Chain
+from consensus.mempool.room import SMALL_ACCOUNT_BYTES
+from tests.consensus.mempool.single_validator import GENESIS, MARKET, Chain, make_capture, make_hold
 from tests.support.consensus_world import make_equal_genesis
 from tests.support.keys import make_key
 
@@ -196,33 +193,6 @@ def test_rejected_operations_wait_until_the_state_moves() -> None:
 
 
 # Holds and captures: operations without a nonce.
-
-PARAMETERS = Parameters(epoch_heights=1_024, min_validator_bond=100 * CREDIT)
-MARKET = make_genesis(
-    "market",
-    0,
-    bytes(32),
-    [
-        make_validator(make_key(1), bytes(32), PARAMETERS, 100 * CREDIT, 100 * CREDIT, ("m",)),
-        *(GenesisAccount(make_key(n).public_key, 100 * CREDIT, 100 * CREDIT, ("m",), None) for n in (2, 3)),
-    ],
-    PARAMETERS,
-)
-
-
-def make_hold(seq: int, genesis: Genesis = GENESIS, amount: int = 1_000, attempt: int = 0) -> SignedOperation:
-    key = make_key(3)
-    payee = get_executor(genesis.state, 0, key.public_key, seq, attempt, "m") or bytes(32)
-    hold = Hold(payee, amount, 0, seq, attempt, "m", bytes(32), 600_000)
-    return sign_operation(key, genesis.chain_id, hold)
-
-
-def make_capture(hold: SignedOperation, amount: int = 0) -> SignedOperation:
-    assert isinstance(hold.operation, Hold)
-    payee = next(make_key(n) for n in (1, 2, 3) if make_key(n).public_key == hold.operation.payee)
-    hold_id = compute_hold_id(hold.signer, hold.operation)
-    item = CaptureItem(Delivery(hold_id, amount, bytes(32), Usage(1, 1), "stop"), None)
-    return sign_operation(payee, MARKET.chain_id, Capture((item,)))
 
 
 def test_a_capture_that_overtakes_its_hold_waits_for_it() -> None:

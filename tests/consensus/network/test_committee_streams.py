@@ -16,8 +16,10 @@ from consensus.network.committee_streams import (
 )
 from consensus.network.gossip import Batch
 from p2p.network import NetworkError
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
-from p2p.streams.exchanges import Exchange, Streams
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
+from p2p.streams.exchange import Exchange
+from p2p.streams.exchanges import Streams
 from tests.support.keys import make_key
 
 ONE, TWO, THREE = (make_key(number).public_key for number in (1, 2, 3))

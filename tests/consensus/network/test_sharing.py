@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -15,7 +16,7 @@ from consensus.network.gossip import GOSSIP_BATCH_BYTES, Batch, GossipPublisher
 from consensus.rebroadcast import PERIOD_S, REGOSSIP_S, SHARED_DELAY_S, Rebroadcaster
 from consensus.simplex.messages import FORWARDED_KIND
 from p2p.network import Network
-from p2p.simulation.runtime import SimulatedClock, SimulatedRuntime
+from p2p.simulation.runtime import SimulatedClock, SimulatedRuntime, simulate_with
 from tests.support.keys import make_key, make_peer
 
 pytestmark = pytest.mark.trio
@@ -23,9 +24,11 @@ LEADER = make_peer(1)
 
 
 @pytest.fixture
-def simulated_clock() -> SimulatedClock:
+def simulated_clock() -> Iterator[SimulatedClock]:
     """The clock of these tests: pytest-trio runs a test by the clock that it asks for."""
-    return SimulatedClock()
+    clock = SimulatedClock()
+    with simulate_with(clock):
+        yield clock
 
 
 class Recorder:

@@ -12,7 +12,7 @@ from chain.crypto import KeyPair, hash_bytes
 from chain.types.blocks import Block, sign_block, sign_proposal
 from chain.types.votes import NO_BLOCK, Certificate, VoteKind, is_slashable, make_certificate
 from consensus.exceptions import InvalidMessage
-from consensus.simplex.core import MAX_REPLIES, Simplex
+from consensus.simplex.core import Simplex
 from consensus.simplex.messages import (
     Broadcast,
     Build,
@@ -29,9 +29,10 @@ from consensus.simplex.messages import (
     SetTimer,
     StopTimer,
 )
+from consensus.simplex.replies import MAX_REPLIES
 from consensus.simplex.validation import FinalizedBlock
 from consensus.simplex.views import VIEW_WINDOW
-from tests.support.committee import Committee, get_votes
+from tests.support.agreement.committee import Committee, get_votes
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
 

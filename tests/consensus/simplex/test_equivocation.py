@@ -8,10 +8,11 @@ import pytest
 
 from chain.types.blocks import Block
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, is_slashable, make_certificate
-from consensus.simplex.core import VAIN_VOTE_PEERS, Simplex
+from consensus.simplex.core import Simplex
 from consensus.simplex.equivocation import MAX_REMEMBERED_VIEWS, EquivocationDetector
 from consensus.simplex.messages import Conflict, Effect, Send
-from tests.support.committee import Committee
+from consensus.simplex.replies import VAIN_VOTE_PEERS
+from tests.support.agreement.committee import Committee
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
 X, Y = b"x" * 32, b"y" * 32

@@ -10,7 +10,7 @@ from chain.exceptions import CodecError
 from chain.types.blocks import sign_proposal
 from chain.types.votes import VoteKind
 from consensus.simplex.messages import Message, Propose, Repropose, decode_message, encode_message
-from tests.support.committee import Committee
+from tests.support.agreement.committee import Committee
 
 
 def make_messages() -> list[Message]:

@@ -7,7 +7,7 @@ from chain.types.votes import Certificate, VoteKind
 from consensus.block_tree import BlockTree
 from consensus.simplex.messages import Effect, ExecuteBlock, Fetch
 from consensus.simplex.pending_blocks import PendingBlocks
-from tests.support.committee import Committee
+from tests.support.agreement.committee import Committee
 
 
 def make_branch(committee: Committee, length: int, timestamp: int = 0) -> tuple[list[Block], list[Certificate]]:

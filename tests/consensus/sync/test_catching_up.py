@@ -6,7 +6,7 @@ import pytest
 
 from chain.types.blocks import MAX_NULLIFICATIONS, Block, sign_proposal
 from chain.types.votes import Certificate, VoteKind, make_certificate
-from consensus.simplex.core import MAX_REPLIES, MAX_REPLY_CERTIFICATES, Simplex
+from consensus.simplex.core import Simplex
 from consensus.simplex.messages import (
     Broadcast,
     Build,
@@ -20,9 +20,10 @@ from consensus.simplex.messages import (
     SetTimer,
     UpdateFinality,
 )
+from consensus.simplex.replies import MAX_REPLIES, MAX_REPLY_CERTIFICATES
 from consensus.simplex.validation import FinalizedBlock
 from consensus.simplex.views import MAX_PAST_VIEWS, VIEW_WINDOW
-from tests.support.committee import Committee, get_votes
+from tests.support.agreement.committee import Committee, get_votes
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
 

@@ -31,10 +31,11 @@ from consensus.sync.messages import (
 from consensus.sync.server import SyncServer
 from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
-from p2p.streams.exchanges import Exchange, Streams
+from p2p.streams.exchange import Exchange
+from p2p.streams.exchanges import Streams
+from tests.support.chains.stored_chain import CHAIN, GENESIS, certify
 from tests.support.consensus_world import World, simulate
 from tests.support.keys import make_key
-from tests.support.stored_chain import CHAIN, GENESIS, certify
 
 
 def read_parts(store: ChainStore, first: int, last: int) -> list[bytes]:

@@ -33,10 +33,7 @@ from consensus.sync.messages import (
 from consensus.sync.server import CHUNK_RATE
 from p2p.network import NetworkError
 from p2p.simulation.network import SimulatedNetwork
-from tests.support.chain_builder import PARAMETERS, Chain
-from tests.support.consensus_world import make_equal_genesis
-from tests.support.keys import make_key
-from tests.support.sync_world import (
+from tests.support.agreement.sync_world import (
     Answers,
     Lie,
     SyncWorld,
@@ -46,6 +43,9 @@ from tests.support.sync_world import (
     make_server,
     play_sync,
 )
+from tests.support.chain_builder import PARAMETERS, Chain
+from tests.support.consensus_world import make_equal_genesis
+from tests.support.keys import make_key
 
 FOUR = (1, 2, 3, 4)
 GENESIS = make_equal_genesis(4, others=3, epoch_heights=4)

@@ -22,7 +22,7 @@ from consensus.voting.journal import Journal
 from consensus.voting.lockout import HANDED_OVER, VotingLockout, VotingRights
 from consensus.voting.vote_store import VoteStore
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
-from tests.adversarial.crash import CrashWorld, MemoryDisk
+from tests.adversarial.crashes.crash import CrashWorld, MemoryDisk
 from tests.support.chain_builder import Chain
 from tests.support.consensus_world import Node, make_equal_genesis
 from tests.support.keys import make_key

@@ -25,7 +25,7 @@ from consensus.voting.disk import JOURNAL_FILE, DataDisk, NodeStorage, open_stor
 from consensus.voting.journal import RECORD_BYTES, Journal
 from consensus.voting.lockout import VotingLockout
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
-from tests.adversarial.crash import CrashWorld, MemoryDisk
+from tests.adversarial.crashes.crash import CrashWorld, MemoryDisk
 from tests.support.chain_builder import Chain
 from tests.support.consensus_world import make_equal_genesis
 from tests.support.keys import make_key

@@ -39,13 +39,14 @@ from p2p.length_prefixed import MessageStream
 from p2p.network import NetworkError, RawStream
 from p2p.peer_id import peer_id_of, public_key_of
 from p2p.runtime import RealRuntime
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedClock, SimulatedRuntime
 from p2p.streams.exchanges import Streams
 from tests.support.hosts import LOOPBACK, network, running
 from tests.support.keys import make_key
 from tests.support.proxy import proxy
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 CHAIN, OTHER_CHAIN = b"c" * 32, b"d" * 32
 pytestmark = pytest.mark.trio
@@ -623,7 +624,7 @@ async def test_the_other_end_of_a_visit_cannot_begin_anything() -> None:
         client.open_isolated_stream(server.me, server.listen_addresses, "/turn") as stream,
     ):
         await stream.send(b"go")
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             await refused.wait()
 
 

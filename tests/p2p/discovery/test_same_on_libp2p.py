@@ -10,7 +10,8 @@ from p2p.discovery.service import Discovery
 from p2p.network import NetworkError
 from p2p.peers.table import ChangeKind, PeerState
 from p2p.runtime import RealRuntime
-from p2p.streams.exchanges import Exchange, Streams
+from p2p.streams.exchange import Exchange
+from p2p.streams.exchanges import Streams
 from p2p.streams.frames import MAX_FRAME_BYTES
 from tests.support.hosts import network, running
 from tests.support.keys import make_key

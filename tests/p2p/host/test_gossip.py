@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 import trio
+from libp2p import new_host
 from libp2p.abc import INetStream
+from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.utils import encode_varint_prefixed
 from multiaddr import Multiaddr
+from trio.testing import wait_all_tasks_blocked
 
 import p2p.host.gossip
 import p2p.host.gossip_rpc
@@ -27,6 +32,7 @@ from p2p.host.network import Libp2pNetwork
 from p2p.host.workarounds.host import GuardedHost
 from p2p.peer_id import peer_id_of
 from tests.support.hosts import (
+    PROBE,
     TOPIC,
     collected,
     drained,
@@ -41,13 +47,15 @@ from tests.support.hosts import (
     swarm_of,
 )
 from tests.support.keys import make_key
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 # What one peer sends must not end the process
 
 
 async def open_gossip(attacker: Libp2pNetwork, victim: Libp2pNetwork) -> INetStream:
-    await library(attacker).pubsub.wait_for_peer(peer_id_of(victim.me))  # its own stream would replace this one
+    await library(attacker).pubsub.wait_for_peer(
+        peer_id_of(victim.me), PATIENCE
+    )  # its own stream would replace this one
     return await library(attacker).host.new_stream(peer_id_of(victim.me), [PROTOCOL_ID_V11])
 
 
@@ -104,7 +112,7 @@ async def test_a_validator_that_raises(on: bool, monkeypatch: pytest.MonkeyPatch
         victim.subscribe(TOPIC)
         await eventually(lambda: TOPIC in library(victim).pubsub.topic_ids)
         library(victim).pubsub.set_topic_validator(TOPIC, fail, False)
-        await library(attacker).pubsub.wait_for_subscription(peer_id_of(victim.me), TOPIC)
+        await library(attacker).pubsub.wait_for_subscription(peer_id_of(victim.me), TOPIC, PATIENCE)
         await attacker.publish(TOPIC, b"x")
 
     assert await survives(attack) is on
@@ -203,7 +211,7 @@ async def test_an_rpc_without_an_end(on: bool, monkeypatch: pytest.MonkeyPatch) 
     async with pair() as (victim, attacker):
         stream = await open_gossip(attacker, victim)
         await stream.write(encode_varint_prefixed(bytes(1000))[:-1])
-        with trio.move_on_after(2) as patience, suppress(StreamError):
+        with trio.move_on_after(PATIENCE if on else 2) as patience, suppress(StreamError):
             await stream.read(1)
         assert patience.cancelled_caught is not on
         assert bool(len(victim.gater.peers)) is on
@@ -301,8 +309,12 @@ async def test_leaves_of_a_star_get_what_the_mesh_does_not_bring(on: bool, monke
         sent = {b"%d" % number for number in range(10)}
         for payload in sorted(sent):
             await hub.publish(TOPIC, payload)
-        await trio.sleep(4)  # two heartbeats and more, less than the back-off
-        complete = [sent == {received.payload for received in await drained(inbox, 0.05)} for inbox in inboxes]
+        if not on:
+            await trio.sleep(4)  # two heartbeats and more, less than the back-off
+        complete = [
+            sent == {received.payload for received in await collected(inbox, len(sent), PATIENCE if on else 0.05)}
+            for inbox in inboxes
+        ]
         assert all(complete) is on
 
 
@@ -338,7 +350,7 @@ async def test_many_messages_at_once_are_not_taken_for_spam(on: bool) -> None:
 
         def put(msg: rpc_pb2.Message) -> None:
             nonlocal forwarded
-            forwarded += 1
+            forwarded += msg.data != PROBE
             stock(msg)
 
         vars(router.mcache)["put"] = put
@@ -360,7 +372,7 @@ async def test_a_burst_fits_into_the_queues(on: bool, monkeypatch: pytest.Monkey
         await drained(inbox)
         for number in range(300):
             await other.publish(TOPIC, b"%d" % number)
-        assert (len(await collected(inbox, 300, 30 if on else 1)) == 300) is on
+        assert (len(await collected(inbox, 300, PATIENCE if on else 1)) == 300) is on
 
 
 @guard
@@ -376,11 +388,11 @@ async def test_a_restarted_node_is_not_taken_for_its_past(on: bool) -> None:
                 if not on:
                     library(restarted).pubsub.counter = int(time.time())
                 await restarted.connect(one.me, one.listen_addresses)
-                await library(restarted).pubsub.wait_for_subscription(peer_id_of(one.me), TOPIC)
+                await library(restarted).pubsub.wait_for_subscription(peer_id_of(one.me), TOPIC, PATIENCE)
                 await trio.sleep(0.3)  # GRAFT
                 for number in range(60):
                     await restarted.publish(TOPIC, b"%d" % number)
-                heard.append(len(await collected(inbox, 60, 30 if on or not heard else 1)))
+                heard.append(len(await collected(inbox, 60, PATIENCE if on or not heard else 1)))
             await eventually(lambda: not one.peers())
     assert heard[0] == 60
     assert (heard[1] == 60) is on
@@ -409,7 +421,7 @@ async def test_a_message_is_delivered_once_because_no_validator_waits(on: bool) 
         for number in range(count):
             await nodes[0].publish(TOPIC, b"%d" % number)
         wanted = count if on else 2 * count
-        payloads = [received.payload for received in await collected(inboxes[2], wanted, 10.0)]
+        payloads = [received.payload for received in await collected(inboxes[2], wanted, PATIENCE if on else 10.0)]
         assert len(set(payloads)) == count
         assert (len(payloads) == count) is on
 
@@ -434,6 +446,82 @@ async def test_a_peer_that_forgot_our_topics_learns_them_again(on: bool, monkeyp
             assert not on
         else:
             assert on
+
+
+@guard
+@pytest.mark.trio
+async def test_a_stream_that_breaks_while_it_is_opened_is_opened_again(
+    on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedPubsub, "_handle_new_peer")
+    handle, streams = GuardedHost._swarm_stream_handler, 0
+
+    async def reset_first(host: GuardedHost, stream: INetStream) -> None:
+        nonlocal streams
+        streams += 1
+        await (stream.reset() if streams <= 2 else handle(host, stream))  # the first one of each side
+
+    monkeypatch.setattr(GuardedHost, "_swarm_stream_handler", reset_first)
+    async with pair() as (one, other):
+        inboxes = one.subscribe(TOPIC), other.subscribe(TOPIC)
+        if on:
+            await gossip_works(one, inboxes[1], TOPIC)
+            await gossip_works(other, inboxes[0], TOPIC)
+        else:
+            await eventually(lambda: streams == 2)
+            await trio.sleep(2)
+            assert not library(one).pubsub.peers and not library(other).pubsub.peers
+
+
+@pytest.mark.trio
+async def test_a_peer_without_gossip_is_asked_for_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, open_stream = 0, GuardedHost.new_stream
+
+    async def count(host: GuardedHost, peer: ID, protocols: Any) -> INetStream:
+        nonlocal asked
+        asked += 1
+        return await open_stream(host, peer, protocols)
+
+    monkeypatch.setattr(GuardedHost, "new_stream", count)
+    one = network(1)
+    async with running(one):
+        stranger = new_host(key_pair=create_new_key_pair(bytes(32)))
+        async with stranger.run([]):
+            await stranger.connect(PeerInfo(peer_id_of(one.me), [Multiaddr(one.listen_addresses[0])]))
+            await eventually(lambda: asked and not library(one).pubsub._opening)
+            await trio.sleep(1)
+            assert asked == 1 and one.peers()
+            await stranger.close()
+
+
+@guard
+@pytest.mark.trio
+async def test_connections_that_come_together_get_one_stream(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedPubsub, "_handle_new_peer_with_retry")
+    tasks = calls = most = 0
+    opened = trio.Event()
+
+    async def open_one(pubsub: GuardedPubsub, peer: ID) -> None:
+        nonlocal tasks, calls, most
+        tasks, calls = tasks + 1, calls + 1
+        most = max(most, tasks)
+        await opened.wait()
+        tasks -= 1
+
+    one = network(1)
+    async with running(one):
+        monkeypatch.setattr(GuardedPubsub, "_handle_new_peer", open_one)
+        pubsub, peer = library(one).pubsub, peer_id_of(make_key(2).public_key)
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(pubsub._handle_new_peer_with_retry, peer)
+            await wait_all_tasks_blocked(0.1)
+            opened.set()
+        assert (most == 1) is on
+        assert calls == (2 if on else 5), "once more for those that came meanwhile"
+        assert not pubsub._opening
 
 
 @guard

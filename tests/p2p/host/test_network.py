@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
+import p2p.host.workarounds.yamux
 from p2p.host.network import MAX_GOSSIP_BYTES, Libp2pNetwork
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
 from tests.support.hosts import LOOPBACK, collected, drained, echo, gossip_works, library, network, running
 from tests.support.keys import make_key
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 ECHO = "/test/echo/1"
 TOPIC = "test"
@@ -126,6 +128,26 @@ async def test_large_gossip_arrives_and_too_large_gossip_is_refused() -> None:
             await one.publish(TOPIC, bytes(MAX_GOSSIP_BYTES))
         await library(one).pubsub.publish(TOPIC, bytes(2 * MAX_GOSSIP_BYTES))
         assert await drained(inbox) == []  # the library says nothing and loses it
+
+
+@pytest.mark.trio
+async def test_a_connection_knows_its_beginning_and_its_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_TIMEOUT_S", PATIENCE)
+    one, other = network(1), network(2, listen=())
+    async with running(one, other):
+        before = trio.current_time()
+        assert one.get_connected_since(other.me) is None and one.get_round_trip(other.me) is None
+        await other.connect(one.me, one.listen_addresses)
+        await eventually(lambda: one.get_round_trip(other.me) is not None and other.get_round_trip(one.me) is not None)
+        for host, peer in ((one, other.me), (other, one.me)):
+            since, took, now = host.get_connected_since(peer), host.get_round_trip(peer), trio.current_time()
+            assert since is not None and took is not None
+            assert before <= since <= now and 0 < took <= now - before
+        await other.disconnect(one.me)
+        await eventually(lambda: not one.peers())
+        for host, peer in ((one, other.me), (other, one.me)):
+            assert host.get_connected_since(peer) is None and host.get_round_trip(peer) is None
 
 
 @pytest.mark.trio
@@ -310,6 +332,7 @@ async def test_opening_and_closing_leaks_no_task_and_no_descriptor() -> None:
     one = network(1)
     one.handle(ECHO, echo)
     async with running(one):
+        await wait_all_tasks_blocked(0.1)
         before = resources()
         for _ in range(5):
             other = network(2)

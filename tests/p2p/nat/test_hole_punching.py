@@ -37,10 +37,11 @@ from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream
 from p2p.rate_limit import Rate
 from p2p.runtime import RealRuntime
-from p2p.streams.exchanges import Exchange, Streams
+from p2p.streams.exchange import Exchange
+from p2p.streams.exchanges import Streams
 from tests.support.hosts import ECHO, LOOPBACK, echo, echoes, network, running, swarm_of
 from tests.support.keys import make_key
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually, undisturbed
 
 MINE = ObservedAddress("198.51.100.1", 40000)
 MINE6 = ObservedAddress("2a00::1", 40000)
@@ -158,18 +159,22 @@ async def test_two_ends_that_dial_each_other_have_one_connection_whichever_is_fi
 @pytest.mark.trio
 async def test_a_caller_from_elsewhere_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(p2p.host.simultaneous_open, "PUNCH_TIMEOUT_S", 1.0)
-    here, there = await free_endpoint(), await free_endpoint("127.0.0.2")
-    async with trio.open_nursery() as nursery:
 
-        async def intrude() -> None:
-            await trio.sleep(0.3)
-            stream = await trio.open_tcp_stream(*here)  # from 127.0.0.1
-            with suppress(trio.BrokenResourceError):
-                assert await stream.receive_some() == b""
+    async def attempt() -> None:
+        here, there = await free_endpoint(), await free_endpoint("127.0.0.2")
+        async with trio.open_nursery() as nursery:
 
-        nursery.start_soon(intrude)
-        with pytest.raises(OSError, match="no connection"):
-            await open_simultaneously(here, there)
+            async def intrude() -> None:
+                await trio.sleep(0.3)
+                stream = await trio.open_tcp_stream(*here)  # from 127.0.0.1
+                with suppress(trio.BrokenResourceError):
+                    assert await stream.receive_some() == b""
+
+            nursery.start_soon(intrude)
+            with pytest.raises(OSError, match="no connection"):
+                await open_simultaneously(here, there)
+
+    await undisturbed(attempt, 0.3)
 
 
 @pytest.mark.trio
@@ -229,10 +234,20 @@ async def circuit(one: Libp2pNetwork, other: Libp2pNetwork) -> AsyncIterator[Lib
 
 @pytest.fixture
 def on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take addresses of this machine for public ones, and try again soon where a stall made a punch fail."""
-    monkeypatch.setattr(p2p.nat.hole_punching, "FAILURE_BACKOFF", Backoff(0.1, 1.0))
+    """Take addresses of this machine for public ones."""
     monkeypatch.setattr(p2p.nat.hole_punching, "is_local", lambda host: False)
     monkeypatch.setattr(p2p.nat.hole_punching, "is_dialable", lambda observed, mine: observed.port >= 1024)
+
+
+@pytest.fixture
+def keep_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again as often as it takes: a dial may fail because this process stood still, and what follows it is refused
+    while the other side still dials."""
+    for name in ("POSTPONEMENT_BACKOFF", "FAILURE_BACKOFF"):
+        monkeypatch.setattr(p2p.nat.hole_punching, name, Backoff(1.0, 4.0))
+    for name in ("PUNCH_RATE", "TOTAL_PUNCH_RATE"):
+        monkeypatch.setattr(p2p.nat.hole_punching, name, Rate(items=10, size=math.inf, burst=60.0))
+    monkeypatch.setattr(p2p.nat.hole_punching, "PUNCH_MESSAGE_TIMEOUT_S", PATIENCE)
 
 
 @pytest.fixture
@@ -249,7 +264,7 @@ def dials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, Endpoint]]:
 
 
 @pytest.mark.trio
-async def test_a_circuit_becomes_a_direct_connection(on_loopback: None) -> None:
+async def test_a_circuit_becomes_a_direct_connection(on_loopback: None, keep_trying: None) -> None:
     one, other = private(1), private(2)
     async with circuit(one, other) as relay:
         await eventually(lambda: not one.is_relayed(other.me) and not other.is_relayed(one.me))
@@ -263,7 +278,7 @@ async def test_a_circuit_becomes_a_direct_connection(on_loopback: None) -> None:
 
 
 @pytest.mark.trio
-async def test_exchanges_leave_the_circuit_and_those_under_way_go_on(on_loopback: None) -> None:
+async def test_exchanges_leave_the_circuit_and_those_under_way_go_on(on_loopback: None, keep_trying: None) -> None:
     """Streams of the pool are not used again once there is a better way."""
     one, other = private(1), private(2)
     opener, answerer = Streams(one), Streams(other)
@@ -281,7 +296,7 @@ async def test_exchanges_leave_the_circuit_and_those_under_way_go_on(on_loopback
         async with opener.open(other.me, "/test/1") as long:
             await long.send(b"begun")
             assert await long.receive() == b"begun"
-            assert await opener.request(other.me, "/test/1", b"through the relay", 10) == b"through the relay"
+            assert await opener.request(other.me, "/test/1", b"through the relay", PATIENCE) == b"through the relay"
             pool = opener._idle
             await eventually(lambda: bool(pool.get((other.me, "/test/1"))))
             (idle,) = pool[other.me, "/test/1"]
@@ -289,8 +304,8 @@ async def test_exchanges_leave_the_circuit_and_those_under_way_go_on(on_loopback
             assert punch is not None
             with trio.fail_after(PATIENCE):
                 await punch.run(other.me)
-            assert not one.is_relayed(other.me) and idle.raw.is_superseded and long._stream.raw.is_superseded
-            assert await opener.request(other.me, "/test/1", b"directly", 10) == b"directly"
+            assert not one.is_relayed(other.me) and idle.raw.is_superseded and long.stream.raw.is_superseded
+            assert await opener.request(other.me, "/test/1", b"directly", PATIENCE) == b"directly"
             await eventually(lambda: idle.failure_reason is not None)
             await eventually(lambda: bool(pool.get((other.me, "/test/1"))))
             (fresh,) = pool[other.me, "/test/1"]
@@ -304,12 +319,18 @@ async def test_exchanges_leave_the_circuit_and_those_under_way_go_on(on_loopback
 
 
 @pytest.mark.trio
-async def test_two_that_begin_at_once_make_one_connection(on_loopback: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were each to put the other off, there would be no connection before this test gives up; a dial that a stall made
-    fail is tried again at once."""
-    monkeypatch.setattr(p2p.nat.hole_punching, "POSTPONEMENT_BACKOFF", Backoff(2 * PATIENCE, 2 * PATIENCE))
-    monkeypatch.setattr(p2p.nat.hole_punching, "PUNCH_MESSAGE_TIMEOUT_S", PATIENCE)
-    monkeypatch.setattr(p2p.nat.hole_punching, "PUNCH_RATE", Rate(items=10, size=math.inf, burst=60.0))
+async def test_two_that_begin_at_once_make_one_connection(
+    on_loopback: None, keep_trying: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do not both put the other off."""
+    first_outcomes: dict[bytes, bool | None] = {}
+    note = PunchSchedule.note
+
+    def keep(self: PunchSchedule, peer: bytes, outcome: bool | None, now: float) -> None:
+        first_outcomes.setdefault(peer, outcome)
+        note(self, peer, outcome, now)
+
+    monkeypatch.setattr(PunchSchedule, "note", keep)
     one, other = private(1), private(2)
     first, second = one.hole_puncher, other.hole_puncher
     one.hole_puncher = None
@@ -319,6 +340,7 @@ async def test_two_that_begin_at_once_make_one_connection(on_loopback: None, mon
             nursery.start_soon(second.run, one.me)
             nursery.start_soon(first.run, other.me)
             await eventually(lambda: not one.is_relayed(other.me) and not other.is_relayed(one.me))
+            await eventually(lambda: any(outcome is not None for outcome in first_outcomes.values()))
             await trio.sleep(1)
             nursery.cancel_scope.cancel()
         await eventually(lambda: len(swarm_of(one).get_connections()) == 2)
@@ -345,7 +367,7 @@ def test_who_punches_no_holes() -> None:
         Libp2pNetwork(make_key(1), (), RealRuntime(), hole_punching=True),
         Libp2pNetwork(make_key(1), LOOPBACK, RealRuntime(), rules=rules, hole_punching=True),
     ):
-        assert made.hole_puncher is None and PUNCH_PROTOCOL not in made._handlers
+        assert made.hole_puncher is None and PUNCH_PROTOCOL not in made._protocols.handlers
     with pytest.raises(ValueError, match="anonymous"):
         Libp2pNetwork(make_key(1), (), RealRuntime(), rules=DialRules.only([]), hole_punching=True)
 

@@ -37,7 +37,7 @@ FULL = Announcement(
     models=tuple(f"model-{number}".ljust(128, "x") for number in range(16)),
     load=PeerLoad(
         tuple(
-            ModelLoad(f"model-{number}".ljust(128, "x"), *(1_000_000,) * 3, MAX_RATE, MAX_RATE, 2**31, *(255,) * 4)
+            ModelLoad(f"model-{number}".ljust(128, "x"), *(10**6,) * 3, MAX_RATE, MAX_RATE, 2**31, *(255,) * 4, 2**31)
             for number in range(16)
         )
     ),

@@ -13,7 +13,8 @@ import trio
 from p2p.fanout import Fanout
 from p2p.network import MAX_GOSSIP_BYTES, NetworkError, RawStream
 from p2p.simulation.events import TICK_S
-from p2p.simulation.network import QUEUE_ITEMS, SimulatedInternet, SimulatedNetwork, uniform
+from p2p.simulation.internet import QUEUE_ITEMS, SimulatedInternet, uniform
+from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedClock
 from p2p.simulation.stream import SEND_WINDOW_BYTES
 from tests.support.keys import make_peer
@@ -53,8 +54,9 @@ async def test_connect_and_disconnect_are_seen_by_both(nursery: trio.Nursery, si
     assert await changes.receive() == (a.me, True)
     assert a.is_outbound(b.me) and not b.is_outbound(a.me)
     assert a.get_dialled_address(b.me) == b.listen_addresses[0] and b.get_dialled_address(a.me) is None
+    assert a.get_connected_since(b.me) == b.get_connected_since(a.me) is not None
     await b.disconnect(a.me)
-    assert not a.is_outbound(b.me) and a.get_dialled_address(b.me) is None
+    assert not a.is_outbound(b.me) and a.get_dialled_address(b.me) is a.get_connected_since(b.me) is None
     assert await changes.receive() == (a.me, False)
     assert a.peers() == b.peers() == frozenset()
     with pytest.raises(trio.WouldBlock):
@@ -280,7 +282,8 @@ def test_a_full_subscription_sheds_its_oldest() -> None:
 
 TRACE = """
 import trio
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedClock, run_simulation
 trace = []
 async def read(network, inbox):

@@ -10,22 +10,22 @@ import pytest
 import trio
 
 from p2p.network import Misbehaviour, NetworkError, RawStream
-from p2p.simulation.network import SimulatedInternet, SimulatedNetwork, SimulatedStream
+from p2p.simulation.internet import SimulatedInternet
+from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedClock
+from p2p.simulation.stream import SimulatedStream
+from p2p.streams.exchange import Exchange
 from p2p.streams.exchanges import (
     ACCEPTED_IDLE_TIMEOUT_S,
     EXCHANGE_LINGER_TIMEOUT_S,
-    FRAME_TIMEOUT_S,
-    MAX_LATE_FRAMES,
     MAX_STREAMS_PER_PEER,
-    MAX_UNREAD_STREAM_BYTES,
-    MAX_UNREAD_TOTAL_BYTES,
     REAP_INTERVAL_S,
     STREAM_IDLE_TIMEOUT_S,
-    Exchange,
     Streams,
 )
 from p2p.streams.frames import MAX_FRAME_BYTES, WINDOW_BYTES, Frame, Kind
+from p2p.streams.pooled_stream import FRAME_TIMEOUT_S, MAX_LATE_FRAMES
+from p2p.streams.unread_bytes import MAX_UNREAD_STREAM_BYTES, MAX_UNREAD_TOTAL_BYTES
 from tests.support.keys import make_peer
 
 PROTOCOL = "/test/1"
@@ -139,6 +139,68 @@ async def test_frames_pass_both_ways_until_both_have_ended(pair: Pair, simulated
         with pytest.raises(RuntimeError):
             await exchange.send(b"late")
     assert peers == [pair.a.me]
+
+
+async def test_a_frame_is_awaited_until_it_is_due_and_no_longer(pair: Pair, simulated_clock: SimulatedClock) -> None:
+    async def drip(exchange: Exchange) -> None:
+        await exchange.receive()
+        for number in range(100):
+            await trio.sleep(1.0)
+            await exchange.send(bytes([number]))
+        await trio.sleep_forever()
+
+    pair.answerer.handle(PROTOCOL, drip)
+    async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
+        await exchange.send(b"go")
+        for number in range(100):
+            assert await exchange.receive(trio.current_time() + 15.0) == bytes([number])
+            assert len(pair.opener._alarms) <= 1, "a wait that is over in time sets no alarm of its own"
+        started = trio.current_time()
+        for seconds in (20.0, 3.0, 0.0, -1.0):  # later and earlier than the alarm that is set
+            with pytest.raises(trio.TooSlowError):
+                await exchange.receive(trio.current_time() + seconds)
+        assert trio.current_time() - started == pytest.approx(23.0)
+
+
+async def test_a_wait_for_a_frame_can_be_given_up(pair: Pair, simulated_clock: SimulatedClock) -> None:
+    pair.answerer.handle(PROTOCOL, answer)
+    async with pair.opener.open(pair.b.me, PROTOCOL) as exchange, trio.open_nursery() as nursery:
+        exchange.give_up()  # nobody waits, so that this means nothing
+
+        async def give_up() -> None:
+            await trio.sleep(1.0)
+            exchange.give_up()
+            await exchange.send(b"question")
+
+        nursery.start_soon(give_up)
+        started = trio.current_time()
+        with pytest.raises(trio.TooSlowError):
+            await exchange.receive(started + 60.0)
+        assert trio.current_time() == pytest.approx(started + 1.0)
+        assert await exchange.receive(trio.current_time() + 60.0) == b"question", "the exchange goes on"
+
+
+async def test_room_for_frames_is_what_can_be_sent_without_a_wait(pair: Pair, simulated_clock: SimulatedClock) -> None:
+    release = trio.Event()
+
+    async def read_late(exchange: Exchange) -> None:
+        await release.wait()
+        await echo(exchange)
+
+    pair.answerer.handle(PROTOCOL, read_late)
+    async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
+        sent, part = 0, bytes(10_000)
+        while exchange.has_room(part):
+            started = trio.current_time()
+            await exchange.send(part)
+            assert trio.current_time() == started
+            sent += 1
+        assert WINDOW_BYTES - 25_000 < sent * len(part) < WINDOW_BYTES
+        release.set()
+        for _ in range(sent):
+            assert await exchange.receive() == part
+        await exchange.end()
+        assert not exchange.has_room(b"")
 
 
 async def test_streams_are_reused(pair: Pair, simulated_clock: SimulatedClock) -> None:

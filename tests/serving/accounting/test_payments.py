@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.store.layout import MAX_CAPTURE_PREFIX, SET_ASIDE_KEY, encode_number
 from chain.transition.deposits import compute_deposit
 from chain.transition.fees import compute_fee
@@ -27,18 +27,9 @@ from serving.accounting.payer import CannotAfford
 from serving.accounting.payment_history import FIRST_REFUNDS
 from serving.accounting.submitter import Submitter
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
-from tests.support.market_world import (
-    Options,
-    Result,
-    Script,
-    World,
-    ask,
-    get_script,
-    make_hold,
-    make_request,
-    sign_hold_by_hand,
-    simulate,
-)
+from tests.support.market.offers_by_hand import make_hold, sign_hold_by_hand
+from tests.support.market.scripted_backend import Script
+from tests.support.market_world import Options, Result, World, ask, get_script, make_request, simulate
 from tests.support.waiting import eventually
 
 PRICE = 1_000 + 3 * len(make_request().body) + 5 * 8 * 100
@@ -179,8 +170,23 @@ def test_many_more_requests_at_once_than_hold_numbers_are_refused_cleanly() -> N
         assert (await ask(world.gateway)).status == 200
         await world.settle()
 
-    # Nothing becomes final while the requests begin.
-    simulate(play, Options(capacity=400, executors=4, spacing=3.0))
+    # Nothing becomes final while the requests begin, nor while they wait for a number.
+    simulate(play, Options(capacity=400, executors=4, spacing=8.0))
+
+
+def test_the_highest_final_number_is_that_of_the_latest_state() -> None:
+    async def play(world: World) -> None:
+        payer, engine, key = world.gateway.payments.payer, world.gateway.engine, world.members[0].public_key
+        found = []
+        for _ in range(5):
+            assert (await ask(world.gateway)).status == 200
+            assert payer._top == engine.state.replay_window(key).top
+            await world.settle()
+            assert payer._top == engine.state.replay_window(key).top
+            found.append(payer._top)
+        assert found == sorted(set(found)), "it grew with each payment"
+
+    simulate(play)
 
 
 def test_an_honest_payer_forfeits_nothing() -> None:
@@ -287,6 +293,16 @@ def test_hold_numbers() -> None:
         assert [payments.payer.take_seq(), payments.payer.take_seq()] == taken[3:5]
         with pytest.raises(TooManyPayments):
             payments.payer.take_seq()
+        waited = [trio.current_time()]
+        await payments.payer.wait_for_number(1.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(payments.payer.wait_for_number, 5.0)
+            await trio.sleep(0.5)
+            payments.payer.give_back(taken[3])
+        waited.append(trio.current_time())
+        assert waited[1] - waited[0] == 1.5, "at most as long as it says, and no longer than until one is free"
+        await payments.payer.wait_for_number(5.0)
+        assert trio.current_time() == waited[1] and payments.payer.take_seq() == taken[3]
         # A number under which a hold was signed is gone for good.
         hold = make_hold(world, 0, b"x", bytes(16), seq=taken[7])
         payments.payer.sign_hold(hold)
@@ -436,7 +452,7 @@ def test_what_was_settled_while_its_payer_was_away_is_forgotten_at_its_deadline(
         await eventually(lambda: not list(store.items(MAX_CAPTURE_PREFIX)), SHORT_HOLD_S + 100)
 
     options = Options(gateways=(0, 1), parameters={"capture_grace_ms": 5_000})
-    options.originator = OriginatorSettings(hold_time_ms=1_000 * SHORT_HOLD_S)
+    options.originator = OriginatorSettings(hold_time_ms=1_000 * SHORT_HOLD_S, max_hold_time_ms=1_000 * SHORT_HOLD_S)
     options.executor = ExecutorSettings(min_hold_time_s=SHORT_HOLD_S / 2)
     simulate(play, options)
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from chain.exceptions import InvalidOperation
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.state.state import compute_supply
 from serving.accounting.registration import register
 from tests.support.consensus_world import World, make_equal_genesis, simulate

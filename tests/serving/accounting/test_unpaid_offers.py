@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.transition.deposits import compute_hold_deposit
 from serving.accounting.payment_history import FIRST_ALLOWANCE, PaymentHistory
 from serving.accounting.unpaid_offers import TooManyUnpaid, UnpaidOffers

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from chain.exceptions import InvalidOperation
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.types.operations import Serve, Transfer
 from serving.accounting.wallet import FORGET_AFTER_S
 from tests.support.market_world import Options, World, simulate

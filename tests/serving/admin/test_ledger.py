@@ -10,7 +10,7 @@ import trio
 from chain.crypto import format_address
 from chain.light.client import Checkpoint
 from chain.light.proofs import check_proof, parse_proof
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.types.operations import Transfer
 from node import Node
 from serving.admin.ledger import QUERIES
@@ -67,8 +67,17 @@ async def test_head_blocks_validators_epochs_and_search(node: Node, client: http
     validators = await expect(client, "GET", "/chain/validators")
     assert [each["address"] for each in validators["validators"]] == [KEY.address]
     assert (await expect(client, "GET", "/chain/epochs/0"))["first_height"] == 1
+    assert (await expect(client, "GET", "/chain/blocks/%68ead"))["header"]["height"] >= paid["height"]
     for text, kind in (("1", "block"), (paid["id"], "operation"), (OTHER.address, "account"), ("?", None)):
         assert (await expect(client, "GET", f"/chain/search?q={text}"))["kind"] == kind
+
+
+@with_admin
+async def test_who_has_an_answer_is_not_sent_it_again(node: Node, client: httpx.AsyncClient) -> None:
+    first = await client.get("/chain/epochs/0")
+    again = await client.get("/chain/epochs/0", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+    assert "content-length" not in again.headers, "it would be that of the answer (RFC 9110, section 8.6)"
 
 
 @with_admin
@@ -79,7 +88,7 @@ async def test_what_is_not_there_or_malformed_is_refused_with_a_reason(node: Nod
         (404, f"blocks/{NOWHERE}"),
         (404, f"operations/{NOWHERE}"),
         (404, "epochs/99999"),
-        (404, "epochs/x"),
+        (400, "epochs/x"),
         (400, "blocks/x"),
         (400, "operations/x"),
         (400, "blocks?limit=0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -17,10 +18,12 @@ from serving.admin.health.machine import Machine
 from serving.admin.metric_catalogue import METRICS, PREFIX
 from serving.admin.metrics import Metrics
 from serving.admin.reports import report_status
-from serving.dispatcher import RequestRecord
+from serving.backends.openai_compatible import PROBE_BOUNDS_S
+from serving.offload.executor.executor import DeclineReason
+from serving.prediction.predicted_time import UNKNOWN_SPEED, PredictedTime, RequestSize
+from serving.prediction.predictor import Prediction
+from serving.request_records import Outcome, RequestRecord
 from serving.scheduling.admission import Admission, Demand, Origin
-from serving.scheduling.prediction import UNKNOWN_SPEED, PredictedTime, RequestSize
-from serving.scheduling.predictor import Prediction
 from tests.support.solo_node import CAPACITY, make_node, run_node
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -79,15 +82,17 @@ def test_reads_the_live_parts() -> None:
         async with run_node() as node:
             metrics = Metrics(node)
             counters = node.dispatcher.counters
-            counters.completed, counters.refused, counters.failed = 5, 2, 1
+            counters.ended |= {Outcome.COMPLETED: 5, Outcome.REFUSED: 2, Outcome.FAILED: 1, Outcome.ERROR: 8}
             counters.local, counters.offloaded = 3, 4
             counters.completion_tokens, counters.offloaded_tokens = 77, 7
+            counters.prompt_tokens, counters.offloaded_prompt_tokens = 900, 100
             node.originator.client_errors.shared, node.originator.client_errors.unshared = 8, 7
             node.originator.hedges.won = 3
-            node.executor.served, node.executor.declined, node.executor.declined_for_now = 6, 9, 4
+            node.executor.served, node.executor.declined_for_now = 6, 4
+            node.executor.declines |= {DeclineReason.BUSY: 4, DeclineReason.HOLD: 5}
             node.payments.payee.earned = 1_234
             node.dispatcher.records.append(RequestRecord("running", "m", 0.0))
-            node.dispatcher.records.append(RequestRecord("done", "m", 0.0, finished=1.0, outcome="completed"))
+            node.dispatcher.records.append(RequestRecord("done", "m", 0.0, finished=1.0, outcome=Outcome.COMPLETED))
             (admission,) = node.backend_pool.admissions
             async with trio.open_nursery() as nursery:
                 for origin in (Origin.DELEGATED, Origin.OWN, Origin.OWN, Origin.DELEGATED, Origin.OWN):
@@ -101,11 +106,16 @@ def test_reads_the_live_parts() -> None:
             assert get(samples, "requests_total", outcome="completed") == 5
             assert get(samples, "requests_total", outcome="refused") == 2
             assert get(samples, "requests_total", outcome="failed") == 1
+            assert get(samples, "requests_total", outcome="error") == 8
+            assert get(samples, "declined_offers_total", reason="hold") == 5
+            assert get(samples, "declined_offers_total", reason="bond") == 0
             assert get(samples, "routed_requests_total", served="local") == 3
             assert get(samples, "routed_requests_total", served="offloaded") == 4
             assert get(samples, "requests_in_flight") == 1
             assert get(samples, "completion_tokens_total", served="local") == 70
             assert get(samples, "completion_tokens_total", served="offloaded") == 7
+            assert get(samples, "prompt_tokens_total", served="local") == 800
+            assert get(samples, "prompt_tokens_total", served="offloaded") == 100
             assert get(samples, "client_errors_total", outcome="shared") == 8
             assert get(samples, "client_errors_total", outcome="unshared") == 7
             assert get(samples, "client_errors_total", outcome="unconfirmed") == 0
@@ -167,6 +177,11 @@ def test_what_is_counted_elsewhere_is_passed_on(tmp_path: Path, monkeypatch: pyt
             node.engine.pace.intervals.observe(4)
             node.engine.pace.skipped_views, node.engine.pace.missed_leads = 3, 2
             node.payments.payer.finality_times.observe(0.5)
+            node.engine.agreement_times.views.observe(70)
+            node.engine.agreement_times.quorums.observe(70)
+            backend: Any = node.backend_pool.scheduled[0].backend
+            backend.probe_times = Histogram(PROBE_BOUNDS_S)
+            backend.probe_times.observe(0.3)
             samples = read(Metrics(node))
         assert get(samples, "disk_free_bytes") == 7
         assert get(samples, "event_loop_lag_seconds_bucket", le="0.0025") == 0
@@ -181,6 +196,9 @@ def test_what_is_counted_elsewhere_is_passed_on(tmp_path: Path, monkeypatch: pyt
         assert get(samples, "skipped_views_total") == 3
         assert get(samples, "missed_leads_total") == 2
         assert get(samples, "hold_finality_seconds_bucket", le="0.5") == 1
+        assert get(samples, "view_duration_seconds_sum") >= 70 and get(samples, "quorum_seconds_sum") >= 70
+        assert get(samples, "backend_probe_seconds_bucket", backend="0", le="0.25") == 0
+        assert get(samples, "backend_probe_seconds_bucket", backend="0", le="0.5") == 1
 
     trio.run(main)
 
@@ -196,7 +214,7 @@ def test_each_first_byte_and_each_end_enter_their_histograms_once() -> None:
         assert get(samples, "time_to_first_byte_seconds_bucket", served="local", le="0.02") == 0
         assert get(samples, "time_to_first_byte_seconds_bucket", served="local", le="0.05") == 1
         slow.executor, slow.first_byte = bytes(32), 13.0
-        slow.outcome, slow.finished = "completed", 15.0
+        slow.outcome, slow.finished = Outcome.COMPLETED, 15.0
         for _ in range(2):
             samples = read(metrics)
         assert get(samples, "time_to_first_byte_seconds_count", served="local") == 1
@@ -215,7 +233,7 @@ def test_what_was_measured_is_compared_with_what_was_predicted_once() -> None:
         metrics, time = Metrics(node), PredictedTime(0.5, 2.0)
         prediction = Prediction(bytes(32), "m", RequestSize(1, 1.0), UNKNOWN_SPEED, 0, 0.0, 1.0, time, 2.0)
         for number, is_stream in enumerate((True, False)):
-            record = RequestRecord(str(number), "m", 10.0, first_byte=11.0, finished=15.0, outcome="completed")
+            record = RequestRecord(str(number), "m", 10.0, first_byte=11.0, finished=15.0, outcome=Outcome.COMPLETED)
             record.prediction, record.predicted_at, record.is_stream, record.unread_s = prediction, 10.0, is_stream, 1.0
             node.dispatcher.records.append(record)
         node.dispatcher.records.append(RequestRecord("failed", "m", 10.0, first_byte=11.0, finished=15.0))

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from chain.crypto import format_address
 from serving.admin.health.troubles import describe
-from serving.admin.observer import MAX_LISTED_REQUESTS, Observer, compare, make_look
-from serving.dispatcher import RequestRecord
+from serving.admin.observer import MAX_LISTED_REQUESTS, MAX_TOLD, Observer, compare, make_look
+from serving.request_records import Outcome, RequestRecord
 from tests.support.keys import make_key
 from tests.support.solo_node import make_node
 
@@ -66,7 +66,7 @@ def test_a_request_is_logged_when_it_ended_and_its_payment_when_that_is_final(mo
     steps: list[list[dict[str, Any]]] = []
     records.append(local)
     assert step() == []
-    local.finished, local.outcome, local.completion_tokens = 11.0, "completed", 9
+    local.finished, local.outcome, local.completion_tokens = 11.0, Outcome.COMPLETED, 9
     records.extend([paid, forgotten])
     assert step() == [("request ended", "req-1"), ("request ended", "req-3")]
     ended = steps[-1][0]
@@ -89,4 +89,8 @@ def test_more_requests_than_are_listed_are_no_burden() -> None:
         records.append(RequestRecord(f"req-{number}", "m", 1.0, finished=2.0))
     with capture_logs() as found:
         observer.look_at_requests()
-    assert len(found) == MAX_LISTED_REQUESTS
+    assert [each["event"] for each in found] == ["request ended"] * MAX_TOLD + ["more requests ended"]
+    assert found[-1]["count"] == MAX_LISTED_REQUESTS - MAX_TOLD
+    with capture_logs() as found:
+        observer.look_at_requests()
+    assert found == []

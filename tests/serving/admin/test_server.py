@@ -13,7 +13,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.types.operations import Hold, Transfer, compute_hold_id
 from consensus.voting.lockout import NONCE_BYTES
 from node import Node
@@ -21,8 +21,9 @@ from p2p.peers.announcement import Announcement, ModelLoad, PeerLoad
 from serving.admin.orders.policy_orders import reload_policy
 from serving.admin.orders.wallet_orders import OrderRefused
 from serving.admin.server import Admin
-from serving.dispatcher import RequestRecord
 from serving.http.server import ListenError
+from serving.prediction.predicted_time import BYTES_PER_TOKEN
+from serving.request_records import Outcome, RequestRecord
 from serving.scheduling.policy import ModelQuota, PolicyParameters
 from tests.serving.admin.client import expect, with_admin
 from tests.support.solo_node import CAPACITY, KEY, MODEL, OTHER, run_node
@@ -187,6 +188,8 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
         "address": OTHER.address,
         "connected": False,
         "relayed": False,
+        "connected_s": None,
+        "round_trip_ms": None,
         "addresses": ["/ip4/192.0.2.1/tcp/1"],
         "relays": [],
         "models": ["a", "b"],
@@ -199,6 +202,7 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
                 "prefill_rate": 2000.0,
                 "decode_rate": 30.0,
                 "context_length": 4096,
+                "cache_tokens": 0,
                 "features": ["tools", "vision"],
                 "number_formats": {"weights": ["fp8"], "activations": ["bf16", "fp16"], "cache": []},
             }
@@ -212,6 +216,8 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
 async def test_models(node: Node, client: httpx.AsyncClient) -> None:
     answer = await expect(client, "GET", "/models")
     unrated = {"duels": 0, "win_rate": None, "identities": []}
+    (price,) = [each.pop("price") for each in answer["models"]]
+    assert float(price["completion"]) == node.originator.get_price(MODEL).per_completion_byte * BYTES_PER_TOKEN / CREDIT
     assert answer["models"] == [{"id": MODEL, "local": True, "executors": 0, "stake": 0, **unrated}]
     assert answer["backends"] == [
         {
@@ -236,8 +242,8 @@ async def test_requests_are_joined_with_their_payments(node: Node, client: httpx
     node.payments.payer.sign_hold(hold)
     node.dispatcher.records.extend(
         [
-            RequestRecord("one", MODEL, now - 9, finished=now - 8, outcome="refused"),
-            RequestRecord("two", MODEL, now - 7, first_byte=now - 6.5, finished=now - 5, outcome="completed"),
+            RequestRecord("one", MODEL, now - 9, finished=now - 8, outcome=Outcome.REFUSED),
+            RequestRecord("two", MODEL, now - 7, first_byte=now - 6.5, finished=now - 5, outcome=Outcome.COMPLETED),
             RequestRecord("three", MODEL, now - 2, OTHER.public_key, 1, hold_id, now - 1, None, 12),
         ]
     )
@@ -248,6 +254,7 @@ async def test_requests_are_joined_with_their_payments(node: Node, client: httpx
     assert [row["duration_ms"] for row in rows] == [None, 2000.0, 1000.0]
     assert [row["outcome"] for row in rows] == ["running", "completed", "refused"]
     assert (rows[0]["attempt"], rows[0]["completion_tokens"], rows[0]["hold"]) == (1, 12, hold_id.hex())
+    assert [row["prompt_tokens"] for row in rows] == [0, 0, 0]
     assert [rows[0][name] for name in ("held", "amount", "hold_height", "settled_height")] == [5_000, None, None, None]
     assert [rows[1][name] for name in ("held", "amount", "hold_height", "settled_height")] == [None] * 4
     payment = node.payments.payer.find(hold_id)

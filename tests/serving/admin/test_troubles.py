@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from consensus.stall import MIN_STALL_S
 from serving.admin.health.troubles import (
     KINDS,
     MIN_FREE_BYTES,
     MIN_SPAN_BLOCKS,
-    MIN_STALL_S,
     BackendFacts,
+    EndingFacts,
     Facts,
     Kind,
     MachineFacts,
@@ -79,6 +80,9 @@ def test_a_healthy_node_has_no_trouble() -> None:
         ({"is_dialable": False}, "unreachable", "nobody can dial", Verdict.READY),
         ({"spendable": 0}, "no_credit", "cannot be offloaded", Verdict.READY),
         ({"spendable": 999_999}, "low_credit", "0.999999 credits", Verdict.READY),
+        ({"ending": EndingFacts(3.2, 16.8, 2, 0)}, "ending", "for 2 requests, 17 s more at most", Verdict.ENDING),
+        ({"ending": EndingFacts(0, 20, 1, 1)}, "ending", "for 1 request and 1 payment, 20 s more", Verdict.ENDING),
+        ({"ending": EndingFacts(0, 20, 0, 0)}, "ending", "waits for its goodbye to be sent", Verdict.ENDING),
         ({"machine": MachineFacts("/home", MIN_FREE_BYTES - 1)}, "disk_full", "2.0 GiB free", Verdict.DEGRADED),
         ({"machine": MachineFacts(slow_writes=0.5)}, "disk_busy", "50% of the writes", Verdict.READY),
         ({"machine": MachineFacts(late_looks=0.1)}, "loop_late", "250 ms in 10% of", Verdict.READY),

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import trio
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from node import Node
 from serving.admin.orders.bodies import MAX_ADMIN_BODY_BYTES
 from tests.serving.admin.client import expect, with_admin

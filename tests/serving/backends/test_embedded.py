@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import trio
 
 from p2p.runtime import RealRuntime
+from serving.backends import embedded
 from serving.backends.backend import BackendError
 from serving.backends.embedded import MODEL, EmbeddedBackend
 from serving.failover.continuation import count_written, make_continuation
@@ -21,7 +23,7 @@ from serving.openai.answers import AnswerInspector
 from serving.openai.bodies import read_events
 from serving.openai.requests import encode_body, parse_request
 from tests.serving.relay import relay_to
-from tests.support.fault_matrix import read_text
+from tests.support.market.fault_matrix import read_text
 from tests.support.openai_answers import make_event
 
 QUESTION = "What is the capital of France?"
@@ -119,6 +121,37 @@ async def check_it_goes_on(backend: EmbeddedBackend, events: list[Any], text: st
         joined = begun + read_text(passed)
         assert joined == text
         assert {event["id"] for event in read_events(passed) if event} == {events[0]["id"]}
+
+
+class Server:
+    """Stands for llama.cpp's, and says when it is freed."""
+
+    listening_address = "http://127.0.0.1:1"
+
+    def __del__(self) -> None:
+        print("freed")
+
+
+@pytest.mark.parametrize("ends_with_process", [False, True])
+def test_a_server_is_freed_or_left_to_the_end_of_the_process(
+    ends_with_process: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    left: list[Server] = []
+    codes: list[int] = []
+    monkeypatch.setattr(embedded, "_LEFT", left)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(EmbeddedBackend, "_start", lambda *_: Server())
+
+    async def main() -> None:
+        backend = EmbeddedBackend(RealRuntime(), ends_with_process=ends_with_process)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(backend.run)
+            await backend._loaded.wait()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    embedded.end_process()
+    assert (codes, len(left), capfd.readouterr().out) == (([0], 1, "") if ends_with_process else ([], 0, "freed\n"))
 
 
 @pytest.mark.parametrize("content", [None, b"not a model"])

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import trio
 
-from serving.backends.backend import CONTINUATION, Backend, BackendError, Load
+from serving.backends.backend import CONTINUATION, Backend, BackendError, Load, ProbedBackend
 from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
 from tests.support.fake_backend import MODEL, FakeBackend, FakeOptions, serving
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.patience import PATIENT_BACKEND
+from tests.support.waiting import PATIENCE, eventually, undisturbed
 
 CHAT = "/v1/chat/completions"
 
@@ -29,7 +30,7 @@ async def connected(
 ) -> AsyncIterator[tuple[OpenAICompatibleBackend, FakeBackend]]:
     """A fake server and a backend that has probed it."""
     async with serving(options) as fake, trio.open_nursery() as nursery:
-        backend = OpenAICompatibleBackend(fake.url, **arguments)
+        backend = OpenAICompatibleBackend(fake.url, **{"timeouts": PATIENT_BACKEND, **arguments})
         nursery.start_soon(backend.run)
         with trio.fail_after(PATIENCE):
             await backend.wait_alive()
@@ -117,13 +118,14 @@ def test_first_byte_and_stall_have_their_limits(options: FakeOptions, message: s
                 await answer(backend, chat(stream=True))
             await eventually(lambda: fake.cancelled == 1)
 
-    trio.run(main)
+    trio.run(undisturbed, main, 0.1)
 
 
 def test_an_answer_in_one_piece_may_take_longer_than_a_first_byte() -> None:
     async def main() -> None:
         async with connected(
-            FakeOptions(first_token_delay=0.4), timeouts=BackendTimeouts(first_byte_s=0.1, stall_s=0.1, answer_s=5)
+            FakeOptions(first_token_delay=0.4),
+            timeouts=BackendTimeouts(first_byte_s=0.1, stall_s=PATIENCE, answer_s=PATIENCE),
         ) as (backend, _):
             assert (await answer(backend, chat(messages=[{"role": "user", "content": '"stream": true'}])))[0] == 200
 
@@ -198,8 +200,10 @@ def test_an_unreachable_page_never_reads_as_idle() -> None:
         page = (Path(__file__).parents[1] / "pages" / "llamacpp.prom").read_text()
         async with connected(FakeOptions(metrics=page), capacity=4) as (backend, fake):
             assert (backend.get_load()).known
+            assert isinstance(backend, ProbedBackend) and (probes := backend.probe_times.count) > 0
             fake.options.healthy = False
             await eventually_alive(backend, False)
+            assert backend.probe_times.count > probes  # those that fail, too
             assert backend.get_load() == Load(0, 0, 1.0, False)
             fake.options.healthy = True
             await eventually_alive(backend, True)
@@ -212,7 +216,7 @@ def test_a_backend_that_goes_away_is_noticed_by_the_request_that_fails() -> None
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             async with serving() as fake:
-                backend = OpenAICompatibleBackend(fake.url, load_reader="none")
+                backend = OpenAICompatibleBackend(fake.url, load_reader="none", timeouts=PATIENT_BACKEND)
                 nursery.start_soon(backend.run)
                 await backend.wait_alive()
             with pytest.raises(BackendError, match="cannot connect"):

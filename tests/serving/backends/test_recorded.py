@@ -17,6 +17,7 @@ from serving.http.messages import HttpRequest
 from serving.http.responder import Responder
 from serving.http.server import HttpServer
 from serving.openai.answers import AnswerInspector
+from tests.support.patience import PATIENT_BACKEND
 from tests.support.waiting import PATIENCE
 
 PAGES = Path(__file__).parents[1] / "pages"
@@ -44,7 +45,7 @@ async def replaying(server: str, answer: str, status: int = 200) -> AsyncIterato
     async with trio.open_nursery() as nursery:
         http = await HttpServer.open(handle, "127.0.0.1", 0, RealRuntime())
         nursery.start_soon(http.run)
-        backend = OpenAICompatibleBackend("http://{}:{}".format(*http.address), capacity=2)
+        backend = OpenAICompatibleBackend("http://{}:{}".format(*http.address), capacity=2, timeouts=PATIENT_BACKEND)
         nursery.start_soon(backend.run)
         with trio.fail_after(PATIENCE):
             await backend.wait_alive()

@@ -23,7 +23,7 @@ from serving.config.schema import NodeConfig
 from tests.support.waiting import PATIENCE, eventually, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
-VLLM = [sys.executable, "-m", "tests.support.fake_vllm"]
+VLLM = [sys.executable, "-m", "tests.support.servers.fake_vllm"]
 
 
 def is_running(pid: int) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from chain.files import short_path
 from serving.cli.app import build_wwwserve_app
+from serving.cli.running import ask
 from tests.support.commands import Outcome, run_cli
 
 MODELS = {"models": [{"id": "far", "local": False}, {"id": "near", "local": True}]}
@@ -122,6 +123,50 @@ def test_a_question_may_come_on_standard_input(tmp_path: Path, monkeypatch: pyte
     assert asked["messages"][0]["content"] == "from a file"
 
 
+class Keyboard(io.StringIO):
+    """Lines that somebody types at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_chat_goes_on_after_an_answer_that_failed_or_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = ask.print_part
+
+    def press_ctrl_c(text: str) -> None:
+        shown(text)
+        if text == "on and on":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ask, "print_part", press_ctrl_c)
+    replies = {
+        "first": as_json({"error": {"message": "the backend broke"}}, 502),
+        "second": stream("on and on", "and on"),
+        "third": stream("yes"),
+    }
+    bodies = []
+
+    def reply(path: str, body: bytes) -> Reply:
+        if path != "/v1/chat/completions":
+            return as_json(MODELS)
+        bodies.append(json.loads(body)["messages"])
+        return replies[bodies[-1][-1]["content"]]
+
+    monkeypatch.setattr("sys.stdin", Keyboard("first\nsecond\nthird\n"))
+    with playing(tmp_path, reply):
+        outcome = run_cli(build_wwwserve_app(), "chat", "-d", tmp_path)
+    assert outcome.code == 0 and outcome.stdout.endswith("yes\n> ")
+    assert "error: the backend broke" in outcome.stderr and "stopped" in outcome.stderr
+    assert [message["content"] for message in bodies[-1]] == ["second", "on and on", "third"]
+
+
+def test_an_answer_that_is_not_streamed_is_shown_as_well(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, as_json({"choices": [{"message": {"content": "Hello"}}]}), "ask", "Hi")
+    assert outcome.code == 0 and outcome.stdout == "Hello\n"
+
+
 def test_without_a_node_it_says_so(tmp_path: Path) -> None:
     outcome = run_cli(build_wwwserve_app(), "ask", "Hi", "-d", tmp_path)
-    assert outcome.code == 3 and "start it with: wwwserve run" in outcome.stderr
+    assert outcome.code == 3 and "make one with: wwwserve init" in outcome.stderr

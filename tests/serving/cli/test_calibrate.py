@@ -20,7 +20,7 @@ from serving.cli.quality import calibrate
 from serving.quality.same_model.identity import ModelIdentity
 from serving.quality.same_model.weights import hash_weights
 from tests.support.http_front import run_front
-from tests.support.scripted_model import MODEL, ScriptedModel
+from tests.support.servers.scripted_model import MODEL, ScriptedModel
 from tests.support.waiting import PATIENCE
 
 
@@ -80,12 +80,12 @@ def test_an_identity_is_shown_with_the_digest_of_the_weights_and_its_engine_must
     tmp_path: Path,
 ) -> None:
     (tmp_path / "m.gguf").write_bytes(b"weights")
-    identity = f"{{model: {MODEL}, weight_files: [m.gguf], quantization: q8, engine: %s}}"
+    identity = f"{{model: {MODEL}, weight_files: [m.gguf], quantization: w8a16-kv16, engine: %s}}"
     with serve(ScriptedModel("vllm")) as url:
         result = run(tmp_path, url, "--out", str(tmp_path / "limits.json"), identity=identity % "vllm")
         assert result.exception is None, result.exception
         weights = hash_weights([tmp_path / "m.gguf"])
-        digest = ModelIdentity(MODEL, weights, "q8", "vllm").digest.hex()
+        digest = ModelIdentity(MODEL, weights, "w8a16-kv16", "vllm").digest.hex()
         assert f"identity {digest} of {MODEL}: weights {weights.hex()}" in result.output
         assert json.loads((tmp_path / "limits.json").read_text())["identity"] == digest
         error = get_error(run(tmp_path, url, identity=identity % "llamacpp"))

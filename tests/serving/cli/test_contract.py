@@ -105,7 +105,7 @@ def test_without_a_node_a_command_says_so_in_its_own_code_and_as_json(path: tupl
         assert outcome.code == ExitCode.NO_NODE, outcome
         if extra:
             error = json.loads(outcome.stdout)["error"]
-            assert (error["code"], set(error)) == (3, {"code", "message", "hint"}) and "wwwserve run" in error["hint"]
+            assert (error["code"], set(error)) == (3, {"code", "message", "hint"}) and "wwwserve init" in error["hint"]
         else:
             assert outcome.stdout == "" and outcome.stderr.splitlines()[-1].startswith("error: no node runs in ")
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -20,12 +23,12 @@ from chain.cli.contract import CommandError, ExitCode
 from serving.admin.health import self_checks
 from serving.admin.health.troubles import describe
 from serving.cli.app import build_wwwserve_app
-from serving.cli.doctor import checks
+from serving.cli.doctor import backend_checks, checks
 from tests.support.commands import run_cli
 from tests.support.ports import reserve_ports
 
 PEER = "12D3KooWQvTxaoyGqNKYT9hek1DhLxZJzC8ykN71NWKJREaB5oXb"
-STATUS = {"height": 5, "troubles": [], "available": 1, "listening": []}
+STATUS = {"height": 5, "troubles": [], "available": 1, "listening": [], "backends": []}
 
 
 def say(code: str, **details: object) -> dict[str, Any]:
@@ -47,16 +50,28 @@ class Sick(NamedTuple):
 
 
 @contextmanager
-def serving(status: int = 200, body: object = None) -> Iterator[str]:
-    """A server that answers everything the same."""
+def serving(
+    status: int = 200, body: object = None, token: int = 200, delay: threading.Event | None = None
+) -> Iterator[str]:
+    """A server that answers ``status`` when asked for its models, and ``token`` to a chat, once ``delay`` is set."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            content = json.dumps(body or {"data": [{"id": "m"}]}).encode()
+            self.answer(status, body or {"data": [{"id": "m"}]})
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            assert self.path == "/v1/chat/completions" and (asked["model"], asked["max_tokens"]) == ("m", 1)
+            if delay is not None:
+                delay.wait()
+            self.answer(token, {"choices": []} if token == 200 else {"error": {"message": "the engine is dead"}})
+
+        def answer(self, status: int, content: object) -> None:
+            data = json.dumps(content).encode()
             self.send_response(status)
-            self.send_header("content-length", str(len(content)))
+            self.send_header("content-length", str(len(data)))
             self.end_headers()
-            self.wfile.write(content)
+            self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -72,10 +87,16 @@ def serving(status: int = 200, body: object = None) -> Iterator[str]:
         server.server_close()
 
 
-@pytest.fixture
-def sick(tmp_path: Path) -> Iterator[Sick]:
-    home = tmp_path / "home"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("made") / "home"
     assert run_cli(build_wwwserve_app(), "init", "-d", home, "--new-chain", "test").code == 0
+    return home
+
+
+@pytest.fixture
+def sick(made: Path, tmp_path: Path) -> Iterator[Sick]:
+    home = Path(shutil.copytree(made, tmp_path / "home"))
     ports = reserve_ports(4)
     with serving() as url:
         found = Sick(home, url, ports)
@@ -113,7 +134,12 @@ def test_a_sound_node_that_is_stopped_has_no_problem(sick: Sick) -> None:
     assert (code, bad) == (0, {}), findings
     assert {each["subject"] for each in findings} == {"key", "genesis", "config", "disk", "node", "port", "backend 1"}
     text = run_cli(build_wwwserve_app(), "doctor", "-d", sick.home).stdout
-    assert "✓ backend 1" in text and "start it: wwwserve run -d" in text and text.endswith("0 problems, 1 advice\n")
+    assert (
+        "✓ backend 1" in text
+        and "m: a token in " in text
+        and "start it: wwwserve run -d" in text
+        and text.endswith("0 problems, 1 advice\n")
+    )
 
 
 def take_port(sick: Sick) -> object:
@@ -178,6 +204,66 @@ def test_a_backend_that_answers_wrongly_is_named(sick: Sick, status: int, body: 
         sick.configure(models=[{"kind": "openai", "base_url": url}])
         code, bad, _ = examine(sick)
     assert code == 1 and said in bad["backend 1"]
+
+
+@pytest.mark.parametrize("runs", [False, True])
+@pytest.mark.parametrize(
+    ("token", "features", "severity", "said"),
+    [
+        (200, (), "ok", "m: a token in "),
+        (500, (), "problem", "the engine is dead"),
+        (404, (), "problem", "the engine is dead"),
+        (404, ("embeddings",), "ok", "m: takes no chat"),
+        (429, (), "advice", "has no slot"),
+        (None, (), "problem", "gave no token in "),
+    ],
+)
+def test_a_backend_is_asked_for_one_token_through_the_node_if_it_runs(
+    sick: Sick,
+    monkeypatch: pytest.MonkeyPatch,
+    runs: bool,
+    token: int | None,
+    features: tuple[str, ...],
+    severity: str,
+    said: str,
+) -> None:
+    """The server stands for the node, too, whose answers have the same form."""
+    delay = threading.Event()
+    monkeypatch.setattr(backend_checks, "TOKEN_TIMEOUT_S", 0.2 if token is None else 60)
+    if token is not None:
+        delay.set()
+    with serving(token=token or 200, delay=delay) as url:
+        sick.configure(models=[{"kind": "openai", "base_url": url, "features": list(features)}])
+        if runs:
+            backends = [{"place": "the place", "models": ["m", "other"], "is_alive": True}]
+            backends += [{"place": "nobody", "models": ["dead"], "is_alive": False}, {**backends[0], "place": "again"}]
+            answers = {"/status": {**STATUS, "backends": backends}, "/chain/head": {"timestamp": 0}}
+            monkeypatch.setattr(checks, "ask_node", lambda directory, method, path: answers[path])
+            stand_in_for_the_node(monkeypatch, url)
+        with listening(sick) if runs else nullcontext():
+            code, _, findings = examine(sick)
+        delay.set()
+    (found,) = [each for each in findings if each["subject"] == "backend 1"][1:]
+    assert (found["severity"], code) == (severity, 1 if severity == "problem" else 0), findings
+    assert said in found["text"] and (severity == "ok" or ("the place" if runs else url) in found["text"])
+    if severity == "problem":
+        assert found["command"] == f"wwwserve ask -m m --local-only Hi -d {sick.home}"
+
+
+def stand_in_for_the_node(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Have a server answer what the node's socket is asked for."""
+
+    def connect(connection: http.client.HTTPConnection) -> None:
+        place = urlsplit(url)
+        connection.sock = socket.create_connection((place.hostname, place.port), connection.timeout)
+
+    monkeypatch.setattr("serving.cli.running.admin_client._Connection.connect", connect)
+
+
+def test_a_model_is_looked_for_by_the_name_that_the_server_has_for_it(sick: Sick) -> None:
+    sick.configure(models=[{"kind": "openai", "base_url": sick.url, "names": ["Q/q"], "aliases": {"Q/q": "m"}}])
+    code, bad, _ = examine(sick)
+    assert (code, bad) == (0, {})
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from chain.transition.movements import Balance
 from chain.types.operations import Transfer
 from serving.cli.app import build_wwwserve_app
 from serving.cli.running import history
+from tests.support.chains.busy_chain import make_busy_chain
+from tests.support.chains.chain_store import fill_store
 from tests.support.commands import Outcome, run_cli
-from tests.support.forgeries import fill_store, make_busy_chain
 
 BUSY, FINALS = make_busy_chain(40)
 USER, OTHER = BUSY.users

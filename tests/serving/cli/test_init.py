@@ -128,6 +128,13 @@ def test_nobody_is_asked_without_a_terminal(tmp_path: Path) -> None:
     assert "say which chain" in str(result.exception) and not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize("name", ["", "ü" * 33])
+def test_a_name_that_no_chain_may_have_leaves_no_half_of_a_node(name: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(build_wwwserve_app(), ["init", "-d", str(tmp_path / "home"), "--new-chain", name])
+    assert str(result.exception).startswith("--new-chain: a name has 1 to 64 bytes")
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_directory_with_a_node_is_refused_before_any_question(terminal: None, tmp_path: Path) -> None:
     run(tmp_path, "--new-chain", "mine")
     result = CliRunner().invoke(build_wwwserve_app(), ["init", "-d", str(tmp_path)], input="\n")

@@ -15,7 +15,7 @@ from serving.openai.errors import internal_error
 from serving.quality.judging.cases import load_cases
 from serving.quality.judging.prompt import JudgePrompt, break_chat_tokens, load_default_prompt
 from serving.quality.judging.trials import make_trials
-from tests.support.judge_server import MODEL, JudgeServer, judge_in_thread
+from tests.support.servers.judge_server import MODEL, JudgeServer, judge_in_thread
 
 CASES = load_cases()
 SOUND = {break_chat_tokens(text) for case in CASES.questions for text in (case.answer, case.other)}

@@ -10,7 +10,7 @@ import pytest
 
 from chain.cli.contract import ExitCode
 from chain.genesis import load_genesis
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from serving.cli.app import build_wwwserve_app
 from serving.cli.setup.network import plan_places
 from serving.config.file import load_config
@@ -98,10 +98,12 @@ def test_a_node_joins_by_an_invitation(form: str, tmp_path: Path) -> None:
 
 def test_a_bad_invitation_is_one_line_and_makes_nothing(tmp_path: Path) -> None:
     made = json.loads(run("network", "create", tmp_path / "market", "--validators", "1", "--json").stdout)
-    for given in ("hello", made["invitation"][:-9], made["invitation"].replace("e", "f", 1), tmp_path / "nothing.txt"):
+    for given in ("hello", made["invitation"][:-9], made["invitation"].replace("e", "f", 1)):
         refused = run("join", given, "-d", tmp_path / "guest", "--no-run")
         assert refused.code == ExitCode.FAILED and refused.stderr.count("\n") == 1, refused
         assert refused.stderr.startswith("error: this ") and "invitation" in refused.stderr
+    missing = run("join", tmp_path / "nothing.txt", "-d", tmp_path / "guest", "--no-run")
+    assert missing.code == ExitCode.FAILED and missing.stderr.startswith("error: there is no file ")
     assert not (tmp_path / "guest").exists()
     (tmp_path / "empty").write_text("")
     assert "no invitation" in run("join", tmp_path / "empty", "-d", tmp_path / "guest").stderr

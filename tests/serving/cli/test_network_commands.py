@@ -9,6 +9,7 @@ import select
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from serving.cli.running import ping, top
 from tests.support.commands import Outcome, run_cli
 from tests.support.keys import make_key
 from tests.support.owner_answers import ANSWERS
+from tests.support.waiting import PATIENCE
 
 ONE, TWO = sorted(make_key(name).address for name in ("one", "two"))
 FOUND: dict[str, Any] = {
@@ -154,15 +156,22 @@ def test_on_a_terminal_it_waits_for_the_node_and_q_puts_everything_back(monkeypa
     monkeypatch.setattr(sys, "stdout", writer)
     ended = threading.Thread(target=lambda: top.top(None, 0.2, False))
     ended.start()
-    shown, deadline = b"", time.monotonic() + 30
-    while top.HEAD_OF_PEERS[:6].encode() not in shown and time.monotonic() < deadline:
-        if select.select([leader], [], [], 0.2)[0]:
-            shown += os.read(leader, 65536)
+    shown, end = b"", b"\x1b[?25h\x1b[?1049l"
+
+    def read_until(condition: Callable[[], bool]) -> None:
+        """Read on meanwhile: a terminal that is full would hold up the command."""
+        nonlocal shown
+        deadline = time.monotonic() + PATIENCE
+        while not condition() and time.monotonic() < deadline:
+            if select.select([leader], [], [], 0.05)[0]:
+                shown += os.read(leader, 65536)
+
+    read_until(lambda: top.HEAD_OF_PEERS[:6].encode() in shown)
     os.write(leader, b"q")
-    ended.join(30)
+    read_until(lambda: not ended.is_alive())
     writer.flush()
-    shown += os.read(leader, 65536)
+    read_until(lambda: shown.endswith(end))
     text = shown.decode(errors="replace")
     assert not ended.is_alive() and "waiting for it to come back" in text
-    assert text.startswith("\x1b[?1049h\x1b[?25l") and text.endswith("\x1b[?25h\x1b[?1049l")
+    assert text.startswith("\x1b[?1049h\x1b[?25l") and shown.endswith(end)
     assert "req-1" in text

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from chain.amounts import CREDIT
 from chain.genesis import load_genesis
 from serving.cli.app import build_wwwserve_app
 from tests.support.owner_answers import ANSWERS, CHECKED, UNMEASURED
@@ -64,6 +65,17 @@ def test_duels_are_shown_with_role_opponent_and_what_they_moved(
     assert "does not judge for 23 h 59 min" in show([], 24 * 3_600 - 1)[0]
 
 
+def test_peers_are_shown_with_their_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    there = {**ANSWERS["/peers"]["peers"][0], "address": "A", "models": [], "addresses": []}
+    here = {**there, "connected": True, "relayed": True, "connected_s": 3_725.5, "round_trip_ms": 1_234.56}
+    monkeypatch.setattr("serving.cli.running.owner.ask_node", lambda *_: {"peers": [there, here]})
+    result = CliRunner().invoke(build_wwwserve_app(run_nothing), ["peers", "-d", str(tmp_path)])
+    assert [" ".join(line.split()) for line in result.output.splitlines()][1:] == [
+        "A - not connected - - 0 % 0.000000 -",
+        "A - relayed 1 h 2 min 1,234.6 ms 0 % 0.000000 -",
+    ]
+
+
 def show_duels(answer: dict[str, Any], monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
     """The lines of the command for an answer of the node."""
     monkeypatch.setattr("serving.cli.running.owner.ask_node", lambda *_: answer)
@@ -102,6 +114,9 @@ def test_a_new_chain_has_as_many_duels_as_was_said(tmp_path: Path) -> None:
     home, other = str(tmp_path / "home"), str(tmp_path / "other")
     assert init("-d", home, "--new-chain", "mine", "--duel-rate", "100")[0] == 0
     assert load_genesis(tmp_path / "home" / "genesis.json").parameters.duels.rate == 100
+    assert init("-d", str(tmp_path / "rare"), "--new-chain", "mine", "--duel-rate", "10")[0] == 0
+    rare = load_genesis(tmp_path / "rare" / "genesis.json").parameters
+    assert (rare.duels.fraud, rare.min_service_bond) == (100_000, 5 * CREDIT), "five times as much"
     assert init("-d", str(tmp_path / "plain"), "--new-chain", "mine")[0] == 0
     assert load_genesis(tmp_path / "plain" / "genesis.json").parameters.duels.rate == 0
     assert "more than was captured" in init("-d", other, "--new-chain", "mine", "--duel-rate", "900")[1]

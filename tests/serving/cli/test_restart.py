@@ -23,9 +23,9 @@ from p2p.runtime import RealRuntime
 from serving.cli.errors import CommandError
 from serving.cli.ledger.restart import build_restart_app
 from tests.support.chain_builder import Chain
-from tests.support.forgeries import fill_store
+from tests.support.chains.chain_store import fill_store
+from tests.support.chains.restarted_chain import make_halted, propose
 from tests.support.memory_file import MemoryFile
-from tests.support.restarted_chain import make_halted, propose
 
 Command = Callable[..., BaseException | None]
 Sign = Callable[[RestartFile], BaseException | None]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from chain.cli.contract import ExitCode
+from consensus.stall import MIN_STALL_S
 from node import Node
 from serving.admin.health.health import find_node_troubles
-from serving.admin.health.troubles import CONNECTING_S, MIN_STALL_S, Verdict, judge
+from serving.admin.health.troubles import CONNECTING_S, Verdict, judge
 from serving.admin.reports import report_status
 from serving.cli.app import build_wwwserve_app
 from serving.cli.running.status import describe_start, describe_status
 from tests.serving.admin.client import expect, with_admin
 from tests.support.commands import run_cli
 from tests.support.keys import make_key
+from tests.support.owner_answers import ANSWERS
+from tests.support.solo_node import make_node
 
 HERE = "/home/me/.local/share/wwwserve"
 
@@ -56,6 +61,12 @@ async def test_a_backend_that_is_down_is_named_with_what_to_do(node: Node, clien
     assert (reported["is_alive"], reported["fault"]) == (False, "connection refused")
 
 
+@pytest.mark.trio
+async def test_a_node_that_has_not_begun_to_follow_its_ledger_is_not_stalled() -> None:
+    node, _ = make_node()
+    assert not node.engine.is_stalled and node.engine.status().final_age == 0.0
+
+
 @with_admin
 async def test_a_chain_that_stands_still_is_stalled_and_unavailable(node: Node, client: httpx.AsyncClient) -> None:
     node.engine.last_final_at -= MIN_STALL_S + 10 * node.engine.genesis.parameters.idle_beat_ms / 1000
@@ -63,6 +74,30 @@ async def test_a_chain_that_stands_still_is_stalled_and_unavailable(node: Node, 
     assert (answer["status"], answer["reasons"]) == ("stalled", ["stalled"])
     assert show(node)[0].startswith("✗ stalled") and "no block became final for" in show(node)[1]
     assert await expect(client, "GET", "/livez") == {"status": "alive"}
+
+
+@with_admin
+async def test_a_node_that_ends_says_what_it_waits_for_and_takes_no_orders(
+    node: Node, client: httpx.AsyncClient
+) -> None:
+    node.take_nothing_new(20.0)
+    status = await expect(client, "GET", "/status")
+    ending = status["ending"]
+    assert status["verdict"] == "ending" and (ending["requests"], ending["payments"]) == (0, 0)
+    assert ending["since_s"] >= 0 and ending["left_s"] <= 20
+    verdict, trouble, *_ = show(node)
+    assert verdict.startswith("○ ending ") and "it waits for its goodbye to be sent, " in trouble
+    assert (await expect(client, "GET", "/healthz", 503))["reasons"] == ["ending"]
+    for method, path in (("POST", "/policy/reload"), ("PUT", "/policy"), ("POST", "/wallet/transfer")):
+        assert "ending" in (await expect(client, method, path, 503))["error"]
+
+
+def test_the_command_says_of_a_node_that_ends_that_none_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ending = {"since_s": 1.0, "left_s": 19.0, "requests": 1, "payments": 0}
+    status = {**ANSWERS["/status"], "verdict": "ending", "ending": ending}
+    monkeypatch.setattr("serving.cli.running.owner.ask_node", lambda *_: status)
+    outcome = run_cli(build_wwwserve_app(), "status", "-d", tmp_path, "--json")
+    assert (outcome.code, json.loads(outcome.stdout)) == (ExitCode.NO_NODE, status)
 
 
 @with_admin

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from serving.cli.app import build_wwwserve_app
 from serving.cli.errors import CommandError
 from serving.cli.running import wallet

@@ -19,7 +19,7 @@ ENTRY = """models:
   - kind: openai
     base_url: http://x
     names: [a]
-    identity: {{{}, quantization: q8, engine: vllm}}
+    identity: {{{}, quantization: w8a16-kv16, engine: vllm}}
 """
 
 
@@ -29,14 +29,14 @@ def digest(raw: bytes) -> bytes:
 
 def test_a_digest_is_taken_as_it_is_given(tmp_path: Path) -> None:
     config = parse_config(ENTRY.format(f"weights: {'0a' * 32}"))
-    assert build_identities(config, tmp_path) == [ModelIdentity("a", b"\x0a" * 32, "q8", "vllm")]
+    assert build_identities(config, tmp_path) == [ModelIdentity("a", b"\x0a" * 32, "w8a16-kv16", "vllm")]
 
 
 def test_a_backend_knows_the_number_formats_that_are_declared_alone_or_in_an_identity() -> None:
     text = ENTRY.format(f"weights: {'0a' * 32}") + "    quantizations: {b: Q4_K_M}\n"
     (entry,) = parse_config(text.replace("names: [a]", "names: [a, b, c-fp8, d]")).models
     backend = build_backend(entry, RealRuntime())
-    assert [backend.get_limits(name).quantization for name in "abd"] == ["q8", "Q4_K_M", ""]
+    assert [backend.get_limits(name).quantization for name in "abd"] == ["w8a16-kv16", "Q4_K_M", ""]
     assert backend.get_limits("c-fp8").quantization == "fp8", "as its name says"
 
 

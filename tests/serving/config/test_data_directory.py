@@ -125,5 +125,5 @@ def test_init_makes_a_directory_for_its_owner_alone(tmp_path: Path, is_there: bo
         directory.mkdir(parents=True)
     result = CliRunner().invoke(build_wwwserve_app(run_nothing), ["init", "--new-chain", "home", "-d", str(directory)])
     assert result.exit_code == 0, result.exception
-    assert len(list(directory.iterdir())) == 4
+    assert len(list(directory.iterdir())) == 5
     assert find_open(directory) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -138,13 +139,19 @@ def test_what_is_left_out_or_empty_has_its_default(text: str) -> None:
     assert parse_config(text) == NodeConfig()
 
 
+def test_only_an_identity_of_vllm_names_all_number_formats() -> None:
+    config = parse_config(IDENTITY.format(WEIGHTS.replace("w8a16-kv16, engine: vllm", "Q4_K_M, engine: llamacpp")))
+    (entry,) = config.models
+    assert isinstance(entry, OpenAIModel) and entry.identity is not None and entry.identity.quantization == "Q4_K_M"
+
+
 def test_empty_lists_are_not_defaults() -> None:
     config = parse_config("listen: []\nmodels: []\n")
     assert (config.listen, config.models) == ((), ())
 
 
 IDENTITY = "models:\n  - {{kind: openai, base_url: 'http://x', names: [a], identity: {{{}}}}}"
-WEIGHTS = f"weights: {'0a' * 32}, quantization: q8, engine: vllm"
+WEIGHTS = f"weights: {'0a' * 32}, quantization: w8a16-kv16, engine: vllm"
 BAD = [
     # text, line, key path, and a part of the reason
     ("lissten: []", 1, "lissten", "is unknown: did you mean 'listen'?"),
@@ -268,9 +275,26 @@ BAD = [
         "most 16",
     ),
     (IDENTITY.format("engine: vllm"), 2, "models[0].identity.quantization", "is missing"),
-    (IDENTITY.format("quantization: q8, engine: sglang"), 2, "models[0].identity.engine", "'vllm' or 'llamacpp'"),
-    (IDENTITY.format("quantization: q8, engine: vllm"), 2, "models[0].identity", "either weights or weight_files"),
-    (IDENTITY.format("weights: ab, quantization: q8, engine: vllm"), 2, "models[0].identity.weights", "64 hexadecimal"),
+    (
+        IDENTITY.format("quantization: w8a16-kv16, engine: sglang"),
+        2,
+        "models[0].identity.engine",
+        "'vllm' or 'llamacpp'",
+    ),
+    (
+        IDENTITY.format("quantization: w8a16-kv16, engine: vllm"),
+        2,
+        "models[0].identity",
+        "either weights or weight_files",
+    ),
+    (
+        IDENTITY.format("weights: ab, quantization: w8a16-kv16, engine: vllm"),
+        2,
+        "models[0].identity.weights",
+        "64 hexadecimal",
+    ),
+    (IDENTITY.format(WEIGHTS.replace("w8a16-kv16", "fp8")), 2, "models[0].identity", "activations and key-value cache"),
+    (IDENTITY.format(WEIGHTS.replace("w8a16-kv16", "fp8-kv16")), 2, "models[0].identity", "format of activations open"),
     (IDENTITY.format(f"model: c, {WEIGHTS}"), 2, "models[0]", "identity is of 'c', which is not in names"),
     (
         IDENTITY.replace("names: [a]", "names: [a], quantizations: {{a: q4}}").format(WEIGHTS),
@@ -372,6 +396,10 @@ def test_default_file_parses_back_to_the_defaults(tmp_path: Path) -> None:
     write_default_config(file)
     assert load_config(file) == NodeConfig()
     assert file.stat().st_mode & 0o777 == 0o600
+    first = file.read_text().partition("\n")[0]
+    assert first.startswith("# yaml-language-server: $schema=")
+    schema = json.loads((tmp_path / first.partition("=")[2]).read_text())
+    assert set(schema["properties"]) >= {"models", "api", "drain_timeout_s"}
     with pytest.raises(FileExistsError):
         write_default_config(file)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import stat
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,19 +13,22 @@ import pytest
 import trio
 import trio.testing
 
+from chain.files import SECRET_MODE
 from node import Node
 from serving.admin.confinement import CONTENT_SECURITY_POLICY
 from serving.admin.levels import Level
+from serving.config.data_directory import SESSIONS_FILE
 from serving.dashboard import pages, sessions
 from serving.dashboard.events import MAX_VIEWERS
 from serving.dashboard.files import MEDIA_TYPES, STATIC
 from serving.dashboard.views import measure_first_tokens
-from serving.dispatcher import Dispatcher, RequestRecord
+from serving.dispatcher import Dispatcher
 from serving.logs.recent import RECENT
 from serving.openai.errors import not_found
 from serving.openai.requests import LOCAL_ONLY, Request
+from serving.request_records import Outcome, RequestRecord
 from serving.scheduling.policy import LoadSnapshot
-from tests.serving.admin.client import expect, with_admin
+from tests.serving.admin.client import expect, log_in, run_admin, with_admin
 from tests.support.solo_node import KEY, MODEL
 from tests.support.waiting import PATIENCE, eventually
 
@@ -40,14 +45,6 @@ READING = [
     *(("GET", path) for path in ("/doctor", "/ledger/total", "/dashboard/history", "/dashboard/history?span=day")),
 ]
 ACTING = [("PUT", "/policy"), ("POST", "/wallet/bond"), ("POST", "/wallet/transfer"), ("POST", "/dashboard/code")]
-
-
-async def log_in(client: httpx.AsyncClient) -> str:
-    """Exchange the client's token for a session, which its cookies keep."""
-    code = (await expect(client, "POST", "/dashboard/code", content={}))["code"]
-    token = client.headers.pop("Authorization")
-    assert (await expect(client, "POST", "/dashboard/login", content={"code": code}))["level"] == "reading"
-    return str(token)
 
 
 async def read_event(client: httpx.AsyncClient) -> dict[str, Any]:
@@ -86,6 +83,50 @@ async def test_who_may_ask_what(node: Node, client: httpx.AsyncClient) -> None:
     assert (await expect(client, "POST", "/dashboard/logout", content={}))["level"] == "public"
     client.cookies.update(cookies)
     assert (await client.get("/status")).status_code == 401, "a session that was ended is worth nothing"
+
+
+@pytest.mark.parametrize("damage", [None, b"no list"])
+def test_a_session_that_was_ended_is_none_after_a_restart(tmp_path: Path, damage: bytes | None) -> None:
+    made: list[str] = []
+
+    async def end_one_of_two() -> None:
+        async with run_admin(tmp_path) as (_, client):
+            token = await log_in(client)
+            made.extend(client.cookies.values())
+            client.cookies.clear()
+            client.headers["Authorization"] = token
+            await log_in(client)
+            made.extend(client.cookies.values())
+            await expect(client, "POST", "/dashboard/logout", content={})
+
+    async def look() -> list[int]:
+        async with run_admin(tmp_path) as (_, client):
+            del client.headers["Authorization"]
+            found = []
+            for session in made:
+                client.cookies.clear()
+                client.cookies.set(f"wwwserve-{client.base_url.port}", session)
+                found.append((await client.get("/status")).status_code)
+            return found
+
+    trio.run(end_one_of_two)
+    file = tmp_path / SESSIONS_FILE
+    assert stat.S_IMODE(file.stat().st_mode) == SECRET_MODE
+    if damage is not None:
+        file.write_bytes(damage)
+    assert trio.run(look) == [200 if damage is None else 401, 401]
+
+
+def test_a_logout_that_cannot_be_kept_says_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with run_admin(tmp_path) as (_, client):
+            await log_in(client)
+            (tmp_path / SESSIONS_FILE).mkdir()
+            answer = await expect(client, "POST", "/dashboard/logout", 500, {})
+            assert "until the node is started again" in answer["error"]
+            assert (await client.get("/status")).status_code == 401
+
+    trio.run(main)
 
 
 @with_admin
@@ -231,7 +272,7 @@ async def test_chat_takes_a_session_and_says_what_fails(node: Node, client: http
     assert response.status_code == 413
     client.cookies.clear()
     await expect(client, "POST", "/v1/chat/completions", 401, body)
-    assert node.dispatcher.counters.refused == 1
+    assert node.dispatcher.counters.ended[Outcome.REFUSED] == 1
 
 
 @with_admin

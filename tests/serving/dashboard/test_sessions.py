@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from itertools import count
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.admin.levels import Level
+from serving.dashboard.ended_sessions import MAX_ENDED, EndedSessions
 from serving.dashboard.sessions import CODE_LIFETIME_S, MAX_CODES, SESSION_LIFETIME_S, UNLOCKED_S, Sessions
 
 NOW = 1_000_000.0
@@ -79,6 +81,51 @@ def test_a_session_that_was_ended_is_none() -> None:
     assert sessions.get_level(session, NOW) is Level.PUBLIC
     sessions.unlock(session, NOW)
     assert sessions.get_level(session, NOW) is Level.PUBLIC
+
+
+def test_a_session_that_was_ended_is_none_after_a_restart_either() -> None:
+    sessions = make_sessions()
+    ended, other = log_in(sessions), log_in(sessions)
+    assert sessions.end(ended, NOW) and not sessions.end(ended, NOW) and not sessions.end("no session", NOW)
+    stored = EndedSessions.decode(sessions.ended.encode())
+    after = Sessions("secret", lambda: "later", stored)
+    assert after.get_level(ended, NOW) is Level.PUBLIC
+    assert after.get_level(other, NOW) is Level.READING
+
+
+def test_of_more_than_are_remembered_none_comes_back() -> None:
+    sessions = make_sessions()
+    made = [log_in(sessions, NOW + number) for number in range(MAX_ENDED + 2)]
+    now = NOW + MAX_ENDED + 2
+    for session in made[1:]:
+        sessions.end(session, now)
+    assert all(sessions.get_level(session, now) is Level.PUBLIC for session in made[1:])
+    assert len(sessions.ended.encode()) < 100 * MAX_ENDED
+    assert sessions.get_level(made[0], now) is Level.PUBLIC, "older than one that is forgotten"
+    assert sessions.get_level(log_in(sessions, now), now) is Level.READING
+
+
+def test_what_has_ended_by_itself_is_forgotten() -> None:
+    ended = EndedSessions()
+    ended.add("early", 100, 50.0)
+    ended.add("late", 200, 150.0)
+    assert b"early" not in ended.encode() and ended.has("late", 200) and ended.floor == 0
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"floor": 1, "ended": []}',
+        b'{"floor": null, "ended": {}}',
+        b'{"floor": Infinity, "ended": {}}',
+    ],
+)
+def test_what_is_no_list_of_ended_sessions_is_refused(raw: bytes) -> None:
+    with pytest.raises(ValueError):
+        EndedSessions.decode(raw)
 
 
 @given(st.data())

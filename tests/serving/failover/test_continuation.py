@@ -172,3 +172,4 @@ def test_judges_read_the_beginning_with_the_answer_and_not_with_the_question() -
     answer = make_chunk("m", ", three") + DONE
     assert read_continued(rest.body, answer) == "One, two, three"
     assert read_continued(ask().body, answer) == ", three"
+    assert read_continued(rest.body, make_chunk("m", "One, two, three") + DONE) == "One, two, three", "some repeat it"

@@ -8,26 +8,15 @@ from dataclasses import replace
 import pytest
 import trio
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.types.operations import Dispute, Hold, Usage
 from serving.failover.continuation import MAX_CONTINUATIONS
 from serving.openai.bodies import read_events
 from serving.scheduling.policy import PolicyParameters
-from tests.support.begun_backend import BegunBackend
-from tests.support.fault_matrix import CONTINUING, LOCAL, read_text
-from tests.support.market_world import (
-    Options,
-    Result,
-    ScriptedBackend,
-    World,
-    ask,
-    compute_text,
-    get_name,
-    get_script,
-    make_request,
-    make_token,
-    simulate,
-)
+from tests.support.market.begun_backend import BegunBackend
+from tests.support.market.fault_matrix import CONTINUING, LOCAL, read_text
+from tests.support.market.scripted_backend import ScriptedBackend, compute_text, make_token
+from tests.support.market_world import Options, Result, World, ask, get_name, get_script, make_request, simulate
 
 FAST = {"capture_grace_ms": 5_000}
 

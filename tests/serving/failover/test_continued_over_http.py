@@ -15,7 +15,8 @@ from serving.openai.answers import Answer, AnswerInspector
 from serving.openai.bodies import read_events
 from serving.openai.requests import CHAT_COMPLETIONS, Request, encode_body, parse_request
 from tests.support.fake_backend import MODEL, FakeOptions, serving
-from tests.support.fault_matrix import read_text
+from tests.support.market.fault_matrix import read_text
+from tests.support.patience import PATIENT_BACKEND
 
 VLLM = "vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"
 ASKED = {"role": "user", "content": "Say it eight times."}
@@ -36,7 +37,7 @@ async def ask(backend: OpenAICompatibleBackend, stack: AsyncExitStack, request: 
 def test_a_server_goes_on_where_another_has_closed_the_connection() -> None:
     async def main() -> None:
         async with serving(FakeOptions(break_after=3)) as cut, serving(FakeOptions(metrics=VLLM)) as vllm:
-            backends = [OpenAICompatibleBackend(each.url) for each in (cut, vllm)]
+            backends = [OpenAICompatibleBackend(each.url, timeouts=PATIENT_BACKEND) for each in (cut, vllm)]
             async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
                 for backend in backends:
                     nursery.start_soon(backend.run)

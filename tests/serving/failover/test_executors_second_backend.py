@@ -10,21 +10,14 @@ import trio
 
 from chain.types.operations import Dispute, Hold, Usage
 from serving.backends.backend import ModelLimits
+from serving.failover.patience import MIN_BLIND_PATIENCE_S, MIN_PATIENCE_S, UNKNOWN_FIRST_S
 from serving.openai.bodies import read_events
 from serving.openai.requests import Request
-from tests.support.begun_backend import BegunBackend
-from tests.support.fault_matrix import CONTINUING, check_continued, read_text
-from tests.support.faulty_backend import FAULTS, FaultyBackend
-from tests.support.market_world import (
-    Member,
-    Options,
-    World,
-    ask,
-    compute_text,
-    get_script,
-    make_request,
-    simulate,
-)
+from tests.support.market.begun_backend import BegunBackend
+from tests.support.market.fault_matrix import CONTINUING, check_continued, read_text
+from tests.support.market.faulty_backend import FAULTS, FaultyBackend
+from tests.support.market.scripted_backend import compute_text
+from tests.support.market_world import DRAWN, MODEL, Member, Options, World, ask, get_script, make_request, simulate
 
 FAST = {"capture_grace_ms": 5_000}
 
@@ -145,6 +138,29 @@ def test_one_that_stalls_is_left_for_the_second_backend_before_the_payer_gives_i
         assert item.delivery.usage.completion_bytes == len(read_text(result.body))
 
     simulate(play, get_options())
+
+
+@pytest.mark.parametrize("has_history", [True, False])
+def test_one_that_has_no_content_is_given_as_long_as_a_user_of_the_node_would_give_it(has_history: bool) -> None:
+    """So it depends on what the model has taken before; and the payer, which waits for 30 s, need not ask another."""
+
+    async def play(world: World) -> None:
+        (member,) = world.drawn()
+        if has_history:
+            await ask(world.gateway)
+            await world.settle(150)
+        get_script(member).first_delay, started = 600.0, trio.current_time()
+        result = await ask(world.gateway)
+        taken = trio.current_time() - started
+        assert read_text(result.body) == compute_text("m1b-", 6) and result.executor == member.public_key
+        backend = member.node.backend_pool.order(MODEL)[0]
+        least_s = MIN_PATIENCE_S if backend.shows_queue else MIN_BLIND_PATIENCE_S
+        patience_s = least_s if has_history else UNKNOWN_FIRST_S
+        assert patience_s < taken < patience_s + 2
+        check_free(member)
+
+    originator = replace(DRAWN, first_chunk_timeout_s=60.0)
+    simulate(play, get_options(originator=originator))
 
 
 def test_who_leaves_in_the_rest_pays_what_has_come_of_both() -> None:

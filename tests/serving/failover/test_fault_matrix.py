@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from chain.types.operations import Hold
-from tests.support.fault_matrix import (
+from tests.support.market.fault_matrix import (
     PLACES,
     Place,
     check_paid_at_most_once,
@@ -16,7 +16,7 @@ from tests.support.fault_matrix import (
     find_verdict,
     play_column,
 )
-from tests.support.faulty_backend import FAULTS, Fault, FaultyBackend
+from tests.support.market.faulty_backend import FAULTS, Fault, FaultyBackend
 from tests.support.market_world import Options, World, ask, make_request, simulate
 
 SECOND_OF_EXECUTOR = Place("second backend of an executor", 2, False, (1, 2))
@@ -60,7 +60,8 @@ def test_faults_in_a_row_are_rescued_by_the_last_that_can_be_asked(names: tuple[
         result = await ask(world.gateway, make_request(stream=stream))
         assert result.executor == last.public_key
         assert find_verdict(result, find_faulty(world, PLACES[2]), world, stream) == "rescued"
-        assert [backend.met for backend in faulty if isinstance(backend, FaultyBackend)] == [1, 1, 1]
+        here, here_too, there = (backend.met for backend in faulty if isinstance(backend, FaultyBackend))
+        assert (here, here_too) == (1, 1) and there in (1, 2), "there its own node may have checked it meanwhile"
         await world.settle(700)
         check_paid_at_most_once(world)
         assert len(world.operations(Hold)) == 2

@@ -10,24 +10,22 @@ import pytest
 import trio
 
 from chain.types.operations import Dispute, Hold
-from p2p.streams.exchanges import Exchange
+from p2p.streams.exchange import Exchange
 from serving.offload.originator.choice import Reason
 from serving.offload.originator.hedging import HedgeBudget, HedgeCounts
 from serving.offload.protocol import OFFLOAD_PROTOCOL
 from serving.openai.answers import Answer
-from serving.scheduling.first_token_bound import MIN_SAMPLES
-from tests.support.fault_matrix import PLACES, check_paid_at_most_once, play_row
-from tests.support.faulty_backend import FAULTS
+from serving.prediction.first_token_bound import MIN_SAMPLES
+from tests.support.market.fault_matrix import PLACES, check_paid_at_most_once, play_row
+from tests.support.market.faulty_backend import FAULTS
+from tests.support.market.scripted_backend import ScriptedBackend, compute_stream, compute_whole
 from tests.support.market_world import (
     DRAWN,
     Member,
     Options,
     Result,
-    ScriptedBackend,
     World,
     ask,
-    compute_stream,
-    compute_whole,
     get_cancelled,
     get_name,
     get_script,
@@ -135,7 +133,7 @@ def test_of_two_that_answer_together_one_is_the_answer_and_gets_the_receipt(
 
     async def send_slowly(exchange: Exchange, *payloads: bytes, end: bool = False) -> None:
         await send(exchange, *payloads, end=end)
-        if end and exchange._stream.protocol == OFFLOAD_PROTOCOL:
+        if end and exchange.stream.protocol == OFFLOAD_PROTOCOL:
             await trio.sleep(0.5)
 
     async def play(world: World) -> None:

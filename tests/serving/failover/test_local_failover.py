@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from chain.types.operations import Hold
+from serving.backends.backend import Load
 from serving.keys.records import KeyLimits
 from serving.scheduling.circuit_breaker import FIRST_OPEN_S, OPEN_AFTER
 from serving.scheduling.policy import PolicyParameters
-from tests.support.market_world import (
-    ERROR_BODY,
-    Options,
-    Result,
-    Script,
-    ScriptedBackend,
-    World,
-    ask,
-    compute_stream,
-    compute_whole,
-    get_script,
-    make_request,
-    simulate,
-)
+from tests.support.market.scripted_backend import ERROR_BODY, Script, ScriptedBackend, compute_stream, compute_whole
+from tests.support.market_world import Options, Result, World, ask, get_script, make_request, simulate
 from tests.support.waiting import eventually
 
 LOCAL = PolicyParameters(offload_frequency=0.0, accept_frequency=1.0, queue_frequency=1.0)
@@ -119,6 +109,22 @@ def test_an_error_costs_an_api_key_nothing(status: int) -> None:
     simulate(play, Options(executors=0, own_backend=True, two_backends=(0,)))
 
 
+def test_who_leaves_the_queue_of_a_second_backend_pays_nothing_for_the_first() -> None:
+    async def play(world: World) -> None:
+        keys, (own, other) = world.gateway.keys, get_own(world)
+        await keys.create("alice", KeyLimits(budget=10_000_000))
+        own.script, other.script = Script(status=500), Script(first_delay=60.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, world.gateway)  # it has the slot of the other
+            await trio.sleep(1.0)
+            with trio.move_on_after(20.0):
+                await ask(world.gateway, replace(make_request(stream=False), key="alice"))
+            nursery.cancel_scope.cancel()
+        assert own.requests >= 2 and keys.get_left("alice") == 10_000_000
+
+    simulate(play, Options(executors=0, own_backend=True, two_backends=(0,), capacity=1))
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_what_a_content_filter_withholds_is_offered_to_no_other(own: bool) -> None:
     async def play(world: World) -> None:
@@ -143,6 +149,45 @@ def test_the_role_is_no_content() -> None:
         assert first.cancelled == 1
 
     simulate(play, Options(executors=0, own_backend=True, two_backends=(0,)))
+
+
+def make_queueing(number: int) -> QueueingBackend:
+    return QueueingBackend(f"m{number}-")
+
+
+@dataclass
+class QueueingBackend(ScriptedBackend):
+    """Shows ``waiting`` requests in a queue of its own."""
+
+    waiting: int = 0
+
+    def get_load(self) -> Load:
+        return replace(super().get_load(), waiting=self.waiting)
+
+
+@pytest.mark.parametrize(("shows_queue", "is_working"), [(True, True), (True, False), (False, True)])
+def test_what_waits_in_a_backend_that_shows_it_and_works_is_not_given_up(shows_queue: bool, is_working: bool) -> None:
+    async def play(world: World) -> None:
+        own, results = world.members[0].backend, list[Result]()
+        assert isinstance(own, QueueingBackend)
+        check_answer(await ask(world.gateway), own, True)  # so that its speed is known
+        own.script = Script(tokens=60, token_delay=1.0, stall_after=None if is_working else 2)
+
+        async def ask_silent() -> None:
+            results.append(await ask(world.gateway))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, world.gateway)
+            await trio.sleep(1.5)
+            own.script = Script(first_delay=20.0)
+            nursery.start_soon(ask_silent)
+            await trio.sleep(0.5)
+            own.waiting = int(shows_queue)
+            await eventually(lambda: results, 30)
+            nursery.cancel_scope.cancel()
+        assert (results[0].executor is None) == (shows_queue and is_working)
+
+    simulate(play, Options(executors=1, own_backend=True, policy=LOCAL, make_backend=make_queueing))
 
 
 def test_after_the_first_content_no_other_takes_over() -> None:

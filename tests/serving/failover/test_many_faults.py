@@ -29,7 +29,7 @@ from chain.types.operations import Hold
 from consensus.signature_cache import MAX_SIGNATURES
 from serving.accounting.payer import MAX_REMEMBERED_HOLDS, HoldRecord
 from serving.openai.answers import Answer
-from tests.support.fault_matrix import (
+from tests.support.market.fault_matrix import (
     ALLOWED,
     CONTINUING,
     LOCAL,
@@ -38,8 +38,9 @@ from tests.support.fault_matrix import (
     find_verdict,
     read_text,
 )
-from tests.support.faulty_backend import FAULTS, Fault, FaultyBackend
-from tests.support.market_world import Options, Result, World, ask, compute_text, make_request, simulate
+from tests.support.market.faulty_backend import FAULTS, Fault, FaultyBackend
+from tests.support.market.scripted_backend import compute_text
+from tests.support.market_world import Options, Result, World, ask, make_request, simulate
 from tests.support.openai_answers import DONE
 
 REQUESTS = 5_000
@@ -61,6 +62,8 @@ class Schedule:
 
     faults: dict[int, Fault]
     met: dict[int, FaultyBackend] = field(default_factory=dict)
+    sent: int = 0
+    """Requests with those that were sent again."""
 
     @classmethod
     def draw(cls, chance: random.Random) -> Schedule:
@@ -78,8 +81,9 @@ class ScheduledBackend(FaultyBackend):
 
     @asynccontextmanager
     async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
-        fault = self.schedule.faults.get(number := read_number(body))
-        if fault is None or number in self.schedule.met:
+        number = read_number(body)
+        fault = None if number is None else self.schedule.faults.get(number)
+        if number is None or fault is None or number in self.schedule.met:
             async with super().complete(path, body, stream=stream) as answer:
                 yield answer
             return
@@ -92,16 +96,18 @@ class ScheduledBackend(FaultyBackend):
             self.running -= 1
 
 
-def read_number(body: bytes) -> int:
-    """The number of a request, also where it is to be gone on with."""
-    return int(body.partition(b'"user_number":')[2].partition(b"}")[0].partition(b",")[0])
+def read_number(body: bytes) -> int | None:
+    """The number of a request, also where it is to be gone on with; None: it is a check that the node itself makes."""
+    _, found, rest = body.partition(b'"user_number":')
+    return int(rest.partition(b"}")[0].partition(b",")[0]) if found else None
 
 
-async def ask_as_clients_do(world: World, number: int, fields: dict[str, Any]) -> Result | None:
+async def ask_as_clients_do(world: World, schedule: Schedule, number: int, fields: dict[str, Any]) -> Result | None:
     """Send a request, and again when it is refused for the moment. None: the user has left after :data:`LONGEST_S`."""
     result: Result | None = None
     for _ in range(MOST_TRIES):
         result = None
+        schedule.sent += 1
         with trio.move_on_after(LONGEST_S):
             result = await ask(world.gateway, make_request(stream=bool(number % 2), user_number=number, **fields))
         if result is None:
@@ -150,7 +156,7 @@ def test_of_thousands_of_requests_none_is_lost_or_paid_twice_and_memory_stays_fl
 
     async def play_one(world: World, number: int) -> None:
         fault = schedule.faults.get(number)
-        result = await ask_as_clients_do(world, number, {} if fault is None else fault.fields)
+        result = await ask_as_clients_do(world, schedule, number, {} if fault is None else fault.fields)
         stream = bool(number % 2)
         assert (fault is None) == (number not in schedule.met), (number, result)
         faulty = schedule.met.pop(number, None)
@@ -188,6 +194,7 @@ def test_of_thousands_of_requests_none_is_lost_or_paid_twice_and_memory_stays_fl
         grown = count_objects() - before
         assert verdicts.total() == REQUESTS and verdicts["not rescued"] < REQUESTS // 50, verdicts
         assert verdicts["left"] <= REQUESTS // 1_000, verdicts
+        assert sum(world.gateway.dispatcher.counters.ended.values()) == schedule.sent
         for kind, most in BOUNDED.items():
             assert grown.pop(kind.__qualname__, 0) <= most * len(world.members)
         assert all(count < (REQUESTS - WARM) // 5 for count in grown.values()), grown.most_common(9)

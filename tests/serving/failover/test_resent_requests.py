@@ -17,15 +17,8 @@ from serving.http.messages import HttpRequest
 from serving.http.responder import Responder
 from serving.openai.errors import ApiError
 from tests.support.api_calls import FakeResponder, call
-from tests.support.market_world import (
-    World,
-    compute_stream,
-    get_cancelled,
-    get_name,
-    get_script,
-    make_body,
-    simulate,
-)
+from tests.support.market.scripted_backend import compute_stream
+from tests.support.market_world import World, get_cancelled, get_name, get_script, make_body, simulate
 from tests.support.waiting import eventually
 
 BODY = make_body(stream=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.http.access import AccessRules, describe_preflight, describe_response, is_preflight
-from serving.http.messages import RequestHead, check_framing, is_json
+from serving.http.messages import RequestHead, is_json
 from serving.openai.errors import ApiError
 
 LOOPBACK = AccessRules("127.0.0.1")
@@ -123,16 +123,6 @@ def test_what_is_not_json() -> None:
     assert not is_json([])
     for value in (b"", b"text/plain", b"application/x-www-form-urlencoded", b"application/jsonx", b"multipart/json"):
         assert not is_json([(b"content-type", value)])
-
-
-def test_a_body_has_one_kind_of_length() -> None:
-    length, chunks = (b"content-length", b"5"), (b"transfer-encoding", b"chunked")
-    check_framing([length])
-    check_framing([chunks])
-    for headers in ([length, chunks], [chunks, length]):
-        with pytest.raises(ApiError, match="not both") as caught:
-            check_framing(headers)
-        assert caught.value.status == 400
 
 
 def test_a_listener_with_pages_answers_them_and_no_others() -> None:

@@ -20,18 +20,25 @@ from serving.http.client import (
     HttpClientError,
     HttpPool,
     HttpTimeouts,
-    IdleConnections,
     _Connection,
 )
+from serving.http.idle_connections import IdleConnections
 from serving.http.transport import Transport
 from tests.serving.certificate import write_certificate
-from tests.support.waiting import PATIENCE
+from tests.support.patience import make_patient_pool
+from tests.support.waiting import PATIENCE, undisturbed
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 SHORT = HttpTimeouts(connect_s=2.0, first_byte_s=0.2, stall_s=0.2)
 
 Script = Callable[[int, trio.abc.Stream], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a kept connection be found dead however long that takes."""
+    monkeypatch.setattr("serving.http.client.RESEND_WITHIN_S", PATIENCE)
 
 
 async def read_request(stream: trio.abc.Stream) -> bytes:
@@ -87,11 +94,26 @@ def test_base_urls(url: str, expected: BaseUrl) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://x", "http://", "http://x/?q=1", "http://x:port", "http://ü.de"]
+    "url",
+    [
+        "localhost:8000",
+        "ftp://x",
+        "http://",
+        "http://x/?q=1",
+        "http://x:port",
+        "http://ü.de",
+        "http://x/a b",
+        "http://x/ä",
+    ],
 )
 def test_not_base_urls(url: str) -> None:
     with pytest.raises(ValueError):
         BaseUrl.parse(url)
+
+
+def test_a_key_cannot_begin_another_header() -> None:
+    with pytest.raises(ValueError):
+        HttpPool("http://x", api_key="a\r\nx: b")
 
 
 class Kept:
@@ -141,7 +163,7 @@ def test_one_connection_serves_one_request_after_another() -> None:
                 await stream.send_all(OK)
 
         async with scripted(script) as url:
-            pool = HttpPool(url)
+            pool = make_patient_pool(url)
             assert [await fetch(pool) for _ in range(5)] == [b"ok"] * 5
             assert connections == 1
             await pool.aclose()
@@ -163,7 +185,7 @@ def test_a_kept_connection_that_dies_unanswered_is_retried_once_on_a_fresh_one()
                 await stream.send_all(OK)
 
         async with scripted(script) as url:
-            pool = HttpPool(url)
+            pool = make_patient_pool(url)
             assert [await fetch(pool), await fetch(pool)] == [b"ok", b"ok"]
             assert seen == [1, 1, 2]
 
@@ -184,7 +206,7 @@ def test_a_kept_connection_that_dies_after_a_while_is_not_retried(monkeypatch: p
                 await stream.send_all(OK)
 
         async with scripted(script) as url:
-            pool = HttpPool(url)
+            pool = make_patient_pool(url)
             await fetch(pool)
             with pytest.raises(HttpClientError, match="without an answer"):
                 await fetch(pool)
@@ -206,7 +228,7 @@ def test_a_connection_the_server_has_closed_is_not_reused() -> None:
                 closed.set()
 
         async with scripted(script) as url:
-            pool = HttpPool(url)
+            pool = make_patient_pool(url)
             assert await fetch(pool) == b"ok"
             await closed.wait()
             assert await fetch(pool) == b"ok"
@@ -226,7 +248,7 @@ def test_a_fresh_connection_that_dies_is_not_retried() -> None:
 
         async with scripted(script) as url:
             with pytest.raises(HttpClientError, match="without an answer"):
-                await fetch(HttpPool(url))
+                await fetch(make_patient_pool(url))
             assert requests == 1
 
     trio.run(main)
@@ -246,7 +268,7 @@ def test_a_kept_connection_that_dies_after_the_first_byte_is_not_retried() -> No
                 await stream.send_all(OK)
 
         async with scripted(script) as url:
-            pool = HttpPool(url)
+            pool = make_patient_pool(url)
             await fetch(pool)
             with pytest.raises(HttpClientError):
                 await fetch(pool)
@@ -275,7 +297,7 @@ def test_a_silent_or_foreign_server_is_given_up(answer: bytes, message: str) -> 
             with pytest.raises(HttpClientError, match=message):
                 await fetch(HttpPool(url, timeouts=SHORT))
 
-    trio.run(main)
+    trio.run(undisturbed, main, 0.1)
 
 
 @pytest.mark.parametrize("answer", [CHUNKED + b"2\r\nhi\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi"])
@@ -285,7 +307,7 @@ def test_a_body_cut_short_is_an_error_and_not_an_end(answer: bytes) -> None:
             await read_request(stream)
             await stream.send_all(answer)
 
-        async with scripted(script) as url, HttpPool(url).request("POST", "/", b"{}") as response:
+        async with scripted(script) as url, make_patient_pool(url).request("POST", "/", b"{}") as response:
             assert await response.__anext__() == b"hi"
             with pytest.raises(HttpClientError, match="broke off"):
                 await response.__anext__()
@@ -309,7 +331,7 @@ def test_a_slow_reader_is_not_taken_for_a_stalled_server() -> None:
                 await trio.sleep(2 * SHORT.first_byte_s)
             assert b"".join(received) == b"hiho"
 
-    trio.run(main)
+    trio.run(undisturbed, main, 0.1)
 
 
 def test_leaving_early_closes_the_connection() -> None:
@@ -325,7 +347,7 @@ def test_leaving_early_closes_the_connection() -> None:
                 gone.set()
 
         async with scripted(script) as url:
-            pool = HttpPool(url)
+            pool = make_patient_pool(url)
             async with pool.request("POST", "/", b"{}") as response:
                 assert await response.__anext__() == b"hi"
             with trio.fail_after(PATIENCE):
@@ -343,7 +365,7 @@ def test_an_answer_before_the_whole_request_was_read_is_received() -> None:
 
         async with scripted(script) as url, trio.open_nursery() as nursery:
             with trio.fail_after(PATIENCE):
-                async with HttpPool(url).request("POST", "/", bytes(100_000)) as response:
+                async with make_patient_pool(url).request("POST", "/", bytes(100_000)) as response:
                     assert response.status == 413
             nursery.cancel_scope.cancel()
 
@@ -364,7 +386,7 @@ def test_requests_beyond_the_bound_wait_for_a_connection() -> None:
                 await stream.send_all(OK)
 
         async with scripted(script) as url, trio.open_nursery() as nursery:
-            pool = HttpPool(url, max_connections=2)
+            pool = make_patient_pool(url, max_connections=2)
             for _ in range(10):
                 nursery.start_soon(fetch, pool)
             with trio.fail_after(PATIENCE):
@@ -380,8 +402,8 @@ def test_no_server_listens() -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
         await listeners[0].aclose()
-        with pytest.raises(HttpClientError, match=f"cannot connect to 127.0.0.1:{port}"):
-            await fetch(HttpPool(f"http://127.0.0.1:{port}"))
+        with pytest.raises(HttpClientError, match=f"^cannot connect to 127.0.0.1:{port}: Connection refused$"):
+            await fetch(make_patient_pool(f"http://127.0.0.1:{port}"))
 
     trio.run(main)
 
@@ -398,16 +420,18 @@ def test_https_checks_the_certificate(tmp_path: Path) -> None:
 
         async with scripted(script, server_context) as url:
             trusting = ssl.create_default_context(cafile=certificate)
-            pool = HttpPool(url, ssl_context=trusting)
+            pool = make_patient_pool(url, ssl_context=trusting)
             assert [await fetch(pool), await fetch(pool)] == [b"ok", b"ok"]
             with pytest.raises(HttpClientError, match=r"(?i)certificate"):
-                await fetch(HttpPool(url))
+                await fetch(make_patient_pool(url))
 
     trio.run(main)
 
 
 class MemoryTransport:
     """A connection in memory, for a clock that jumps."""
+
+    is_secured = True  # nothing can be received without waiting
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -417,6 +441,61 @@ class MemoryTransport:
 
     async def send(self, data: bytes, deadline: float = math.inf) -> None:
         await self._stream.send_all(data)
+
+
+class TimedTransport:
+    """A connection on which pieces come at given times, for a clock that jumps."""
+
+    is_secured = False
+
+    def __init__(self, pieces: list[tuple[float, bytes]]) -> None:
+        self._pieces = pieces
+        self.waits = 0
+
+    async def receive(self, most: int) -> bytes:
+        self.waits += 1
+        await trio.sleep_until(self._pieces[0][0])
+        return self.receive_nowait(most)
+
+    def receive_nowait(self, most: int) -> bytes:
+        due = [piece for at, piece in self._pieces if at <= trio.current_time()]
+        if not due:
+            raise trio.WouldBlock
+        del self._pieces[: len(due)]
+        return b"".join(due)
+
+    async def send(self, data: bytes, deadline: float = math.inf) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("between", "waits", "sizes"),
+    [
+        (0.01, 2, [1, 2, *[3] * 6]),  # fast: nothing is waited for but the head and the first piece
+        (0.05, 22, [1] * 21),  # slow: each goes as it comes
+    ],
+)
+def test_what_is_gathered_is_there_without_waiting(
+    between: float, waits: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        pieces = [(0.005 + between * number, b"1\r\nx\r\n") for number in range(21)]
+        transport = TimedTransport([(0.0, CHUNKED), *pieces, (pieces[-1][0], b"0\r\n\r\n")])
+        pool, found, late = HttpPool("http://backend"), list[int](), list[float]()
+
+        async def connect(timeouts: HttpTimeouts) -> _Connection:
+            return _Connection(cast(Transport, transport))
+
+        monkeypatch.setattr(pool, "_connect", connect)
+        async with pool.request("POST", "/v1/x", b"{}") as response:
+            async for piece in response:
+                found.append(len(piece))
+                late.append(trio.current_time() - pieces[sum(found) - 1][0])
+                response.gather(0.03)
+        assert (found, transport.waits) == (sizes, waits)
+        assert max(late) <= (0.03 if between < 0.03 else 0.0) + 1e-9
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 def test_a_body_that_is_gathered_comes_in_one_piece_for_each_interval(monkeypatch: pytest.MonkeyPatch) -> None:

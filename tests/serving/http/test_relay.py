@@ -14,6 +14,7 @@ from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.http.server import HttpServer
 from tests.serving.relay import relay_to
 from tests.support.fake_backend import MODEL, FakeBackend, FakeOptions, serving
+from tests.support.patience import PATIENT_BACKEND
 from tests.support.waiting import eventually
 
 
@@ -21,7 +22,7 @@ from tests.support.waiting import eventually
 async def relayed(options: FakeOptions | None = None) -> AsyncIterator[tuple[str, FakeBackend]]:
     """A fake backend behind the front; gives the front's base URL and the fake."""
     async with serving(options) as fake, trio.open_nursery() as nursery:
-        backend = OpenAICompatibleBackend(fake.url)
+        backend = OpenAICompatibleBackend(fake.url, timeouts=PATIENT_BACKEND)
         nursery.start_soon(backend.run)
         await backend.wait_alive()
         server = await HttpServer.open(relay_to(backend), "127.0.0.1", 0, RealRuntime())

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import weakref
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import h11
 import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p.runtime import RealRuntime
+from serving.http.connection import PIECES_PER_CHARGE, PIECES_PER_TURN, ClientConnection
 from serving.http.limits import MAX_REFUSALS_PER_ADDRESS, HttpLimits
 from serving.http.messages import HttpRequest, RequestHead
+from serving.http.request_reader import RequestReader, _Found
 from serving.http.responder import Responder
-from serving.http.server import PIECES_PER_CHARGE, PIECES_PER_TURN, HttpServer, ListenError
+from serving.http.server import HttpServer, ListenError
 from serving.openai.errors import bad_request, model_not_found, unauthorized, unavailable
 from tests.support.http_front import connect, exchange, receive_all, receive_until, run_front
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually, undisturbed
 
 POST = b"POST /v1/echo HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
 
@@ -39,6 +42,11 @@ async def echo(request: HttpRequest, respond: Responder) -> None:
             raise unavailable("try again", retry_after_s=1.2)
         case "/unfinished":
             await respond.start(200, [])
+        case "/injected":
+            await respond.reply(200, b"", headers=[(b"x-first", b"a\r\nx-second: b")])
+        case "/twice":
+            await respond.reply(200, b"once")
+            await respond.send(b"HTTP/1.1 200 \r\n\r\n")
         case "/grouped":
             async with trio.open_nursery():
                 raise bad_request("from within a nursery")
@@ -76,6 +84,17 @@ def test_an_error_says_when_to_try_again() -> None:
         async with run_front(echo) as server:
             answer = await exchange(server, b"GET /later HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: 2\r\n" in answer.lower()
+
+    trio.run(main)
+
+
+def test_a_handler_cannot_break_the_framing_of_its_response() -> None:
+    async def main() -> None:
+        async with run_front(echo) as server:
+            injected = await exchange(server, b"GET /injected HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert error_of(injected)[0] == 500 and b"x-second" not in injected
+            twice = await exchange(server, b"GET /twice HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert twice.endswith(b"\r\n\r\nonce") and twice.count(b"HTTP/1.1") == 1
 
     trio.run(main)
 
@@ -159,6 +178,61 @@ def test_expect_100_continue() -> None:
     trio.run(main)
 
 
+def test_a_client_is_told_to_go_on_only_with_what_it_asked_for() -> None:
+    async def main() -> None:
+        async with run_front(echo) as server, await connect(server) as stream:
+            first = (POST % 0).replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n")
+            await stream.send_all(first + b"GET /next HTTP/1.1\r\n")
+            response = await receive_until(stream, b"POST /v1/echo ")
+            await stream.send_all(b"host: x\r\n\r\n")
+            response += await receive_until(stream, b"GET /next ")
+            assert b" 100 " not in response
+
+    trio.run(main)
+
+
+ENDINGS = (
+    b"",
+    b"GET / HTTP/1.1\r\nhost",
+    b"GET\r\n\r\n",
+    POST % 2 + b"hi",
+    POST % 5 + b"hi",
+    b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\nzz",
+)
+
+
+def test_nothing_of_a_connection_stays_however_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the collector of cyclic garbage: a connection holds a body, and headers take twenty times their bytes."""
+    made: list[weakref.ref[Any]] = []
+
+    def watch(kind: type[Any]) -> None:
+        construct = kind.__init__
+
+        def note(self: object, *args: Any, **named: Any) -> None:
+            made.append(weakref.ref(self))
+            construct(self, *args, **named)
+
+        monkeypatch.setattr(kind, "__init__", note)
+
+    async def main() -> None:
+        async with run_front(echo) as server:
+            for data in ENDINGS:
+                async with await connect(server) as stream:
+                    await stream.send_all(data)
+                    await stream.send_eof()
+                    await receive_all(stream)
+            await eventually(lambda: all(each() is None for each in made))
+
+    watch(ClientConnection)
+    watch(_Found)
+    gc.disable()
+    try:
+        trio.run(main)
+    finally:
+        gc.enable()
+    assert len(made) == 2 * len(ENDINGS)
+
+
 SMALL = HttpLimits(header_bytes=1000, body_bytes=1000)
 HASTY = replace(SMALL, headers_timeout_s=0.2, body_timeout_s=0.2, idle_timeout_s=0.2)
 
@@ -185,7 +259,11 @@ HASTY = replace(SMALL, headers_timeout_s=0.2, body_timeout_s=0.2, idle_timeout_s
         (b"GET /grouped HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 400),
     ],
 )
-def test_bad_requests_are_refused_in_openai_shape_and_harm_no_other(data: bytes, status: int) -> None:
+def test_bad_requests_are_refused_in_openai_shape_and_harm_no_other(
+    data: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.http.connection.REFUSAL_READ_TIMEOUT_S", PATIENCE)
+
     async def main() -> None:
         async with run_front(echo, limits=SMALL) as server:
             refused, error = error_of(await exchange(server, data))
@@ -214,7 +292,7 @@ def test_who_does_not_finish_a_request_is_told_so(data: bytes) -> None:
         async with run_front(echo, limits=HASTY) as server:
             assert error_of(await exchange(server, data))[0] == 408
 
-    trio.run(main)
+    trio.run(undisturbed, main, 0.1)
 
 
 def test_silent_connections_are_closed() -> None:
@@ -225,7 +303,7 @@ def test_silent_connections_are_closed() -> None:
                 await stream.send_all(POST % 2 + b"hi")
                 assert (await receive_all(stream)).endswith(b"hi")
 
-    trio.run(main)
+    trio.run(undisturbed, main, 0.1)
 
 
 def test_a_client_that_disconnects_cancels_the_handler_that_is_not_writing() -> None:
@@ -378,8 +456,8 @@ class Reader:
         self.longest_turn = 0
         """Most pieces that were parsed one after the other while no other task could run."""
         self._turn = 0
-        self._parse, self._pause = h11.Connection.next_event, trio.lowlevel.checkpoint
-        monkeypatch.setattr(h11.Connection, "next_event", lambda connection: self._next_event(connection))
+        self._parse, self._pause = RequestReader.read_piece, trio.lowlevel.checkpoint
+        monkeypatch.setattr(RequestReader, "read_piece", lambda reader: self._read_piece(reader))
         monkeypatch.setattr(trio.lowlevel, "checkpoint", self._checkpoint)
 
     @property
@@ -391,13 +469,13 @@ class Reader:
         admit_secret(head, respond)
         self.seen[-1] = True
 
-    def _next_event(self, connection: h11.Connection) -> Any:
-        event = self._parse(connection)
-        if isinstance(event, h11.Data) and connection.our_role is h11.SERVER:
-            self.seen.append(len(event.data))
+    def _read_piece(self, reader: RequestReader) -> bytes | None:
+        piece = self._parse(reader)
+        if piece:
+            self.seen.append(len(piece))
             self._turn += 1
             self.longest_turn = max(self.longest_turn, self._turn)
-        return event
+        return piece
 
     async def _checkpoint(self) -> None:
         self._turn = 0
@@ -580,7 +658,8 @@ def test_an_address_without_a_request_that_is_let_in_is_closed_out_and_others_ar
 
     async def main() -> None:
         nonlocal client
-        async with run_front(echo, limits=HttpLimits(useless_burst_s=1.0), admit=admit) as server:
+        limits = HttpLimits(useless_per_s=1e-9, useless_burst_s=4e9)  # four connections
+        async with run_front(echo, limits=limits, admit=admit) as server:
             answers = []
             for _ in range(20):
                 async with await connect(server) as stream:

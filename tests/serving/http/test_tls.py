@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from serving.http.client import HttpClientError, HttpPool
+from serving.http.client import HttpClientError
 from serving.http.limits import HttpLimits
 from serving.http.messages import HttpRequest
 from serving.http.responder import Responder
 from serving.http.tls import RENEWAL_CHECK_INTERVAL_S, CertificateError, ServerCertificate
 from tests.serving.certificate import write_certificate
 from tests.support.http_front import connect, receive_all, run_front
-from tests.support.waiting import eventually
+from tests.support.patience import make_patient_pool
+from tests.support.waiting import eventually, undisturbed
 
 
 async def answer(request: HttpRequest, respond: Responder) -> None:
@@ -33,13 +34,13 @@ def test_requests_over_tls(tmp_path: Path) -> None:
         async with run_front(answer, limits, certificate=ServerCertificate(*paths)) as server:
             assert server.scheme == "https"
             trust = ssl.create_default_context(cafile=str(paths[0]))
-            pool = HttpPool("https://127.0.0.1:{1}".format(*server.address), ssl_context=trust)
+            pool = make_patient_pool("https://127.0.0.1:{1}".format(*server.address), ssl_context=trust)
             for _ in range(2):  # the second over the connection of the first
                 async with pool.request("POST", "/v1/x", b"y" * 100_000) as response:
                     assert await response.read() == b"y" * 5_000_000
             assert server.connections == 1
             await pool.aclose()
-            stranger = HttpPool("https://127.0.0.1:{1}".format(*server.address))
+            stranger = make_patient_pool("https://127.0.0.1:{1}".format(*server.address))
             with pytest.raises(HttpClientError):
                 async with stranger.request("GET", "/v1/x"):
                     pass
@@ -51,7 +52,7 @@ def test_requests_over_tls(tmp_path: Path) -> None:
                     assert b"HTTP/1.1" not in await receive_all(stream)
             await eventually(lambda: server.connections == 0)
 
-    trio.run(main)
+    trio.run(undisturbed, main, 0.2)
 
 
 def test_a_renewed_certificate_is_taken_up_and_a_broken_one_is_not(tmp_path: Path) -> None:

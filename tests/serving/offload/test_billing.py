@@ -15,19 +15,8 @@ from serving.openai import answers
 from serving.openai.answers import MAX_EVENT_BYTES
 from serving.openai.content import AnswerForm
 from serving.openai.requests import HELD_BYTES_PER_TOKEN
-from tests.support.market_world import (
-    Member,
-    Options,
-    World,
-    ask,
-    compute_stream,
-    compute_text,
-    compute_whole,
-    get_name,
-    get_script,
-    make_request,
-    simulate,
-)
+from tests.support.market.scripted_backend import compute_stream, compute_text, compute_whole
+from tests.support.market_world import Member, Options, World, ask, get_name, get_script, make_request, simulate
 from tests.support.openai_answers import DONE
 from tests.support.waiting import eventually
 

@@ -5,23 +5,15 @@ from __future__ import annotations
 import pytest
 import trio
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.types.operations import Hold
 from serving.offload.executor.executor import BUSY_RETRY_MS
 from serving.offload.protocol import OFFLOAD_PROTOCOL, Accepted, Completed, Declined, Message, Payment, encode_message
 from serving.scheduling.policy import PolicyParameters
-from tests.support.cheating_payer import SALT, CheatingPayer, read_answer
-from tests.support.market_world import (
-    Options,
-    World,
-    ask,
-    compute_text,
-    get_name,
-    get_script,
-    make_request,
-    send_offer,
-    simulate,
-)
+from tests.support.market.cheating_payer import SALT, CheatingPayer, read_answer
+from tests.support.market.offers_by_hand import send_offer
+from tests.support.market.scripted_backend import compute_text
+from tests.support.market_world import Options, World, ask, get_name, get_script, make_request, simulate
 from tests.support.waiting import eventually
 
 REQUEST = make_request()

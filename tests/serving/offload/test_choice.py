@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from p2p.peers.announcement import ModelLoad, PeerLoad
 from serving.offload.originator.choice import AFFINITY_FACTOR, Candidate, Reason, RequestsSent, order_candidates
 from serving.offload.originator.executor_scores import Rank
-from serving.scheduling.prediction import UNKNOWN_SPEED, PredictedTime, RequestSize
-from serving.scheduling.predictor import Prediction
+from serving.prediction.predicted_time import UNKNOWN_SPEED, PredictedTime, RequestSize
+from serving.prediction.predictor import Prediction
 
 SIZE = RequestSize(100, 100.0)
 

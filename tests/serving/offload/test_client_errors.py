@@ -13,21 +13,8 @@ from serving.offload.originator.dialer import ExecutorDialer
 from serving.offload.originator.executor_scores import HALF_LIFE_S, ExecutorScore
 from serving.offload.originator.originator import ClientErrors
 from serving.scheduling.policy import PolicyParameters
-from tests.support.market_world import (
-    ERROR_BODY,
-    MODEL,
-    Member,
-    Options,
-    Script,
-    World,
-    ask,
-    compute_stream,
-    compute_whole,
-    get_name,
-    get_script,
-    make_request,
-    simulate,
-)
+from tests.support.market.scripted_backend import ERROR_BODY, Script, compute_stream, compute_whole
+from tests.support.market_world import MODEL, Member, Options, World, ask, get_name, get_script, make_request, simulate
 
 STATUSES = [400, 413, 415, 422]
 

@@ -9,36 +9,35 @@ from typing import Any
 import pytest
 import trio
 
-from chain.parameters import CREDIT
+from chain.parameters.parameters import CREDIT
 from chain.types.operations import Capture, Dispute, Hold, Release, SignedOperation
 from consensus.engine import Engine
 from serving.accounting.payment_history import FIRST_ALLOWANCE
 from serving.offload.originator.patience import Patience
 from serving.offload.protocol import KeepAlive
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
-from serving.scheduling.first_token_bound import MIN_SAMPLES
+from serving.prediction.first_token_bound import MIN_SAMPLES
 from serving.scheduling.policy import PolicyParameters
-from tests.support.cheating_executor import Deal, give_back, plant
+from tests.support.market.cheating_executor import Deal, give_back, plant
+from tests.support.market.scripted_backend import ERROR_BODY, compute_stream, compute_text, compute_whole, make_token
 from tests.support.market_world import (
-    ERROR_BODY,
+    DRAWN,
     Member,
     Options,
     Result,
     World,
     ask,
-    compute_stream,
-    compute_text,
-    compute_whole,
     get_cancelled,
     get_name,
     get_script,
     make_request,
-    make_token,
     simulate,
 )
 from tests.support.waiting import eventually
 
 FAST = {"capture_grace_ms": 5_000}
+BRIEF = replace(DRAWN, hold_time_ms=310_000)
+"""Holds are hardly longer than executors ask for, where a test waits until one runs out."""
 
 
 async def ask_into(world: World, result: Result, stream: bool = True) -> None:
@@ -72,7 +71,7 @@ def test_an_executor_that_dies_before_the_first_token_is_replaced(stream: bool) 
         assert len(world.operations(Hold)) == 2 and len(world.operations(Release)) == 1
         assert world.account(first.number).available == 1_000 * CREDIT
 
-    simulate(play)
+    simulate(play, Options(originator=BRIEF))
 
 
 def test_an_owner_may_have_one_executor_asked_for_a_request_and_no_other() -> None:
@@ -97,7 +96,7 @@ def test_an_executor_that_dies_in_mid_stream_ends_the_answer_with_an_error_and_g
         await world.settle(700)
         assert world.operations(Capture) == [] and len(world.operations(Release)) == 1
 
-    simulate(play)
+    simulate(play, Options(originator=BRIEF))
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -118,7 +117,7 @@ def test_an_executor_that_stalls_before_the_first_token_is_replaced(stream: bool
         await world.settle(700)
         assert get_cancelled(first) == 1
 
-    simulate(play)
+    simulate(play, Options(originator=BRIEF))
 
 
 def test_one_that_was_measured_is_replaced_soon_after_its_predicted_first_token() -> None:
@@ -137,7 +136,7 @@ def test_one_that_was_measured_is_replaced_soon_after_its_predicted_first_token(
         paid = [item for item in world.captured if item.delivery.amount]
         assert len(paid) == served.total() + 1, "one answer for each request"
 
-    simulate(play)
+    simulate(play, Options(originator=BRIEF))
 
 
 def test_the_last_that_can_be_asked_is_waited_for_however_well_it_was_measured() -> None:

@@ -10,8 +10,9 @@ import trio
 
 from serving.offload.originator.choice import Reason
 from serving.offload.settings import OriginatorSettings
-from tests.support.announced_loads import LIE, announce, make_load
-from tests.support.market_world import Options, Script, World, ask, get_script, make_request, simulate
+from tests.support.market.announced_loads import LIE, announce, make_load
+from tests.support.market.scripted_backend import Script
+from tests.support.market_world import Options, World, ask, get_script, make_request, simulate
 
 NUMBERS = 300
 CHOICE = OriginatorSettings(exploration=0.0, keeps_conversations=False)
@@ -36,6 +37,17 @@ def test_the_one_of_the_least_predicted_time_is_asked_first() -> None:
         assert set(firsts) == {1, 2, 3, 4} and max(firsts.values()) < NUMBERS / 2, "equals keep the order of the draw"
 
     simulate(play, Options(executors=4, originator=CHOICE))
+
+
+def test_newcomers_are_tried_and_are_no_reason_to_serve_here() -> None:
+    async def play(world: World) -> None:
+        originator, request = world.gateway.originator, make_request()
+        announce(world, m1=None, m2=make_load(rate=500.0))
+        assert {order(world, seq)[0] for seq in range(20)} == {1, 2}
+        found = originator.preview(request, originator.predictor.expect(request))
+        assert found is not None and world.find(found[0].node) == 2
+
+    simulate(play, Options(executors=2, originator=CHOICE))
 
 
 def test_one_choice_is_the_draw_alone() -> None:

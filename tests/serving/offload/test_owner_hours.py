@@ -10,8 +10,10 @@ import trio
 from chain.types.operations import Hold, Serve
 from serving.offload.protocol import OFFLOAD_PROTOCOL, Accepted, Declined, Message
 from serving.scheduling.policy import ModelQuota, PolicyParameters
-from tests.support.cheating_payer import SALT, CheatingPayer
-from tests.support.market_world import MODEL, Options, Script, World, ask, make_request, send_offer, simulate
+from tests.support.market.cheating_payer import SALT, CheatingPayer
+from tests.support.market.offers_by_hand import send_offer
+from tests.support.market.scripted_backend import Script
+from tests.support.market_world import MODEL, Options, World, ask, make_request, simulate
 from tests.support.waiting import eventually
 
 REQUEST = make_request()

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.offload.originator.patience import MIN_QUEUED_S, PAYMENT_STEP_S, QUEUE_FACTOR, SEEN_S, Patience
+from serving.offload.originator.patience import (
+    LONGEST_FACTOR,
+    MIN_QUEUED_S,
+    PAYMENT_STEP_S,
+    QUEUE_FACTOR,
+    SEEN_S,
+    Patience,
+)
 from serving.offload.settings import OriginatorSettings
 
 SETTINGS = OriginatorSettings()
@@ -14,7 +21,7 @@ END = SETTINGS.hold_time_ms / 1000
 
 
 def make_patience(stream: bool = True, max_tokens: int = 100, expected_by: float | None = None) -> Patience:
-    return Patience(SETTINGS, 0.0, stream=stream, max_tokens=max_tokens, expected_by=expected_by)
+    return Patience(SETTINGS, 0.0, stream=stream, max_tokens=max_tokens, hold_s=END, expected_by=expected_by)
 
 
 def test_a_queue_puts_the_first_content_off_within_a_limit() -> None:
@@ -34,9 +41,14 @@ def test_an_answer_that_is_not_streamed_may_take_longer_by_its_length_and_no_lon
         assert patience.deadline == expected
 
 
+def test_an_answer_that_is_not_streamed_may_take_longer_where_that_is_predicted() -> None:
+    patience = Patience(SETTINGS, 0.0, stream=False, max_tokens=100, hold_s=1_800.0, longest_s=800.0)
+    assert patience.deadline == SETTINGS.queue_timeout_s + LONGEST_FACTOR * 800.0
+
+
 @pytest.mark.parametrize(("predicted_s", "limit_s"), [(1.0, 120.0), (100.0, 200.0), (1e9, 330.0)])
 def test_a_queue_may_take_twice_as_long_as_was_predicted(predicted_s: float, limit_s: float) -> None:
-    patience = Patience(SETTINGS, 0.0, stream=True, max_tokens=1, predicted_s=predicted_s)
+    patience = Patience(SETTINGS, 0.0, stream=True, max_tokens=1, hold_s=END, predicted_s=predicted_s)
     for now in range(0, 330, 5):
         patience.note_queued(float(now))
     assert patience.deadline == limit_s
@@ -70,7 +82,9 @@ def test_where_another_could_take_over_it_ends_when_content_is_expected() -> Non
 
 def test_one_that_was_queued_is_expected_from_when_it_has_its_slot() -> None:
     def make_queued(stream: bool = True, expected_by: float | None = 2.0) -> Patience:
-        patience = Patience(SETTINGS, 0.0, stream=stream, max_tokens=1, expected_by=expected_by, is_queued=True)
+        patience = Patience(
+            SETTINGS, 0.0, stream=stream, max_tokens=1, hold_s=END, expected_by=expected_by, is_queued=True
+        )
         patience.note_queued(10.0)
         return patience
 
@@ -164,6 +178,7 @@ def make_hedged(stream: bool = True, is_queued: bool = False, predicted_s: float
         0.0,
         stream=stream,
         max_tokens=100,
+        hold_s=END,
         expected_by=4.0,
         late_by=2.0,
         is_queued=is_queued,

@@ -7,7 +7,8 @@ import json
 import pytest
 import trio
 
-from tests.support.market_world import Options, Script, World, ask, make_request, simulate
+from tests.support.market.scripted_backend import Script
+from tests.support.market_world import Options, World, ask, make_request, simulate
 
 LONG, SHORT = 100, 2
 """Tokens that a request allows."""

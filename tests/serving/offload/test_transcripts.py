@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import trio
 
-from chain.duel_parameters import DuelParameters
+from chain.parameters.duels import DuelParameters
 from chain.types.operations import compute_digest
 from serving.openai.requests import Request
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import TextKind
 from serving.quality.same_model.transcript import Transcript, decode_transcript
-from tests.support.check_world import CHECKS, DUELS
+from tests.support.market.check_world import CHECKS, DUELS
+from tests.support.market.model_backend import IDENTITY, ModelBackend
 from tests.support.market_world import Member, Options, World, ask, make_request, simulate
-from tests.support.model_backend import IDENTITY, ModelBackend
 from tests.support.waiting import eventually
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from p2p.streams.exchanges import _PooledStream
+from p2p.streams.pooled_stream import PooledStream
 from serving.offload.protocol import OFFLOAD_PROTOCOL
 from tests.support.market_world import World, ask, make_request, simulate
 
@@ -14,13 +14,13 @@ from tests.support.market_world import World, ask, make_request, simulate
 def test_an_offload_takes_five_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer and body, payment, receipt and end; acceptance, then head, answer, delivery and end."""
     writes: Counter[bytes] = Counter()
-    write = _PooledStream.write
+    write = PooledStream.write
 
-    async def count(self: _PooledStream, data: bytes) -> None:
+    async def count(self: PooledStream, data: bytes) -> None:
         writes[self.raw.peer] += self.protocol == OFFLOAD_PROTOCOL
         await write(self, data)
 
-    monkeypatch.setattr(_PooledStream, "write", count)
+    monkeypatch.setattr(PooledStream, "write", count)
 
     async def play(world: World) -> None:
         world.introduce(paid=10**9)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.openai.errors import ApiError
+from serving.openai.prefixes import hash_prefixes
 from serving.openai.requests import (
     _JSON_ITEM,
     CHAT_COMPLETIONS,
@@ -52,6 +53,8 @@ def parse(**fields: Any) -> tuple[Any, dict[str, Any]]:
         (b'{"model": "m", "stream_options": {"include_usage": 1}}', "stream_options.include_usage", "true or false"),
         (b'{"model": "m", "stream_options": true}', "stream_options", "object"),
         (b'{"model": "m", "stream_options": []}', "stream_options", "object"),
+        (b'{"model": "m", "tools": {}}', "tools", "list of objects"),
+        (b'{"model": "m", "functions": [[]]}', "functions", "list of objects"),
         (b'{"model": "m", "max_tokens": 0}', "max_tokens", "positive"),
         (b'{"model": "m", "max_tokens": -1}', "max_tokens", "positive"),
         (b'{"model": "m", "max_tokens": "9"}', "max_tokens", "positive"),
@@ -169,6 +172,24 @@ def test_a_request_of_another_node_is_read_as_it_is() -> None:
     assert read_request(CHAT_COMPLETIONS, b'{"model":"m","max_tokens":7}').max_tokens == 7
     with pytest.raises(ApiError, match="model"):
         read_request(CHAT_COMPLETIONS, b"{}")
+
+
+def test_an_executor_knows_the_prefixes_of_a_conversation_as_its_payer_does() -> None:
+    first = {"role": "user", "content": "hello"}
+    raw = json.dumps({"model": "m", "messages": [first, {"role": "user", "content": "again"}]}).encode()
+    prefixes = read_request(CHAT_COMPLETIONS, raw).prefixes
+    assert len(prefixes) == 2 and prefixes == parse_request(CHAT_COMPLETIONS, raw, 9).prefixes
+    assert (
+        read_request(CHAT_COMPLETIONS, json.dumps({"model": "m", "messages": [first]}).encode()).prefixes
+        == prefixes[:1]
+    )
+
+
+def test_messages_that_are_nested_too_deep_have_no_prefixes() -> None:
+    nested: list[object] = []
+    for _ in range(10_000):
+        nested = [nested]
+    assert hash_prefixes("m", [{"role": "user", "content": nested}]) == ()
 
 
 @pytest.mark.parametrize(

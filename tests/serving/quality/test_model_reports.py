@@ -16,9 +16,9 @@ from chain.state.state import StateReader
 from serving.api import Api
 from serving.quality.model_reports import REPORT_INTERVAL_S, IdentityReport, ModelReport, make_reports
 from tests.support.api_calls import call
-from tests.support.check_world import CheckOptions, wait_for_identities
+from tests.support.market.check_world import CheckOptions, wait_for_identities
+from tests.support.market.model_backend import IDENTITY
 from tests.support.market_world import MODEL, Options, World, simulate
-from tests.support.model_backend import IDENTITY
 
 
 class RatedState(StateReader):
@@ -38,7 +38,7 @@ def rate(*results: int | None) -> ExecutorRating:
     """The rating after these results, each about a request of another payer."""
     rating = ExecutorRating()
     for number, result in enumerate(results):
-        rating = rating.add(bytes([number]) * 32, result)
+        rating = rating.add(bytes([number]) * 32, result, 1)
     return rating
 
 

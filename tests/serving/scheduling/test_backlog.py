@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import trio
 from serving.backends.backend import Load
 from serving.backends.load_metrics import MetricsPage, compute_load
 from serving.scheduling.admission import Admission, Demand, Origin
-from serving.scheduling.backend_pool import compute_cache_share, find_room
+from serving.scheduling.backend_pool import find_room
 from tests.serving.scheduling.simulated import simulate, wait_all_blocked
 
 OWN, DELEGATED = Origin.OWN, Origin.DELEGATED
@@ -136,11 +135,3 @@ def test_it_has_room_for_what_it_runs_while_it_is_seen_to_keep_others_waiting(lo
 def test_requests_of_other_users_of_the_backend_keep_none_of_ours_out() -> None:
     """Three of ours run among thirty, and five of the others wait: ours may queue up there as theirs do."""
     assert find_room(compute_load(MetricsPage(30, 5, 1.0), 3, 3, CAPACITY), CAPACITY) == CAPACITY
-
-
-def test_a_further_request_gets_less_of_a_cache_with_each_one_that_runs() -> None:
-    shares = [compute_cache_share(10_000, 2_000.0, running) for running in (0, 1, 5, 10)]
-    assert shares == [1.0, pytest.approx(5 / 6), 0.5, pytest.approx(1 / 3)]
-    slower = [1 / compute_cache_share(10_000, 2_000.0, running) for running in range(20)]
-    assert [after - before for before, after in pairwise(slower)] == pytest.approx([0.2] * 19)
-    assert compute_cache_share(0, 2_000.0, 10) == compute_cache_share(10_000, 0.0, 10) == 1.0

@@ -3,7 +3,7 @@
 import { html, signal, useEffect, useRef, useState } from "../vendor.js";
 import { cost, count, duration, plural } from "../format.js";
 import { Markdown } from "../markdown.js";
-import { section, session } from "../store.js";
+import { section, send as sendBody, session } from "../store.js";
 import { Account, Copy } from "../ui.js";
 import { Payment } from "./node.js";
 
@@ -43,9 +43,8 @@ async function send(text) {
   messages.value = [...messages.value, { role: "user", text }, { role: "assistant", text: "", body, started: performance.now() }];
   running.value = abort;
   try {
-    const headers = { "content-type": "application/json" };
-    if (localOnly.value) headers["x-wwwserve-local-only"] = "1";
-    const answer = await fetch("/v1/chat/completions", { method: "POST", headers, body: JSON.stringify(body), signal: abort.signal });
+    const headers = localOnly.value ? { "x-wwwserve-local-only": "1" } : {};
+    const answer = await sendBody("/v1/chat/completions", body, { headers, signal: abort.signal });
     if (!answer.ok) {
       const content = await answer.json().catch(() => ({}));
       throw new Error(content.error?.message ?? content.error ?? `the node answered ${answer.status}`);

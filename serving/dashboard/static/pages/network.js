@@ -1,7 +1,7 @@
 // Who is online, what each serves, who pays whom, and how this node is reached.
 
 import { html, useMemo, useState } from "../vendor.js";
-import { count, credits, plural } from "../format.js";
+import { count, counts, credits, plural } from "../format.js";
 import { Ring } from "../ring.js";
 import { isOwner, me, network, node, section } from "../store.js";
 import { Account, Bar, Card, Copy, Facts, Pill, Share, Table } from "../ui.js";
@@ -22,7 +22,7 @@ function Reach() {
       ["Address", html`<span class="mono">${view.address}</span> <${Copy} text=${view.address} />`],
       ...view.listening.map((address) => ["Listens at", html`<span class="mono">${address}</span> <${Copy} text=${address} />`]),
       ["Other nodes", view.serves_others ? "are served" : `are not served: ${view.serves_others_because}`],
-      ["Offers of others", `${count(view.offers_served)} served, ${count(view.offers_declined)} declined`],
+      ["Offers of others", `${count(view.offers_served)} served · declined: ${counts(view.declines) || "none"}`],
     ]} />
   <//>`;
 }

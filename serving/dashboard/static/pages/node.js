@@ -90,6 +90,9 @@ function Charts() {
     <//>`;
 }
 
+// Tokens per second. What is above came at once: it waited, complete, until its hold was final.
+const MAX_SPEED = 1000;
+
 const OUTCOMES = { completed: "ok", running: "plain", refused: "warn", cancelled: "plain", failed: "bad", error: "bad" };
 
 export function Payment({ row }) {
@@ -104,7 +107,8 @@ export function Payment({ row }) {
 
 export const tokensPerSecond = (row) => {
   const ms = row.duration_ms != null && row.ttft_ms != null ? row.duration_ms - row.ttft_ms : 0;
-  return ms > 0 && row.completion_tokens > 1 ? (1000 * (row.completion_tokens - 1)) / ms : null;
+  const speed = ms > 0 && row.completion_tokens > 1 ? (1000 * (row.completion_tokens - 1)) / ms : null;
+  return speed < MAX_SPEED ? speed : null;
 };
 
 function Requests() {

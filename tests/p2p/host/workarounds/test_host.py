@@ -9,11 +9,14 @@ import pytest
 import trio
 from libp2p.peer.envelope import consume_envelope
 from libp2p.pubsub.pb import rpc_pb2
+from trio.testing import wait_all_tasks_blocked
 
 import p2p.host.network
 import p2p.host.workarounds.host
+from p2p.addresses import get_endpoint
 from p2p.host.network import Libp2pNetwork
 from p2p.host.workarounds.host import GuardedHost
+from p2p.host.workarounds.swarm import GuardedSwarm
 from p2p.nat.dial_back import DIAL_BACK_PROTOCOL
 from p2p.nat.relay_client import STOP
 from p2p.network import NetworkError
@@ -30,7 +33,7 @@ from tests.support.hosts import (
     survives,
     swarm_of,
 )
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 @guard
@@ -54,13 +57,17 @@ async def test_an_exception_in_a_library_handler(on: bool, monkeypatch: pytest.M
 async def test_a_peer_has_no_more_streams_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(p2p.host.workarounds.host, "MAX_STREAMS_PER_CONNECTION", 4)  # of which gossip takes two
     async with pair() as (one, other):
-        await eventually(lambda: len(swarm_of(one).get_connections()[0].get_streams()) == 2)
+
+        def count() -> int:
+            return sum(len(connection.get_streams()) for connection in swarm_of(one).get_connections())
+
+        await eventually(lambda: count() == 2)
         streams = [await other.open_stream(one.me, ECHO) for _ in range(2)]
         with pytest.raises(NetworkError):
             await other.open_stream(one.me, ECHO)
         for stream in streams:
             await stream.close()
-        await eventually(lambda: len(swarm_of(one).get_connections()[0].get_streams()) == 2)
+        await eventually(lambda: count() == 2)
         assert await echoes(other, one)
 
 
@@ -79,16 +86,40 @@ async def test_leaving_the_network_leaves_nothing_behind(on: bool, monkeypatch: 
         monkeypatch.setattr(p2p.host.network, "CLOSE_TIMEOUT_S", 0.0)
     one = network(1)
     async with running(one):
-        await trio.sleep(0.1)
+        await wait_all_tasks_blocked(0.1)
         before = resources()
         for _ in range(3):
             other = network(2)
             async with running(other):
                 await other.connect(one.me, one.listen_addresses)
-        with trio.move_on_after(20 if on else 2):
+        with trio.move_on_after(PATIENCE if on else 2):
             while any(now > then for now, then in zip(resources(), before, strict=True)):
                 await trio.sleep(0.05)
         assert all(now <= then for now, then in zip(resources(), before, strict=True)) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_a_host_that_has_no_time_to_close_listens_no_more(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.setattr(GuardedSwarm, "stop_listening", lambda _: None)
+    monkeypatch.setattr(p2p.host.network, "CLOSE_TIMEOUT_S", 0.0)  # as after a stall
+    host = network(1)
+    async with running(host):
+        place = get_endpoint(host.listen_addresses[0])
+
+    async def is_open() -> bool:
+        try:
+            stream = await trio.open_tcp_stream(*place)
+        except OSError:
+            return False
+        await stream.aclose()
+        return True
+
+    with trio.fail_after(PATIENCE):
+        while on and await is_open():
+            await trio.sleep(0.05)
+    assert await is_open() is not on
 
 
 @guard

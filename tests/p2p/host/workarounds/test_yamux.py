@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import struct
 from contextlib import suppress
 from functools import partial
@@ -15,13 +16,20 @@ from libp2p.io.utils import read_exactly
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID
-from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux
+from libp2p.stream_muxer.yamux.yamux import (
+    FLAG_SYN,
+    TYPE_DATA,
+    TYPE_PING,
+    YAMUX_HEADER_FORMAT,
+    Yamux,
+    YamuxStream,
+)
 from trio.testing import assert_checkpoints
 
 import p2p.host.stream
 import p2p.host.workarounds.yamux
 from p2p.host.workarounds.swarm import GuardedSwarm
-from p2p.host.workarounds.yamux import GuardedUpgrader, GuardedYamux
+from p2p.host.workarounds.yamux import BATCH_BYTES, MAX_UNNOTED_BYTES, GuardedUpgrader, GuardedYamux
 from p2p.host.yamux_limits import BufferBudget
 from p2p.network import NetworkError, RawStream
 from p2p.rate_limit import Rate
@@ -40,7 +48,7 @@ from tests.support.hosts import (
     running,
     swarm_of,
 )
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually, undisturbed
 
 
 @pytest.mark.trio
@@ -100,7 +108,7 @@ async def test_a_window_that_never_opens_is_not_waited_for(monkeypatch: pytest.M
     async with pair() as (one, other):
         one.handle("/test/nothing/1", read_nothing)
         stream = await other.open_stream(one.me, "/test/nothing/1")
-        with trio.fail_after(20), pytest.raises(NetworkError, match="took nothing"):
+        with trio.fail_after(PATIENCE), pytest.raises(NetworkError, match="took nothing"):
             await stream.send(bytes(1 << 21))
 
 
@@ -111,7 +119,8 @@ async def test_a_cancelled_write_leaves_the_connection_whole(on: bool, monkeypat
         monkeypatch.delattr(GuardedYamux, "_write_frame")
     async with pair() as (one, other):
         whole = True
-        for checkpoints in range(12):
+        # Where it is cut depends on what else runs: without the guard it may take some rounds to find a bad place.
+        for checkpoints in [*range(12)] * (1 if on else 10):
             if whole:
                 stream = await other.open_stream(one.me, ECHO)
                 await cancelled_after(checkpoints, partial(stream.send, bytes(1000)))
@@ -133,8 +142,11 @@ async def test_a_failed_write_ends_the_connection(on: bool, monkeypatch: pytest.
 
         vars(yamux.secured_conn)["write"] = fail
         await muxer(other, one).secured_conn.write(struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, 0))
-        await trio.sleep(0.5)
-        assert (not one.peers()) is on
+        if on:
+            await eventually(lambda: not one.peers())
+        else:
+            await trio.sleep(0.5)
+            assert one.peers()
 
 
 @guard
@@ -158,6 +170,86 @@ async def test_small_frames_of_many_streams_share_a_write(on: bool, monkeypatch:
                 nursery.start_soon(stream.send, b"%d" % number)
         assert (written < 10) is on
         assert [await stream.receive() for stream in streams] == [b"%d" % number for number in range(30)]
+
+
+@guard
+@pytest.mark.trio
+async def test_frames_that_only_bring_data_pass_no_loop_and_may_come_in_any_pieces(
+    on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not on:
+        monkeypatch.setattr(GuardedYamux, "_take_in", lambda muxer, header: False)
+    chance, looped = random.Random(1), 0
+    read_body = GuardedYamux._read_data_body
+
+    async def count(yamux: GuardedYamux, length: int) -> bytes:
+        nonlocal looped
+        looped += 1
+        return await read_body(yamux, length)
+
+    async with pair() as (one, other):
+        stream = await other.open_stream(one.me, ECHO)
+        await stream.send(b"first")
+        assert await stream.receive() == b"first"
+        muxed, payload, frames = stream._stream.muxed_stream, chance.randbytes(60_000), bytearray()
+        assert isinstance(muxed, YamuxStream)
+        start = 0
+        while start < len(payload):
+            part = payload[start : start + chance.choice((1, 300, 300))]
+            start += len(part)
+            frames += struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_DATA, 0, muxed.stream_id, len(part)) + part
+        monkeypatch.setattr(GuardedYamux, "_read_data_body", count)
+        muxed.send_window -= len(payload)
+        while frames:
+            size = chance.choice((1, 11, 5_000, 15_000))
+            await muxed.conn.secured_conn.write(bytes(frames[:size]))
+            del frames[:size]
+        received = b""
+        while len(received) < len(payload):
+            received += await stream.receive()
+        assert received == payload
+    assert (looped < 150) is on
+
+
+@pytest.mark.trio
+async def test_who_reads_what_has_come_already_gives_others_their_turn() -> None:
+    async with pair() as (one, other):
+        stream = await other.open_stream(one.me, ECHO)
+        await stream.send(b"twice")
+        await eventually(lambda: len(muxer(other, one).stream_buffers[stream._stream.muxed_stream.stream_id]) == 5)  # type: ignore[attr-defined]
+        with assert_checkpoints():
+            assert await stream.receive(2) == b"tw"
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await stream.receive()
+        assert await stream.receive() == b"ice", "a read that is cancelled has taken nothing"
+
+
+@pytest.mark.trio
+async def test_what_waits_to_be_written_has_a_bound() -> None:
+    async with pair() as (one, other), trio.open_nursery() as nursery:
+        stream = await other.open_stream(one.me, ECHO)
+        yamux, sent = muxer(other, one), 0
+        assert isinstance(yamux, GuardedYamux)
+
+        async def write() -> None:
+            async with yamux._write_lock:  # as one does for which the connection has no room
+                await trio.sleep_forever()
+
+        nursery.start_soon(write)
+        await eventually(yamux._write_lock.locked)
+
+        async def pour() -> None:
+            nonlocal sent
+            while True:
+                await stream.send(bytes(50))
+                sent += 1
+
+        nursery.start_soon(pour)
+        await eventually(lambda: sent > 0)
+        await trio.sleep(0.3)
+        assert sent * 62 <= BATCH_BYTES + 62
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.trio
@@ -200,7 +292,7 @@ async def test_a_connection_whose_peer_takes_nothing_can_be_closed(monkeypatch: 
             with pytest.raises(NetworkError):
                 await stream.send(bytes(1 << 20))
 
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as writers:
                 for stream in streams:
                     writers.start_soon(send, stream)
@@ -318,7 +410,8 @@ async def test_unread_bytes_of_all_connections_have_a_bound(on: bool, monkeypatc
             for connection in swarm_of(victim).get_connections()
             for buffer in cast(Yamux, connection.muxed_conn).stream_buffers.values()
         )
-        assert (kept <= 1 << 20) is on
+        # Small frames of each connection are taken in before they are counted.
+        assert (kept <= (1 << 20) + len(others) * MAX_UNNOTED_BYTES) is on
         assert await echoes(others[0], victim), "who keeps little stays"
 
 
@@ -329,40 +422,48 @@ async def test_a_dead_link_is_noticed(on: bool, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_TIMEOUT_S", 1.0)
     if not on:
         monkeypatch.delattr(GuardedYamux, "_measure_rtt_loop")
-    one, other = network(1), network(2)
-    async with running(one, other) as nursery:
-        link = Link(one.listen_addresses[0])
-        await nursery.start(link.run)
-        await other.connect(one.me, [link.address])
-        await trio.sleep(1.0)
-        assert one.peers() and other.peers(), "a link that lives stays"
-        link.freeze()
-        with trio.move_on_after(20 if on else 3):
-            while one.peers() or other.peers():
-                await trio.sleep(0.05)
-        assert (not one.peers() and not other.peers()) is on
+
+    async def attempt() -> None:
+        one, other = network(1), network(2)
+        async with running(one, other) as nursery:
+            link = Link(one.listen_addresses[0])
+            await nursery.start(link.run)
+            await other.connect(one.me, [link.address])
+            await trio.sleep(1.0)
+            assert one.peers() and other.peers(), "a link that lives stays"
+            link.freeze()
+            with trio.move_on_after(20 if on else 3):
+                while one.peers() or other.peers():
+                    await trio.sleep(0.05)
+            assert (not one.peers() and not other.peers()) is on
+
+    await undisturbed(attempt, 0.5)
 
 
 @pytest.mark.trio
 async def test_traffic_is_a_sign_of_life_when_pongs_are_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_INTERVAL_S", 0.2)
     monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_TIMEOUT_S", 1.0)
-    async with pair() as (one, other):
-        yamux = muxer(one, other)
-        write_frame = yamux._write_frame
 
-        async def write_no_ping_or_pong(frame: bytes) -> None:
-            if frame[1] != TYPE_PING:
-                await write_frame(frame)
+    async def attempt() -> None:
+        async with pair() as (one, other):
+            yamux = muxer(one, other)
+            write_frame = yamux._write_frame
 
-        vars(yamux)["_write_frame"] = write_no_ping_or_pong
-        stream = await other.open_stream(one.me, ECHO)
-        with trio.move_on_after(2.5):
-            while True:
-                await stream.send(b"x")
-                await stream.receive()
-        assert other.peers() == {one.me}
-        await eventually(lambda: not other.peers())
+            async def write_no_ping_or_pong(frame: bytes) -> None:
+                if frame[1] != TYPE_PING:
+                    await write_frame(frame)
+
+            vars(yamux)["_write_frame"] = write_no_ping_or_pong
+            stream = await other.open_stream(one.me, ECHO)
+            with trio.move_on_after(2.5):
+                while True:
+                    await stream.send(b"x")
+                    await stream.receive()
+            assert other.peers() == {one.me}
+            await eventually(lambda: not other.peers())
+
+    await undisturbed(attempt, 0.5)
 
 
 @pytest.mark.trio

@@ -18,8 +18,9 @@ from serving.quality.duels.reading import read_answer
 from serving.scheduling.admission import Demand, Origin
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
-from tests.support.duel_world import JudgingBackend
-from tests.support.market_world import JUDGE, MODEL, compute_text, make_body
+from tests.support.market.duel_world import JudgingBackend
+from tests.support.market.scripted_backend import compute_text
+from tests.support.market_world import JUDGE, MODEL, make_body
 from tests.support.openai_answers import make_whole
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.check_parameters import CheckParameters
 from chain.crypto import hash_bytes
-from chain.parameters import Parameters
+from chain.parameters.checks import CheckParameters
+from chain.parameters.parameters import Parameters
 from chain.state.check_records import CHECK_REVEAL, ModelCheck
 from chain.store.kv import MemoryStore
 from chain.types.checks import (
@@ -28,8 +28,8 @@ from serving.quality.duels.check_duties import CheckDuties, CheckEffect, ScoreTr
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import Text, TextKind
 from serving.quality.duels.turns import END_SHARE, RETRY_DELAY_S, SUBMIT_INTERVAL_S, Fetch, Submit
-from tests.support.checks import CHECKER, make_check
-from tests.support.duels import EXECUTOR, PAYER, SALT, STRANGER
+from tests.support.chains.checks import CHECKER, make_check
+from tests.support.chains.duels import EXECUTOR, PAYER, SALT, STRANGER
 from tests.support.keys import make_key
 
 REQUEST, RESPONSE, TRANSCRIPT = TextKind.REQUEST, TextKind.RESPONSE, TextKind.TRANSCRIPT

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.exceptions import InvalidOperation
-from chain.parameters import Parameters
+from chain.parameters.parameters import Parameters
 from chain.state.duel_records import ANSWER, COMMIT, REPEAT, REVEAL, Duel
 from chain.store.kv import MemoryStore
 from chain.transition.duels.duties import check_duty, find_seat
@@ -41,7 +41,7 @@ from serving.quality.duels.duties import (
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import Text, TextKind, get_digest
 from serving.quality.duels.turns import MAX_ACTIVE, RETRY_DELAY_S, SUBMIT_INTERVAL_S, Fetch, Submit
-from tests.support.duels import (
+from tests.support.chains.duels import (
     CHALLENGER,
     EXECUTOR,
     FIRST_JUDGE,

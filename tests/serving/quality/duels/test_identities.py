@@ -17,9 +17,9 @@ from serving.quality.same_model.identity import IdentityRefused, ModelIdentity
 from serving.scheduling.admission import Demand, Origin
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
+from tests.support.market.model_backend import IDENTITY, ModelBackend
 from tests.support.market_world import MODEL
-from tests.support.model_backend import IDENTITY, ModelBackend
-from tests.support.scripted_model import Flavour, ScriptedModel
+from tests.support.servers.scripted_model import Flavour, ScriptedModel
 
 LLAMACPP = replace(IDENTITY, engine="llamacpp")
 DECLARED = (DeclaredIdentity(MODEL, IDENTITY.digest),)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY
+from chain.parameters.duels import DRAW_DELAYS, MIN_DRAW_DELAY
 from chain.store.kv import MemoryStore
 from chain.types.checks import NO_TRANSCRIPT, CheckReport, make_measured_report
 from chain.types.duels import DuelBallot
 from serving.offload.context import DeliveredTexts
 from serving.quality.duels.table import DuelTable, open_table
 from serving.quality.duels.texts import Text, TextKind
-from tests.support.duels import SALT, make_account
+from tests.support.chains.duels import SALT, make_account
 from tests.support.keys import make_key
 
 REQUEST, RESPONSE, ANSWER = TextKind.REQUEST, TextKind.RESPONSE, TextKind.ANSWER

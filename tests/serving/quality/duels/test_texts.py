@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from chain.parameters import Parameters, Price
+from chain.parameters.parameters import Parameters, Price
 from chain.state.check_records import CHECK_REVEAL
 from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES
 from chain.types.operations import Usage
@@ -21,8 +21,8 @@ from serving.quality.duels.texts import (
     list_kinds,
 )
 from serving.quality.same_model.transcript import MAX_TRANSCRIPT_BYTES
-from tests.support.checks import CHECKER, SECOND_CHECKER, make_check
-from tests.support.duels import CHALLENGER, EXECUTOR, PAYER, STRANGER, make_account, make_duel, make_seats
+from tests.support.chains.checks import CHECKER, SECOND_CHECKER, make_check
+from tests.support.chains.duels import CHALLENGER, EXECUTOR, PAYER, STRANGER, make_account, make_duel, make_seats
 
 REQUEST, RESPONSE, OWN = TextKind.REQUEST, TextKind.RESPONSE, TextKind.ANSWER
 SECOND_JUDGE = make_account(6)

@@ -27,8 +27,9 @@ from serving.quality.judging.judge import (
     detect_form,
 )
 from serving.quality.judging.prompt import AnswerPair, JudgePrompt, SingleAnswer, draw_seed, load_default_prompt
-from tests.support.judge_server import MODEL, JudgeServer, Script, serving_judge
-from tests.support.judging_texts import read_texts
+from tests.support.patience import PATIENT_BACKEND
+from tests.support.servers.judge_server import MODEL, JudgeServer, Script, serving_judge
+from tests.support.servers.judging_texts import read_texts
 from tests.support.waiting import PATIENCE
 
 PROMPT = JudgePrompt.parse(load_default_prompt())
@@ -40,7 +41,7 @@ T = TypeVar("T")
 def run(server: JudgeServer, use: Callable[[OpenAICompatibleBackend], Awaitable[T]]) -> T:
     async def main() -> T:
         async with serving_judge(server), trio.open_nursery() as nursery:
-            backend = OpenAICompatibleBackend(server.url, models=(MODEL,), load_reader="none")
+            backend = OpenAICompatibleBackend(server.url, models=(MODEL,), load_reader="none", timeouts=PATIENT_BACKEND)
             nursery.start_soon(backend.run)
             with trio.fail_after(PATIENCE):
                 result = await use(backend)

@@ -22,7 +22,7 @@ from serving.quality.judging.prompt import (
     load_default_prompt,
     make_mark,
 )
-from tests.support.judging_texts import read_texts
+from tests.support.servers.judging_texts import read_texts
 
 PROMPT = JudgePrompt.parse(load_default_prompt())
 ENTROPY = bytes(range(32))

@@ -13,6 +13,7 @@ from serving.quality.same_model.answer_text import (
     WrittenAnswer,
     count_needed,
     is_transcript_of,
+    list_written,
     read_written,
 )
 from serving.quality.same_model.transcript import MAX_TOKENS
@@ -82,3 +83,9 @@ def test_an_engine_that_lists_no_parts_of_characters_may_end_before_the_first_th
     assert is_transcript_of(answer, f"So {GRIN} it is", 5, "llamacpp"), "or have all of it"
     assert not is_transcript_of(answer, "S", 1, "llamacpp")
     assert count_needed(write(GRIN), "llamacpp") == 0 and count_needed(write(GRIN), "vllm") == 1
+
+
+def test_of_an_answer_that_was_begun_the_beginning_may_be_repeated() -> None:
+    assert list_written(write(" two"), "One,") == (write(" two"),) == list_written(write(" two"), "")
+    assert list_written(write("One, two"), " One,\n") == (write("One, two"), write(" two"))
+    assert list_written(write("a boy"), "a") == (write("a boy"), write(" boy")), "or it is by chance, and no repetition"

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from chain.check_parameters import CheckParameters
+from chain.parameters.checks import CheckParameters
 from chain.state.sequential_test import PPM, AccountHistory
 from serving.quality.same_model.calibration import (
     CONFIDENCE,

@@ -207,6 +207,24 @@ def test_where_tokens_may_be_missing_it_ends_before_the_first_character_that_may
         assert transcript is None and "lists 4 of 6 tokens" in tap.fault
 
 
+@pytest.mark.parametrize(("stream", "reported", "is_whole"), [(True, 3, True), (True, 4, False), (False, 3, False)])
+def test_of_a_stream_the_token_that_ends_it_may_be_missing(stream: bool, reported: int, is_whole: bool) -> None:
+    usage = {"completion_tokens": reported}
+    choices = [
+        {"index": 0, "delta" if stream else "message": {"content": text}, "logprobs": {"content": listed}}
+        for text, listed in (
+            [("It", [list_token(0, "It")]), (" is", [list_token(1, " is")])]
+            if stream
+            else [("It is", [list_token(0, "It"), list_token(1, " is")])]
+        )
+    ]
+    events = [make_event({"choices": [choice]}) for choice in choices] + [make_event({"choices": [], "usage": usage})]
+    tap = LogprobTap(stream)
+    pass_through(tap, [*events, DONE] if stream else [json.dumps({"choices": choices, "usage": usage}).encode()])
+    transcript = tap.get_transcript()
+    assert (transcript is not None) == is_whole and (transcript is None or transcript.ids == (0, 1))
+
+
 def test_of_a_long_answer_the_transcript_has_the_beginning() -> None:
     content = json.loads(make_whole(logprobs=True, tokens=MAX_TOKENS + 4))
     content["choices"][0]["logprobs"]["content"] *= MAX_TOKENS // 4 + 1

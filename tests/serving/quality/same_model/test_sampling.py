@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from serving.quality.same_model.sampling import DEFAULT_TEMPERATURE, read_stops, read_temperature
+from serving.quality.same_model.sampling import DEFAULT_TEMPERATURE, read_beginning, read_stops, read_temperature
+
+BEGUN = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel"}]
 
 
 def read(**fields: Any) -> float | None:
@@ -44,6 +46,9 @@ def test_the_temperature_is_that_of_the_request() -> None:
         {"top_logprobs": None},
         {"stream": True},
         {"stream": True, "stream_options": {"include_usage": False}},
+        {"continue_final_message": True, "add_generation_prompt": False},
+        {"messages": BEGUN, "continue_final_message": True, "add_generation_prompt": True},
+        {"messages": BEGUN, "continue_final_message": 1, "add_generation_prompt": 0},
         {"messages": "Hi"},
         {"messages": ["Hi"]},
     ],
@@ -59,6 +64,8 @@ def test_requests_that_change_what_is_drawn_cannot_be_checked(fields: dict[str, 
         {"stream": True, "stream_options": {"include_usage": True}},
         {"tool_choice": "auto", "tools": [{"type": "function"}], "response_format": {"type": "text"}, "n": 1},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, {"role": "assistant"}]},
+        {"messages": BEGUN, "continue_final_message": True},
+        {"messages": BEGUN, "continue_final_message": True, "add_generation_prompt": False},
     ],
 )
 def test_fields_that_change_nothing_do_not_matter(fields: dict[str, Any]) -> None:
@@ -67,6 +74,17 @@ def test_fields_that_change_nothing_do_not_matter(fields: dict[str, Any]) -> Non
 
 def test_a_body_that_is_no_request_cannot_be_checked() -> None:
     assert read_temperature(b"{") is None and read_temperature(b"[]") is None and read_temperature(b"[" * 9999) is None
+
+
+def test_the_beginning_of_an_answer_is_the_last_message_of_the_assistant() -> None:
+    def read_last(**message: Any) -> str:
+        return read_beginning(json.dumps({"messages": [*BEGUN, message]}).encode())
+
+    assert read_last(role="assistant", content="One, ") == "One, "
+    parts = [{"type": "text", "text": text} for text in ("One", "!")]
+    assert read_last(role="assistant", content=parts) == "One!"
+    assert read_last(role="user", content="One") == read_last(role="assistant", content=None) == ""
+    assert read_beginning(b'{"messages": []}') == ""
 
 
 def test_the_sequences_that_end_an_answer_are_read_in_any_form() -> None:

@@ -31,7 +31,8 @@ from serving.quality.same_model.statistics import SCORED_TOKENS
 from serving.quality.same_model.transcript import TopToken, Transcript, TranscriptToken, to_surprisal
 from tests.support.http_front import run_front
 from tests.support.openai_answers import make_whole
-from tests.support.scripted_model import MODEL, Flavour, ScriptedModel, tokenize
+from tests.support.patience import PATIENT_BACKEND
+from tests.support.servers.scripted_model import MODEL, Flavour, ScriptedModel, tokenize
 
 FLAVOURS: tuple[Flavour, ...] = ("vllm", "sglang", "llamacpp")
 
@@ -40,7 +41,7 @@ FLAVOURS: tuple[Flavour, ...] = ("vllm", "sglang", "llamacpp")
 async def connect_to(model: ScriptedModel) -> AsyncIterator[OpenAICompatibleBackend]:
     async with run_front(model.handle) as server:
         host, port = server.address
-        yield OpenAICompatibleBackend(f"http://{host}:{port}", models=(MODEL,))
+        yield OpenAICompatibleBackend(f"http://{host}:{port}", models=(MODEL,), timeouts=PATIENT_BACKEND)
 
 
 def with_backends(work: Callable[..., Awaitable[None]], *models: ScriptedModel) -> None:
@@ -200,6 +201,18 @@ def test_a_request_that_changes_what_is_drawn_is_not_scored() -> None:
             await check(scorer, biased, transcript, b"seed")
 
     with_backends(work, ScriptedModel("vllm"))
+
+
+@pytest.mark.parametrize(("flavour", "error"), [("vllm", NoTranscript), ("llamacpp", NotCheckable)])
+def test_no_answer_is_checked_whose_tokens_llama_cpp_may_have_kept_back(
+    flavour: Flavour, error: type[Exception]
+) -> None:
+    async def work(backend: OpenAICompatibleBackend) -> None:
+        scorer, request = await find_scorer(backend, MODEL), json.dumps({**json.loads(ask()), "stop": [", 5"]}).encode()
+        with pytest.raises(error):
+            await check_answer(scorer, request, await get_answer(backend, request), None, b"seed")
+
+    with_backends(work, ScriptedModel(flavour))
 
 
 @given(st.binary(max_size=32), st.integers(1, 200), st.integers(1, 20))

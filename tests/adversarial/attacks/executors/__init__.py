@@ -1,0 +1,1 @@
+"""Attacks by executors, on who pays them."""

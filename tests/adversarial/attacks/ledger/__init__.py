@@ -1,0 +1,1 @@
+"""Attacks on what every node does for the ledger: mempool, blocks, state, synchronization, audit."""

@@ -1,0 +1,1 @@
+"""Attacks by peers on connections, streams, discovery, relays and failure detection."""

@@ -1,0 +1,1 @@
+"""Attacks by payers, and by strangers that offer requests, on executors."""

@@ -1,0 +1,1 @@
+"""The core of consensus alone, on an event queue, and committees with faulty members."""

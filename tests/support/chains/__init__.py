@@ -1,0 +1,1 @@
+"""Chains made with ``chain_builder``: with duels, checks and restarts, in stores, and forged."""

@@ -1,0 +1,1 @@
+"""What whole nodes of a simulated market meet: cheats, faults, duels and checks."""

@@ -1,0 +1,1 @@
+"""Servers of models, real and pretended."""

@@ -1,0 +1,1 @@
+"""A market of strategies on the ledger alone."""
