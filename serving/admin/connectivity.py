@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import trio
 from pydantic import AfterValidator
+from starlette.exceptions import HTTPException
 
 from chain.crypto import format_address, parse_address
 from chain.exceptions import KeyFormatError
@@ -47,11 +48,12 @@ async def ping_peer(node: NodeView, order: PingOrder) -> dict[str, Any]:
     """Ping a peer, after a connection to it is made if there is none.
 
     Raises:
-        OrderRefused: it is this node, cannot be reached, or does not answer.
+        HTTPException: 400, it is this node.
+        OrderRefused: it cannot be reached, or does not answer.
     """
     peer = parse_address(order.peer)
     if peer == node.key.public_key:
-        raise OrderRefused("this is the node itself")
+        raise HTTPException(400, "peer: this is the node itself; name another")  # which trying again does not change
     is_new = peer not in node.network.peers()
     try:
         if is_new:

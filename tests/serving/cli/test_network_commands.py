@@ -24,6 +24,7 @@ from tests.support.owner_answers import ANSWERS
 from tests.support.waiting import PATIENCE
 
 ONE, TWO = sorted(make_key(name).address for name in ("one", "two"))
+OWN = make_key("own").address
 FOUND: dict[str, Any] = {
     "can_be_dialled": False,
     "listening": ["/ip4/10.0.0.7/tcp/4001"],
@@ -53,6 +54,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def answer(directory: Path | None, method: str, path: str, content: Any = None, timeout: float = 0) -> Any:
         if path == "/network/ping":
             pinged.append(content["peer"])
+            if content["peer"] == OWN:
+                raise CommandError("peer: this is the node itself; name another")
             if content["peer"] != ONE:
                 raise CommandError("it is not reached: no connection", code=ExitCode.REFUSED)
             return {"address": ONE, "path": "direct", "round_trip_ms": 10.0 * len(pinged), "was_connected": True}
@@ -83,6 +86,12 @@ def test_who_does_not_answer_who_is_unknown_and_who_is_meant_twice(asked: list[A
     assert len(asked) == 2
     assert "wwwserve peers --full" in run("ping", "nobody").stderr
     assert run("ping", "12D3").code == ExitCode.USAGE
+
+
+def test_an_order_that_can_never_succeed_is_given_once(asked: list[Any]) -> None:
+    outcome = run("ping", OWN)
+    assert outcome.code == ExitCode.FAILED and asked == [OWN]
+    assert outcome.stdout == "" and outcome.stderr.count("the node itself") == 1
 
 
 def test_netcheck_has_a_line_for_each_subject(asked: list[Any]) -> None:
