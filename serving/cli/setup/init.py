@@ -20,7 +20,7 @@ from chain.cli.text import print_line
 from chain.exceptions import LedgerError
 from chain.genesis import Genesis, load_genesis
 from serving.cli.setup.ports import choose_ports
-from serving.cli.setup.start import DEFAULTS, check_is_new, create_node
+from serving.cli.setup.start import DEFAULTS, DuelRate, check_is_new, create_node
 from serving.config.invitation import MAX_TEXT_BYTES, PREFIX, InvitationError, parse_invitation
 
 if TYPE_CHECKING:
@@ -48,15 +48,7 @@ def init(
     new_chain: Annotated[
         str | None, typer.Option(help="Name of a new chain of one's own, with this node as its first validator.")
     ] = None,
-    duel_rate: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=1_000,
-            help="Of 1,000 paid answers on the new chain, how many are answered again and judged. Below 50, fines "
-            "and bonds rise as duels get rarer.",
-        ),
-    ] = 0,
+    duel_rate: DuelRate = 0,
     checkpoint: Annotated[
         str | None, typer.Option(help="A recent block of that chain that you trust, HEIGHT:BLOCKID: begin from there.")
     ] = None,

@@ -26,7 +26,7 @@ from serving.cli.ledger.stopped_node import get_passphrase, load_own_genesis
 from serving.cli.running.admin_client import ask_node
 from serving.cli.running.wallet import parse_credits
 from serving.cli.setup.ports import find_free_port
-from serving.cli.setup.start import DEFAULTS, write_node
+from serving.cli.setup.start import DEFAULTS, DuelRate, write_node
 from serving.config.data_directory import CONFIG_FILE, KEY_FILE, create_private, make_data_dir
 from serving.config.file import load_config
 from serving.config.invitation import make_invitation
@@ -78,15 +78,7 @@ def create(
     grant: Annotated[
         str, typer.Option(metavar="CREDITS", help="What an account gets that registers ('wallet register').")
     ] = "0",
-    duel_rate: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=1_000,
-            help="Of 1,000 paid answers, how many are answered again and judged. Below 50, fines and bonds rise "
-            "as duels get rarer.",
-        ),
-    ] = 0,
+    duel_rate: DuelRate = 0,
     as_json: AsJson = False,
 ) -> None:
     """Make the data directories of a new network: keys, genesis and configuration of its validators."""

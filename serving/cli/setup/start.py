@@ -46,6 +46,16 @@ log = structlog.get_logger(__name__)
 
 DEFAULTS = NodeConfig()
 """The configuration of a node that is made without a word about it."""
+DuelRate = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=1_000,
+        help="Of 1,000 paid answers on the new chain, how many are answered again and judged. Below 50, fines and bonds "
+        "rise as duels get rarer.",
+    ),
+]
+"""The option ``--duel-rate`` of the commands that make a chain."""
 
 RunNode = Callable[..., Awaitable[None]]
 """Runs the node in a data directory, with its configuration, key and genesis, until it is told to stop. ``as_json``:
