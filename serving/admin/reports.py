@@ -21,8 +21,8 @@ from chain.transition.epochs import get_next_epoch
 from chain.transition.income import compute_missing_bond
 from p2p.network import Network
 from p2p.peers.announcement import Announcement, ModelLoad
+from serving.admin.health.diagnosis import judge
 from serving.admin.health.health import find_node_troubles, gather_ending, get_stake_share, get_version, report_backends
-from serving.admin.health.troubles import judge
 from serving.admin.node_view import NodeView
 from serving.model_list import describe_price
 from serving.prediction.announced_load import read_model_load

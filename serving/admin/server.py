@@ -31,8 +31,8 @@ from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
 from serving.admin.confinement import Confined
 from serving.admin.connectivity import PingOrder, check_network, ping_peer
+from serving.admin.health.diagnosis import Verdict
 from serving.admin.health.health import report_checks, report_health
-from serving.admin.health.troubles import Verdict
 from serving.admin.ledger import PUBLIC_SHARE, QUERIES, Ledger
 from serving.admin.levels import Endpoint, Level, PageRoute, Pages
 from serving.admin.metrics import CONTENT_TYPE, Metrics

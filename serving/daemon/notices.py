@@ -10,8 +10,8 @@ import structlog
 
 from chain.cli.contract import print_result
 from chain.cli.text import format_count, print_line
+from serving.admin.health.diagnosis import judge
 from serving.admin.health.health import find_node_troubles, get_version
-from serving.admin.health.troubles import judge
 from serving.admin.reports import report_status
 from serving.admin.server import Admin
 from serving.cli.running.status import describe_start

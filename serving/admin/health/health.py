@@ -1,7 +1,7 @@
 """Whether the node does its work: ready, degraded or stalled, with what is wrong and what mends it.
 
 *Stalled*: no block became final for long, so nothing is paid. *Degraded*: a part of what the owner configured does not
-work, or the ledger is behind. The rules are in :mod:`serving.admin.health.troubles`; here a node is read for them.
+work, or the ledger is behind. The rules are in :mod:`serving.admin.health.diagnosis`; here a node is read for them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 import trio
 
 from chain.types.validators import ValidatorSet
-from serving.admin.health.self_checks import Finding, check_clock, check_config, check_disk, check_ports
-from serving.admin.health.troubles import (
+from serving.admin.health.diagnosis import (
     BackendFacts,
     EndingFacts,
     Facts,
     MachineFacts,
-    Trouble,
     VotingFacts,
     find_troubles,
     judge,
     list_reasons,
 )
+from serving.admin.health.self_checks import Finding, check_clock, check_config, check_disk, check_ports
+from serving.admin.health.troubles import Trouble
 from serving.admin.node_view import NodeView
 from serving.backends.backend import Backend, LocatedBackend
 from serving.scheduling.admission import Origin
@@ -38,7 +38,7 @@ def find_node_troubles(node: NodeView) -> list[Trouble]:
 
 
 def gather_facts(node: NodeView) -> Facts:
-    """What :mod:`serving.admin.health.troubles` looks at."""
+    """What :mod:`serving.admin.health.diagnosis` looks at."""
     status, me = node.engine.status(), node.key.public_key
     validator, standing = node.engine.state.validator_record(me), status.standing
     return Facts(

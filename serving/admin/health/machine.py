@@ -10,7 +10,7 @@ import trio
 
 from chain.histogram import Histogram
 from p2p.runtime import Runtime
-from serving.admin.health.troubles import LATE_LOOP_S, SLOW_WRITE_S, MachineFacts
+from serving.admin.health.diagnosis import LATE_LOOP_S, SLOW_WRITE_S, MachineFacts
 
 LAG_INTERVAL_S = 0.25
 """Seconds between two looks at how late the event loop is."""
@@ -61,7 +61,7 @@ class Machine:
         self._late_looks = RecentShare(self.loop_lag, LATE_LOOP_S)
 
     def gather_facts(self) -> MachineFacts:
-        """What :mod:`serving.admin.health.troubles` looks at."""
+        """What :mod:`serving.admin.health.diagnosis` looks at."""
         return MachineFacts(str(self.directory), self.free_bytes, self._slow_writes.value, self._late_looks.value)
 
     async def run(self) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 
 from consensus.voting.disk import FAULT_FILE
 from p2p.addresses import get_endpoint
-from serving.admin.health.troubles import MIN_FREE_BYTES, SLOW_WRITE_S, Trouble, describe, format_bytes
+from serving.admin.health.diagnosis import MIN_FREE_BYTES, SLOW_WRITE_S
+from serving.admin.health.troubles import Trouble, describe, format_bytes
 from serving.config.data_directory import CONFIG_FILE
 from serving.config.fields import ConfigError
 from serving.config.file import load_config

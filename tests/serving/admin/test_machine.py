@@ -10,8 +10,8 @@ from trio.testing import MockClock
 
 from chain.histogram import Histogram
 from p2p.runtime import RealRuntime
+from serving.admin.health.diagnosis import LATE_LOOP_S, LATE_LOOP_SHARE, SLOW_WRITE_S
 from serving.admin.health.machine import LOOK_INTERVAL_S, LOOKS, MIN_RECENT, Machine, RecentShare
-from serving.admin.health.troubles import LATE_LOOP_S, LATE_LOOP_SHARE, SLOW_WRITE_S
 
 
 class Inline(RealRuntime):

@@ -9,24 +9,20 @@ from typing import Any
 import pytest
 
 from consensus.stall import MIN_STALL_S
-from serving.admin.health.troubles import (
-    KINDS,
+from serving.admin.health.diagnosis import (
     MIN_FREE_BYTES,
     MIN_SPAN_BLOCKS,
     BackendFacts,
     EndingFacts,
     Facts,
-    Kind,
     MachineFacts,
-    Severity,
     Verdict,
     VotingFacts,
-    describe,
-    describe_mend,
     find_troubles,
     judge,
     list_reasons,
 )
+from serving.admin.health.troubles import KINDS, Kind, Severity, describe, describe_mend
 
 WELL = Facts(
     address="12D3KooW",

@@ -12,8 +12,8 @@ import pytest
 from chain.cli.contract import ExitCode
 from consensus.stall import MIN_STALL_S
 from node import Node
+from serving.admin.health.diagnosis import CONNECTING_S, Verdict, judge
 from serving.admin.health.health import find_node_troubles
-from serving.admin.health.troubles import CONNECTING_S, Verdict, judge
 from serving.admin.reports import report_status
 from serving.cli.app import build_wwwserve_app
 from serving.cli.running.status import describe_start, describe_status
