@@ -28,8 +28,8 @@ from consensus.network.ingress import OperationIngress
 from consensus.rebroadcast import Rebroadcaster
 from consensus.simplex.messages import COMPACT_KIND, FORWARDED_KIND, Message, Propose, decode_message
 from consensus.sync.client import SyncClient
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.network import GossipMessage, Misbehaviour, Network
-from p2p.rate_limit import Limiter, Rate
 
 logger = structlog.get_logger(__name__)
 

@@ -3,8 +3,8 @@
 Reading order: ``network`` (the interface that everything above uses, and the misbehaviour of peers), ``addresses``,
 ``streams`` (requests and responses on pooled streams), ``ping``, ``peers`` (what is known of others; pure),
 ``discovery`` (what is done about it), ``host`` with ``nat`` (the interface on libp2p), ``simulation`` (the interface in
-memory), ``dht`` (the first peers). Small parts that several of these use: ``runtime`` (clock, chance, threads),
-``rate_limit``, ``peer_score``, ``fanout``, ``backoff``, ``length_prefixed``, ``peer_id``, ``closing``.
+memory), ``dht`` (the first peers). What several of these use: ``limits`` (what a peer may take; pure), ``runtime``
+(clock, chance, threads), ``fanout``, ``backoff``, ``length_prefixed``, ``peer_id``, ``closing``, ``owned_tasks``.
 
 ``consensus``, ``serving`` and ``node`` import this package; of the ledger it uses only the encoding of records and the
 signatures (``chain.codec``, ``chain.crypto``). Only ``host``, ``nat`` and ``dht`` import libp2p, in the modules that a

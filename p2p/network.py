@@ -35,7 +35,7 @@ def is_network_error(error: Exception) -> bool:
 
 
 class Misbehaviour(Enum):
-    """What a peer can do against the rules. The value is what it adds to the peer's score (:mod:`p2p.peer_score`)."""
+    """What a peer can do against the rules, with what that adds to its score (:mod:`p2p.limits.peer_score`)."""
 
     UPGRADE = 4.0
     """A connection that came to nothing: no handshake, a wrong one, or one that took too long."""
@@ -223,7 +223,10 @@ class PeerDirectory(Protocol):
         """Where ``peer`` can be dialled (multiaddresses), directly or through its relays; none if that is not known."""
 
     def get_weight(self, peer: bytes) -> int:
-        """What ``peer`` has at stake (:mod:`p2p.places`), by which it keeps its connection when there are too many."""
+        """What ``peer`` has at stake, by which it keeps its connection when there are too many.
+
+        See :mod:`p2p.limits.places`.
+        """
 
 
 class EmptyDirectory:

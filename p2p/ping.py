@@ -13,8 +13,8 @@ import trio
 
 from chain.codec import Bounds, Record
 from chain.exceptions import CodecError
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.network import Network, NetworkError
-from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 from p2p.streams.exchange import Exchange
 from p2p.streams.exchanges import Streams

@@ -27,8 +27,8 @@ import trio
 from chain import crypto
 from chain.codec import Bounds, Record
 from chain.collections import BoundedDict
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.network import Network, NetworkError
-from p2p.rate_limit import Limiter, Rate
 
 logger = structlog.get_logger(__name__)
 

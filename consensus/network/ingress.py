@@ -26,7 +26,7 @@ from chain.types.operations import MAX_CAPTURE_BYTES, Register, SignedOperation
 from consensus.mempool.pool import AlreadyKnown, Mempool
 from consensus.network.gossip import Batch, SeenCache
 from consensus.verifier import SignatureVerifier
-from p2p.rate_limit import Limiter, Rate
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 
 logger = structlog.get_logger(__name__)

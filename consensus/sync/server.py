@@ -45,8 +45,8 @@ from consensus.sync.messages import (
     Request,
     ValuePiece,
 )
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.network import NetworkError
-from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 from p2p.streams.exchange import Exchange
 

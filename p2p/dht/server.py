@@ -16,9 +16,9 @@ from p2p.dht.messages import MAX_DHT_MESSAGE_BYTES, WireMessage, decode_request,
 from p2p.dht.provider_store import ProviderStore
 from p2p.dht.routing_table import RoutingTable
 from p2p.length_prefixed import MalformedMessage, MessageStream
+from p2p.limits.rate_limit import Limiter, Rate
+from p2p.limits.shared_slots import SharedSlots, get_slot_owner
 from p2p.network import Misbehaviour, Network, NetworkError, RawStream
-from p2p.rate_limit import Limiter, Rate
-from p2p.shared_slots import SharedSlots, get_slot_owner
 
 READ_TIMEOUT_S = 15.0
 """Time that a stream may wait for the next request."""

@@ -17,6 +17,7 @@ from p2p.coarse_clock import CoarseClock
 from p2p.discovery.connector import Connector
 from p2p.discovery.plumtree import Plumtree
 from p2p.discovery.size_estimate import SizeEstimate
+from p2p.limits.rate_limit import Bucket
 from p2p.network import Network
 from p2p.peers.announcement import (
     MAX_AHEAD_MS,
@@ -31,7 +32,6 @@ from p2p.peers.announcement import (
 )
 from p2p.peers.anti_entropy import SyncFrame
 from p2p.peers.table import PeerTable
-from p2p.rate_limit import Bucket
 from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)

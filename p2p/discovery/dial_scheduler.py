@@ -12,7 +12,7 @@ that no part of the network stays separated, by chance or by an attacker. A boot
 all nodes.
 
 A failed dial is repeated after a back-off with jitter. Where no peer was verified yet, an address is dialled seldom,
-however many peers announce it (:mod:`p2p.dial_pace`). While too few peers are known, those stored by an
+however many peers announce it (:mod:`p2p.limits.dial_pace`). While too few peers are known, those stored by an
 earlier run are dialled as well, and those that the DHT suggested. In a small network, of two peers the one with the
 lesser key dials at once and the other after :data:`HEAD_START_S`, which avoids double connections; in a larger network
 the key order is ignored.
@@ -31,7 +31,7 @@ from random import Random
 
 from p2p.addresses import get_direct, get_relays, get_subnets
 from p2p.backoff import Backoff
-from p2p.dial_pace import DialPace
+from p2p.limits.dial_pace import DialPace
 from p2p.peers.announcement import Announcement
 from p2p.peers.table import PeerTable
 

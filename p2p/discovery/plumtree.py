@@ -30,10 +30,10 @@ import trio
 from chain.crypto import format_address
 from chain.exceptions import CodecError
 from p2p.discovery.peer_tasks import run_contained
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.network import Misbehaviour, Network, NetworkError
 from p2p.peers.announcement import ITEM_ID_BYTES, get_item_id
 from p2p.peers.anti_entropy import EMPTY_FRAME, AntiEntropy, SyncFrame
-from p2p.rate_limit import Limiter, Rate
 from p2p.streams.exchange import Exchange
 from p2p.streams.exchanges import Streams
 

@@ -20,13 +20,13 @@ from p2p.discovery.announcer import REFRESH_MIN_AGE_S, Announcer
 from p2p.discovery.connector import Connector
 from p2p.discovery.plumtree import Plumtree
 from p2p.discovery.prober import Prober
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.network import Network
 from p2p.peers.announcement import Announcement, decode_announcement, get_item_id, parse_announcement
 from p2p.peers.anti_entropy import MAX_ITEM_IDS_BYTES, AntiEntropy, SyncFrame
 from p2p.peers.failure_detector import PROBE_DELAY_S, FailureDetector
 from p2p.peers.suspect_message import SuspectMessage, decode_suspect_message, parse_suspect_message
 from p2p.peers.table import Change, PeerState, PeerTable
-from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ address (an IPv4 address, or the /64 of an IPv6 one). Each address has a limit o
 arrivals a second. With too many half-open connections the oldest one of the address with most is evicted: an honest
 handshake takes a fraction of a second, so a flood evicts its own.
 
-With too many connections one goes, whatever they are. Peers with weight (:mod:`p2p.places`) keep theirs, but all but a
-share of the connections at most: beyond, the one of least weight goes. Of those without weight the youngest of the
-address with most goes, so that connections from few addresses evict one another.
+When there are too many connections, one is closed. Peers with weight (:mod:`p2p.limits.places`) keep theirs, up to a
+share of all connections; beyond that share, the one of least weight is closed. Otherwise it is the youngest connection
+without weight from the address that has most, so that connections from few addresses evict one another.
 
 A circuit has no IP address of its own. If this node has asked the relay for circuits, they have a quota of that relay;
 otherwise they count against the address of the relay. So calling itself a relay gains a peer no room.
@@ -28,10 +28,10 @@ from dataclasses import dataclass, field
 import trio
 
 from p2p.addresses import get_quota_prefix, parse_host
+from p2p.limits.peer_score import ADDRESS_THRESHOLD, PEER_THRESHOLD, PeerScores
+from p2p.limits.places import count_bought_places, draw_lot, get_weight_class
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.network import Misbehaviour
-from p2p.peer_score import ADDRESS_THRESHOLD, PEER_THRESHOLD, PeerScores
-from p2p.places import count_bought_places, draw_lot, get_weight_class
-from p2p.rate_limit import Limiter, Rate
 
 UPGRADE_TIMEOUT_S = 5.0
 """Time for the handshakes of an inbound connection when many are half-open."""

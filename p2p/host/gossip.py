@@ -39,9 +39,9 @@ from p2p.host.gossip_rpc import (
     is_sound,
 )
 from p2p.length_prefixed import READ_CHUNK_BYTES, VARINT, LengthPrefixedReader
+from p2p.limits.rate_limit import Budget, Limiter, Rate
 from p2p.network import ByteCount, Misbehaviour
 from p2p.peer_id import peer_id_of, public_key_of
-from p2p.rate_limit import Budget, Limiter, Rate
 
 logger = logging.getLogger(__name__)
 

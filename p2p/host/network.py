@@ -27,7 +27,6 @@ from multiaddr import Multiaddr
 from chain.crypto import KeyPair, format_address
 from p2p.addresses import Endpoint, Reach, format_endpoint, get_endpoint, get_reach, get_scope, is_ip_address
 from p2p.closing import CLOSE_TIMEOUT_S, shielded
-from p2p.dial_pace import DialPace
 from p2p.fanout import Fanout
 from p2p.host.circuits import Circuits
 from p2p.host.connection_gater import ConnectionGater, ConnectionLimits
@@ -42,6 +41,8 @@ from p2p.host.stream import Libp2pStream
 from p2p.host.transport import DialRules
 from p2p.host.workarounds.host import MAX_OUTBOUND, GuardedHost, build_host, close_host
 from p2p.host.workarounds.swarm import ConnectionEvents
+from p2p.limits.dial_pace import DialPace
+from p2p.limits.places import OWNERS_CHOICE
 from p2p.nat.dial_back import DIAL_BACK_PROTOCOL, Reachability
 from p2p.nat.hole_punching import PUNCH_PROTOCOL, HolePuncher
 from p2p.nat.port_mapping import PortForwarding
@@ -59,7 +60,6 @@ from p2p.network import (
     RawStream,
     StreamHandler,
 )
-from p2p.places import OWNERS_CHOICE
 from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ from libp2p.stream_muxer.yamux.yamux import (
     YAMUX_HEADER_FORMAT,
 )
 
+from p2p.limits.rate_limit import Rate
 from p2p.network import Misbehaviour
-from p2p.rate_limit import Rate
 
 FRAME_RATE = Rate(items=4000, size=math.inf, burst=5.0)
 """Frames that are read from one peer; 64 streams of tokens are 2,000 a second."""

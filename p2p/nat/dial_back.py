@@ -32,10 +32,10 @@ from chain.crypto import format_address
 from chain.exceptions import CodecError
 from p2p.addresses import Endpoint, format_endpoint, get_subnet, is_local
 from p2p.length_prefixed import receive_record, send_record
+from p2p.limits.rate_limit import Limiter, Rate
+from p2p.limits.shared_slots import SharedSlots, get_slot_owner
 from p2p.network import Network, NetworkError, RawStream
-from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
-from p2p.shared_slots import SharedSlots, get_slot_owner
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ packet must not refuse an early one.
 
 A peer can lie. It can make this node send a few packets to an address that it names: so only to public addresses and no
 system ports, a bounded number for each punch, and few punches. At :data:`TOTAL_PUNCH_RATE` the node that is called in
-vain does not ban this one (:mod:`p2p.peer_score`).
+vain does not ban this one (:mod:`p2p.limits.peer_score`).
 
 Source: the libp2p specification "Direct Connection Upgrade through Relay" (DCUtR), whose protocol is not used: its
 timing comes to the same, but its addresses come from identify, which tells peers all listen addresses.
@@ -41,9 +41,9 @@ from chain.exceptions import CodecError
 from p2p.addresses import Endpoint, is_local
 from p2p.backoff import Backoff
 from p2p.length_prefixed import receive_record, send_record
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.nat.dial_back import Reachability
 from p2p.network import Network, NetworkError, RawStream
-from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ MAX_CONCURRENT = 8
 PUNCH_RATE = Rate(items=1 / 30, size=math.inf, burst=60.0)
 """Punches with one peer."""
 TOTAL_PUNCH_RATE = Rate(items=0.1, size=math.inf, burst=80.0)
-"""Punches with all peers (:mod:`p2p.rate_limit` may double this)."""
+"""Punches with all peers (:mod:`p2p.limits.rate_limit` may double this)."""
 MIN_PORT = 1024
 """Lowest port that is dialled."""
 MAX_REMEMBERED_PEERS = 1024

@@ -27,10 +27,10 @@ from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
 
 from chain.crypto import format_address
 from p2p.length_prefixed import MessageStream
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.nat.relay_client import CIRCUIT_TIMEOUT_S, RELAY_REQUEST_TIMEOUT_S, STOP, describe, get_target
 from p2p.network import Network, NetworkError, RawStream
 from p2p.peer_id import peer_id_of
-from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)

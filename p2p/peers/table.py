@@ -14,9 +14,9 @@ A departed peer leaves a *tombstone*, which remembers its last announcement:
 Tombstones outlast every announcement that could still be accepted, so a dead peer does not return as a ghost. An
 announcement that is passed on carries its *age*, so that passing it on does not renew it.
 
-Identities are free, so in a full table places are bought or drawn (:mod:`p2p.places`). Weight is stake, as the caller
-says. Of the peers without weight those go first that are unverified, known from others only; next those that this node
-has dialled, of which it remembers the latest :data:`MAX_DIALLED`. A peer gains nothing by connecting to this node.
+Identities are free, so in a full table places are bought or drawn (:mod:`p2p.limits.places`). Weight is stake, as the
+caller says. Of the peers without weight, the unverified ones, known from others only, go first. Next go those that this
+node has dialled, of which it remembers the latest :data:`MAX_DIALLED`. A peer gains nothing by connecting to this node.
 Tombstones have their own limit and the same rules, so that a crowd of newcomers cannot make this node forget a goodbye;
 those of peers that were never present go first.
 
@@ -35,8 +35,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from p2p.addresses import CIRCUIT, Located, Reach, get_addresses, get_direct, is_in_scope
+from p2p.limits.places import OWNERS_CHOICE, Places, draw_lot
 from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad, get_item_id
-from p2p.places import OWNERS_CHOICE, Places, draw_lot
 
 MAX_TABLE_PEERS = 4096
 """Peers that are present in a table, and tombstones beside them."""

@@ -23,8 +23,8 @@ from typing import Any
 import trio
 
 from chain.collections import SparseCounter
+from p2p.limits.shared_slots import SharedSlots, get_slot_owner
 from p2p.network import Network, NetworkError, RawStream, is_network_error
-from p2p.shared_slots import SharedSlots, get_slot_owner
 from p2p.streams.alarms import Alarms
 from p2p.streams.exchange import Exchange, ExchangeHandler
 from p2p.streams.frames import Frame, FrameError, Kind

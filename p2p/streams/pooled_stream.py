@@ -45,7 +45,7 @@ class PooledStream:
         self.is_accepted = False
         """Whether the peer opened it."""
         self.owner = b""
-        """What it counts against if the peer opened it: :func:`p2p.shared_slots.get_slot_owner`."""
+        """What it counts against if the peer opened it: :func:`p2p.limits.shared_slots.get_slot_owner`."""
         self.reason = "this node has stopped"
         """Why the reading task is cancelled, if it is."""
         self.number = 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Generic, Protocol, TypeVar
 
+from p2p.limits.rate_limit import Budget
 from p2p.network import Misbehaviour, Network, NetworkError, RawStream
-from p2p.rate_limit import Budget
 
 MAX_UNREAD_STREAM_BYTES = 16 << 20
 """Unread bytes of one peer in all its streams together: unfinished frames, and frames that no handler has received."""

@@ -33,7 +33,7 @@ from chain.explorer.validators import list_validators, show_epoch
 from chain.light.client import Checkpoint
 from chain.light.proofs import format_proof
 from chain.store.writer import ChainStore
-from p2p.rate_limit import Bucket
+from p2p.limits.rate_limit import Bucket
 from serving.admin.page_cache import Page, PageCache, make_page
 
 Answer = dict[str, Any]

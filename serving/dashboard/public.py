@@ -9,7 +9,7 @@ from __future__ import annotations
 import trio
 
 from p2p.addresses import get_quota_prefix, parse_host
-from p2p.rate_limit import Limiter, Rate
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 from serving.config.schema import DashboardConfig
 from serving.http.access import AccessRules

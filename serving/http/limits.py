@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from chain.collections import BoundedDict, SparseCounter
 from p2p.addresses import get_quota_prefix, parse_host
-from p2p.rate_limit import Bucket
+from p2p.limits.rate_limit import Bucket
 
 MAX_REFUSALS = 64
 """Connections over the limit that are answered with 503 at a time; further ones are closed at once."""

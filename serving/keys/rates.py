@@ -1,13 +1,13 @@
 """How fast one key may be used: requests and tokens a minute, and requests at a time. Pure: time is passed in, seconds.
 
-Both rates are token buckets (:class:`p2p.rate_limit.Bucket`) that hold a minute's worth. A request is charged the most
-tokens that it can take when it begins, and gets back what it did not take when it ends. It begins while the bucket is
-not empty, so that a request larger than the bucket passes too; the next one waits until the debt is paid.
+Both rates are token buckets (:class:`p2p.limits.rate_limit.Bucket`) that hold a minute's worth. When a request begins,
+it is charged the most tokens that it can take; when it ends, it gets back what it did not take. It begins while the
+bucket is not empty, so that a request larger than the bucket passes too; the next one waits until the debt is paid.
 """
 
 from __future__ import annotations
 
-from p2p.rate_limit import Bucket
+from p2p.limits.rate_limit import Bucket
 from serving.keys.records import KeyLimits
 from serving.openai.errors import too_many_requests
 

@@ -26,9 +26,9 @@ from p2p.host.transport import DialRules, GuardedTCP
 from p2p.host.workarounds.process import install
 from p2p.host.workarounds.swarm import GuardedSwarm
 from p2p.host.workarounds.yamux import GuardedUpgrader
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.network import Misbehaviour
 from p2p.peer_id import public_key_of
-from p2p.rate_limit import Limiter, Rate
 
 logger = logging.getLogger(__name__)
 

@@ -35,9 +35,9 @@ from p2p.closing import quietly, shielded
 from p2p.host.connection_gater import UPGRADE_TIMEOUT_S
 from p2p.host.workarounds.connection import DecryptedReads, EagerLock, ease_connection
 from p2p.host.yamux_limits import FRAME_RATE, TOTAL_FRAME_RATE, BufferBudget, check_frame
+from p2p.limits.rate_limit import Limiter
 from p2p.network import Misbehaviour
 from p2p.peer_id import public_key_of
-from p2p.rate_limit import Limiter
 
 logger = logging.getLogger(__name__)
 

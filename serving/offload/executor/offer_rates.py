@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from enum import Enum
 
-from p2p.rate_limit import Limiter, Rate
+from p2p.limits.rate_limit import Limiter, Rate
 from serving.accounting.payment_history import FIRST_ALLOWANCE, MAX_ALLOWANCE, PaymentHistory
 
 OFFERS_PER_ALLOWANCE = 4

@@ -7,7 +7,7 @@ takes far less than its share, however fast. Beyond the share the payer reads on
 from __future__ import annotations
 
 from chain.collections import BoundedDict
-from p2p.rate_limit import Bucket
+from p2p.limits.rate_limit import Bucket
 
 DECODING_SHARE = 0.1
 """Of one processor, for the answers of one executor together."""

@@ -14,8 +14,8 @@ import trio
 from chain.crypto import format_address
 from chain.exceptions import CodecError, StoreError
 from consensus.engine import Engine
+from p2p.limits.rate_limit import Limiter, Rate
 from p2p.network import NetworkError
-from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 from p2p.streams.exchange import Exchange
 from serving.offload.originator.dialer import ExecutorDialer

@@ -27,7 +27,7 @@ import trio
 import p2p.host.connection_gater
 import p2p.host.workarounds.host
 import p2p.host.workarounds.yamux
-import p2p.peer_score
+import p2p.limits.peer_score
 import p2p.streams.exchanges
 from chain.crypto import KeyPair, format_address
 from chain.genesis import Genesis, make_genesis, make_validator
@@ -38,8 +38,8 @@ from node import Node, run_node
 from p2p.backoff import Backoff
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
+from p2p.limits.rate_limit import Rate
 from p2p.network import NetworkError, RawStream
-from p2p.rate_limit import Rate
 from p2p.streams.exchange import Exchange
 from serving.admin.service_manager import ServiceManager
 from serving.config.schema import AdminConfig, ApiConfig, LimitsConfig, NodeConfig
@@ -65,7 +65,7 @@ SHORTENED = {
     # Longer, not shorter: all its peers are in one process, and one that stands still is not gone. But a victim that
     # reads a flood slowly notices only by silence that the sender has gone.
     p2p.host.workarounds.yamux: {"KEEPALIVE_TIMEOUT_S": 15.0},
-    p2p.peer_score: {"BAN_BACKOFF": SHORT_BAN},
+    p2p.limits.peer_score: {"BAN_BACKOFF": SHORT_BAN},
     p2p.streams.exchanges: {"STREAM_IDLE_TIMEOUT_S": 5.0, "EXCHANGE_LINGER_TIMEOUT_S": 3.0, "REAP_INTERVAL_S": 1.0},
 }
 
@@ -127,7 +127,7 @@ class Victim:
     @property
     def ban(self) -> float:
         """Seconds of the first ban."""
-        return (p2p.peer_score.BAN_BACKOFF if self.shipped else SHORT_BAN).first_s
+        return (p2p.limits.peer_score.BAN_BACKOFF if self.shipped else SHORT_BAN).first_s
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from consensus import receiver as receiver_module
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL
 from consensus.network.gossip import Batch
 from consensus.simplex.messages import FORWARDED_KIND, Propose, encode_message
+from p2p.limits.rate_limit import Rate
 from p2p.network import Misbehaviour
-from p2p.rate_limit import Rate
 from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchange import Exchange
 from p2p.streams.exchanges import Streams

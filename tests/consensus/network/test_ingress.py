@@ -16,8 +16,8 @@ from consensus.engine import QUEUE_EVENTS
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL
 from consensus.network.gossip import MAX_BATCH_BYTES, TOPIC_LIMITS, Batch, TopicRateLimiter, get_topic
 from consensus.simplex.messages import FORWARDED_KIND, encode_message
+from p2p.limits.rate_limit import PENALTY_S
 from p2p.network import GossipMessage
-from p2p.rate_limit import PENALTY_S
 from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Streams
 from tests.support.consensus_world import World, make_equal_genesis, simulate

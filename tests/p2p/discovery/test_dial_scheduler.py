@@ -8,7 +8,6 @@ from itertools import pairwise
 from random import Random
 
 from p2p.addresses import CIRCUIT, Reach, get_direct, get_subnet
-from p2p.dial_pace import ADDRESS_BURST, ADDRESS_INTERVAL_S
 from p2p.discovery.dial_scheduler import (
     BOOTSTRAP_BACKOFF,
     BOOTSTRAP_INTERVAL_S,
@@ -21,6 +20,7 @@ from p2p.discovery.dial_scheduler import (
     ConnectionSnapshot,
     DialScheduler,
 )
+from p2p.limits.dial_pace import ADDRESS_BURST, ADDRESS_INTERVAL_S
 from p2p.peers.announcement import Announcement, PeerLoad
 from p2p.peers.table import MAX_DIALLED_PER_ANNOUNCEMENT, PeerTable
 from tests.support.keys import make_key, make_peer

@@ -7,8 +7,8 @@ import contextlib
 import pytest
 import trio
 
+from p2p.limits.rate_limit import Rate
 from p2p.network import GossipMessage, NetworkError
-from p2p.rate_limit import Rate
 from tests.support.hosts import ECHO, TOPIC, collected, drained, echo, gossip_works, network, running
 from tests.support.waiting import PATIENCE, eventually
 

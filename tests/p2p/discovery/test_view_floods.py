@@ -22,12 +22,12 @@ from p2p.discovery.sync_handler import (
     UNTIMELY_REPORT_INTERVAL_S,
     VERIFICATION_BATCH,
 )
+from p2p.limits.rate_limit import Rate
 from p2p.network import Misbehaviour, NetworkError
 from p2p.peers.announcement import MAX_AHEAD_MS, Announcement, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import FINGERPRINT_BYTES, MAX_SYNC_ITEMS, AgedAnnouncement, SyncFrame
 from p2p.peers.suspect_message import sign_suspect_message
 from p2p.peers.table import MAX_TABLE_PEERS
-from p2p.rate_limit import Rate
 from p2p.simulation.runtime import SimulatedClock, SimulatedRuntime
 from tests.support.discovery_world import CHAIN, Node, Stranger, World, world
 

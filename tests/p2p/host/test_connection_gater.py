@@ -15,10 +15,10 @@ from p2p.host.connection_gater import (
     ConnectionLimits,
     InboundConnection,
 )
+from p2p.limits.peer_score import BAN_BACKOFF
+from p2p.limits.places import OWNERS_CHOICE
+from p2p.limits.rate_limit import Rate
 from p2p.network import Misbehaviour
-from p2p.peer_score import BAN_BACKOFF
-from p2p.places import OWNERS_CHOICE
-from p2p.rate_limit import Rate
 from tests.support.keys import make_peer
 
 EASY = Rate(items=1e6, size=math.inf, burst=1e6)

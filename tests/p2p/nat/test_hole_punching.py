@@ -24,6 +24,7 @@ from p2p.host.network import Libp2pNetwork
 from p2p.host.simultaneous_open import open_simultaneously
 from p2p.host.transport import DialRules, GuardedTCP
 from p2p.length_prefixed import receive_record, send_record
+from p2p.limits.rate_limit import Rate
 from p2p.nat.hole_punching import (
     FAILURE_BACKOFF,
     MAX_REMEMBERED_PEERS,
@@ -35,7 +36,6 @@ from p2p.nat.hole_punching import (
 )
 from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream
-from p2p.rate_limit import Rate
 from p2p.runtime import RealRuntime
 from p2p.streams.exchange import Exchange
 from p2p.streams.exchanges import Streams

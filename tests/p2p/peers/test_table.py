@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2p.limits.places import OWNERS_CHOICE
 from p2p.peers.announcement import ACCEPTANCE_S, Announcement, ModelLoad, PeerLoad
 from p2p.peers.table import RANK_INTERVAL_S, TOMBSTONE_S, Change, ChangeKind, PeerState, PeerTable
-from p2p.places import OWNERS_CHOICE
 from tests.support.keys import make_peer
 
 ME = make_peer(0)

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from node import Node
-from p2p.rate_limit import Rate
+from p2p.limits.rate_limit import Rate
 from serving.admin.confinement import CONTENT_SECURITY_POLICY
 from serving.admin.server import Admin
 from serving.config.schema import DashboardConfig

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import trio
 
+from p2p.limits.peer_score import PEER_THRESHOLD, PeerScores
 from p2p.network import Misbehaviour, NetworkError
-from p2p.peer_score import PEER_THRESHOLD, PeerScores
 from p2p.peers.announcement import Announcement, PeerLoad
 from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
 from p2p.simulation.runtime import run_simulation

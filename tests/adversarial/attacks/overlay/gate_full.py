@@ -6,7 +6,7 @@ import math
 
 from chain.parameters.parameters import Parameters
 from p2p.host.connection_gater import ConnectionGater, ConnectionLimits, InboundConnection
-from p2p.rate_limit import Rate
+from p2p.limits.rate_limit import Rate
 from tests.adversarial.attacks.table import Attack, Outcome
 
 SYBILS, MORE_SYBILS, NEWCOMERS = 1000, 400, 200

@@ -31,8 +31,8 @@ import p2p.host.workarounds.yamux
 from p2p.host.workarounds.swarm import GuardedSwarm
 from p2p.host.workarounds.yamux import BATCH_BYTES, MAX_UNNOTED_BYTES, GuardedUpgrader, GuardedYamux
 from p2p.host.yamux_limits import BufferBudget
+from p2p.limits.rate_limit import Rate
 from p2p.network import NetworkError, RawStream
-from p2p.rate_limit import Rate
 from p2p.streams.frames import Frame, FrameReader, Kind
 from tests.support.hosts import (
     ECHO,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.places import NEWCOMERS_DIVISOR, OWNERS_CHOICE, Places, draw_lot, get_weight_class
+from p2p.limits.places import NEWCOMERS_DIVISOR, OWNERS_CHOICE, Places, draw_lot, get_weight_class
 from tests.support.keys import make_peer
 
 SIZE = 8

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from chain.collections import BoundedDict
 from p2p.addresses import Endpoint, get_endpoint
-from p2p.rate_limit import Bucket
+from p2p.limits.rate_limit import Bucket
 
 ADDRESS_INTERVAL_S = 60.0
 """Seconds between dials of one address."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2p.limits.peer_score import BAN_BACKOFF, MEMORY_S, PeerScores
 from p2p.network import Misbehaviour
-from p2p.peer_score import BAN_BACKOFF, MEMORY_S, PeerScores
 from tests.support.keys import make_peer
 
 ONE, TWO = make_peer(1), make_peer(2)

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.shared_slots import SharedSlots
+from p2p.limits.shared_slots import SharedSlots
 
 
 def test_of_the_owners_with_most_the_longest_unused_gives_way() -> None:

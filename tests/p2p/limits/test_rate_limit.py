@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.rate_limit import IDLE_S, Budget, Limiter, Rate
+from p2p.limits.rate_limit import IDLE_S, Budget, Limiter, Rate
 from tests.support.keys import make_peer
 
 ONE, TWO = make_peer(1), make_peer(2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chain.crypto import format_address
-from p2p.dial_pace import ADDRESS_BURST, ADDRESS_INTERVAL_S, HOST_BURST, HOST_INTERVAL_S, DialPace
+from p2p.limits.dial_pace import ADDRESS_BURST, ADDRESS_INTERVAL_S, HOST_BURST, HOST_INTERVAL_S, DialPace
 from tests.support.keys import make_peer
 
 ADDRESS = "/ip4/203.0.113.5/tcp/80"
