@@ -1,7 +1,7 @@
 """What other nodes send: messages of the committee and gossip, checked and handed to the event loop of agreement.
 
 All of it is untrusted. Decoding is bounded and strict; what is wrong is dropped with a debug line and costs its sender.
-Signatures are checked in worker threads before the loop sees a message.
+Signatures are checked in worker threads before the loop sees a message, where there are more than a few.
 """
 
 from __future__ import annotations

@@ -28,6 +28,10 @@ class SignatureVerifier:
         """Whether all signatures hold. Blocks for those that no thread has checked before."""
         return self._cache.verify(checks)
 
+    def is_quick(self, count: int) -> bool:
+        """Whether so many signatures are checked on the event loop in any case."""
+        return count <= LOOP_SIGNATURES
+
     def trust(self, *checks: crypto.SignatureCheck) -> None:
         """Remember signatures that this node made itself."""
         self._cache.add(dict.fromkeys(checks, True))

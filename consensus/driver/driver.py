@@ -2,8 +2,9 @@
 
 Every ``on_`` method is called by one task, the engine's loop, so that the state machine sees one thing at a time. The
 loop waits for worker threads that execute blocks and write to disk. Signatures are checked in worker threads before a
-message gets to the loop (:mod:`consensus.driver.message_checks`); the core then finds the verdicts in the cache. Own
-votes are the exception: a vote is made durable on the loop, which must not do anything else before.
+message gets to the loop (:mod:`consensus.driver.message_checks`); the core then finds the verdicts in the cache. Votes
+are the exception: the signature of another's is checked on the loop, and an own one is made durable there, before the
+loop does anything else.
 """
 
 from __future__ import annotations
@@ -377,22 +378,12 @@ class Driver:
 
     async def _finalize(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         """Write final blocks to disk, move the tree and the mempool on, and enter the next epoch if it is time."""
-        vote_store = self._vote_store
-        blocks = [node.block for node in executed]
-        if vote_store is not None:
-            await self._runtime.run_sync(vote_store.before_final, blocks)
-        mark = None if vote_store is None else vote_store.mark
-        final = [(node.block, node.transition) for node in executed]
-        await self._runtime.run_sync(self._store.append, final, certificate, mark)
-        if vote_store is not None:
-            await self._runtime.run_sync(vote_store.after_final, blocks)
+        await self._runtime.run_sync(self._write_final, executed, certificate)
         for node in executed:  # those that sync brought were executed elsewhere
             self._report(self._detector.observe_block(node.block, self._epoch.find_validators))
         self._report(self._detector.observe_certificate(certificate, self._epoch.find_validators(certificate.epoch)))
         header = self._store.header
         self._tree.advance(header, self._store.state)
-        if vote_store is not None:
-            await self._runtime.run_sync(vote_store.prune, certificate)
         for node in executed:
             transition = node.transition
             self._mempool.on_final(node.block, transition.state, transition.changes, trio.current_time())
@@ -404,6 +395,18 @@ class Driver:
         else:
             waiting = self._tree.resume(BlockStatus.WAITING_FOR_PARENT)
             self._queue(self.simplex, [ExecuteBlock(block) for block in waiting])
+
+    def _write_final(self, executed: Sequence[ExecutedBlock], certificate: Certificate) -> None:
+        """Blocks for as long as the disk takes. StoreError ends the node."""
+        vote_store = self._vote_store
+        blocks = [node.block for node in executed]
+        if vote_store is not None:
+            vote_store.before_final(blocks)
+        mark = None if vote_store is None else vote_store.mark
+        self._store.append([(node.block, node.transition) for node in executed], certificate, mark)
+        if vote_store is not None:
+            vote_store.after_final(blocks)
+            vote_store.prune(certificate)
 
     async def _enter_epoch(self) -> None:
         self._epoch = get_next_epoch(self._genesis, self._store.state)

@@ -175,8 +175,7 @@ class Announcer:
         interval = ANNOUNCE_SPACING_S if self.load.is_far_from(sent) else LOAD_INTERVAL_S
         if self.load != sent and now - sent_at >= interval:
             self._sent_load = (self.load, now)
-            for peer in self._plumtree.peers():
-                self._plumtree.send(peer, SyncFrame(load=self.load))
+            self._plumtree.send_to_all(SyncFrame(load=self.load))
 
     def request_refresh(self, min_age: float) -> None:
         """Make a new announcement soon if the last is at least ``min_age`` seconds old."""

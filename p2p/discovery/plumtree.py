@@ -190,10 +190,19 @@ class Plumtree:
 
     def send(self, peer: bytes, frame: SyncFrame) -> None:
         """Send a frame to a neighbour soon, unless too many are on the way to it already."""
-        session = self._sessions.get(peer)
-        if session is not None and self._nursery is not None and session.sending < MAX_SENDING:
-            raw = _encode(frame)
-            if raw is not None:
+        self._send_soon([peer], frame)
+
+    def send_to_all(self, frame: SyncFrame) -> None:
+        """:meth:`send` a frame to each neighbour."""
+        self._send_soon(self.peers(), frame)
+
+    def _send_soon(self, peers: Iterable[bytes], frame: SyncFrame) -> None:
+        raw = _encode(frame)
+        if raw is None or self._nursery is None:
+            return
+        for peer in peers:
+            session = self._sessions.get(peer)
+            if session is not None and session.sending < MAX_SENDING:
                 session.sending += 1
                 self._nursery.start_soon(run_contained, self._network, peer, self._send, session, raw)
 

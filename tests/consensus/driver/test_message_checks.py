@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
+from chain import crypto
 from chain.types.votes import NO_BLOCK, VoteKind
 from consensus.driver.message_checks import MessageChecks
 from consensus.simplex.core import Simplex
 from consensus.verifier import SignatureVerifier
-from p2p.simulation.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from tests.support.agreement.committee import Committee
 
 BLOCK = bytes([7] * 32)
@@ -52,3 +55,28 @@ def test_votes_and_what_is_of_another_epoch_always_go_to_the_loop() -> None:
     core.on_message(committee.certify(VoteKind.NOTARIZE, 1, BLOCK, signers=5))
     assert not checks.is_old_news(committee.vote(0, VoteKind.NOTARIZE, 1, BLOCK))
     assert not checks.is_old_news(later.certify(VoteKind.NOTARIZE, 1, BLOCK, signers=5))
+
+
+def test_the_signature_of_a_vote_is_left_to_the_loop_and_those_of_a_certificate_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One is checked on the event loop in any case, and the core checks it as it comes to it."""
+    committee = Committee(7)
+    core = committee.make_core(committee.get_follower(1, 2))
+    core.start()
+    checks, checked = make_checks(core), 0
+    verify = crypto.verify
+
+    def count(*arguments: bytes) -> bool:
+        nonlocal checked
+        checked += 1
+        return verify(*arguments)  # type: ignore[arg-type]
+
+    async def main() -> None:
+        await checks.verify(committee.vote(0, VoteKind.NOTARIZE, 1, BLOCK))
+        assert checked == 0
+        await checks.verify(committee.certify(VoteKind.NOTARIZE, 1, BLOCK, signers=5))
+        assert checked == 5
+
+    monkeypatch.setattr(crypto, "verify", count)
+    run_simulation(1, main)

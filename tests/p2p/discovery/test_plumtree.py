@@ -12,7 +12,7 @@ import trio
 
 from p2p.discovery.plumtree import MAX_EAGER_INBOUND, Plumtree
 from p2p.peers.announcement import get_item_id
-from p2p.peers.anti_entropy import SyncFrame
+from p2p.peers.anti_entropy import FINGERPRINT_BYTES, SyncFrame
 from p2p.simulation.runtime import run_simulation
 from tests.support.discovery_world import Node, World, world
 
@@ -163,3 +163,29 @@ async def test_without_a_link_in_the_tree_a_node_asks_for_one() -> None:
         item = say_something(node, 1)
         await trio.sleep(2)
         assert knowing(w, item) >= 0.75 * COUNT
+
+
+@simulated
+async def test_what_all_neighbours_are_told_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        node, encode, encoded = w.nodes[3], SyncFrame.encode, Counter[SyncFrame]()
+        frame = SyncFrame(root=w.nodes[3].discovery.table.root.to_bytes(FINGERPRINT_BYTES), refresh=True)
+        heard: set[bytes] = set()
+        change = Plumtree._change_tree
+
+        def count(frame: SyncFrame) -> bytes:
+            encoded[frame] += 1
+            return encode(frame)
+
+        def hear(self: Plumtree, session: Any, given: SyncFrame, *more: Any) -> SyncFrame | None:
+            if given == frame and session.exchange.peer == node.me:
+                heard.add(self._network.me)
+            return change(self, session, given, *more)
+
+        monkeypatch.setattr(SyncFrame, "encode", count)
+        monkeypatch.setattr(Plumtree, "_change_tree", hear)
+        node.discovery._plumtree.send_to_all(frame)
+        await trio.sleep(0.5)
+        assert heard == {*node.discovery._plumtree.peers()} and len(heard) > 3
+        assert encoded[frame] == 1

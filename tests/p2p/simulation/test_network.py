@@ -114,6 +114,29 @@ async def test_an_unread_stream_stalls_its_sender(nursery: trio.Nursery, simulat
 
 
 @pytest.mark.trio
+async def test_where_there_is_room_no_other_task_runs_before_a_sender_goes_on(
+    nursery: trio.Nursery, simulated_clock: SimulatedClock
+) -> None:
+    _, a, b = await connected_pair(nursery)
+    b.handle(PROTOCOL, hold)
+    stream = await a.open_stream(b.me, PROTOCOL)
+    await trio.lowlevel.checkpoint()
+    others: list[int] = []
+    nursery.start_soon(_note, others)
+    for _ in range(10):
+        await stream.send(b"frame")
+    assert not others
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await stream.send(b"frame")
+    assert scope.cancelled_caught
+
+
+async def _note(others: list[int]) -> None:
+    others.append(1)
+
+
+@pytest.mark.trio
 async def test_an_unknown_protocol_is_refused(nursery: trio.Nursery, simulated_clock: SimulatedClock) -> None:
     _, a, b = await connected_pair(nursery)
     with pytest.raises(NetworkError, match="does not speak"):
