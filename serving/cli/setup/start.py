@@ -51,8 +51,8 @@ DuelRate = Annotated[
     typer.Option(
         min=0,
         max=1_000,
-        help="Of 1,000 paid answers on the new chain, how many are answered again and judged. Below 50, fines and bonds "
-        "rise as duels get rarer.",
+        help="Of 1,000 paid answers on the new chain, how many are answered again and judged. Below 50, fines and "
+        "bonds rise as duels get rarer.",
     ),
 ]
 """The option ``--duel-rate`` of the commands that make a chain."""
