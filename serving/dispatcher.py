@@ -437,7 +437,7 @@ class Dispatcher:
         if backend is not backends[0]:
             record.prediction, record.reason = None, Reason.NEXT.value
         timer = backend.meter.start_timer(
-            request.model, len(request.body), slot_at, is_stream=answer.is_stream, prefixes=request.prefixes
+            request.model, len(request.body), slot_at, is_stream=begun.is_streamed, prefixes=request.prefixes
         )
         length = self.originator.predictor.watch_length(request)
         if not begun.inspector.is_stream:

@@ -20,8 +20,10 @@ import trio
 
 from serving.backends.backend import CONTINUATION, BackendError, ErrorEventSent
 from serving.failover.rules import Next, Outcome, judge_status, judge_whole
-from serving.openai.answers import MAX_EVENT_BYTES, Answer, AnswerInspector, WholeBody
+from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, Answer, AnswerInspector, WholeBody
+from serving.openai.content import AnswerForm
 from serving.openai.errors import bad_gateway, too_many_requests, unavailable
+from serving.openai.event_writer import write_events
 from serving.openai.requests import Request
 from serving.prediction.output_length import AnswerLength
 from serving.prediction.predicted_time import BYTES_PER_TOKEN
@@ -80,6 +82,7 @@ class Begun(msgspec.Struct, frozen=True):
     """An answer whose content has begun. ``answer`` has the rest of its body: what comes after the ``held`` bytes.
 
     ``inspector`` has seen of a stream what was held, and let ``passed`` through; of another answer it has seen nothing.
+    ``is_streamed``: the backend has written it piece by piece, so that what comes when says how fast it is.
     """
 
     backend: ScheduledBackend
@@ -87,6 +90,7 @@ class Begun(msgspec.Struct, frozen=True):
     held: bytes
     inspector: AnswerInspector
     passed: bytes
+    is_streamed: bool
 
     async def read(self) -> AsyncGenerator[bytes, None]:
         """The whole body, as it came."""
@@ -212,6 +216,9 @@ async def _begin(
         serving = backend.complete(request.path, tries.body, tries.demand, stream=request.stream, on_slot=note_slot)
         try:
             answer = await opened.enter_async_context(serving)
+            is_streamed = answer.is_stream
+            if answer.status == 200 and is_streamed != request.stream:
+                answer = await _write_as_stream(answer, request.endpoint.form)
             is_stream = answer.is_stream and answer.status == 200
             inspector = AnswerInspector(
                 answer.is_stream,
@@ -240,7 +247,7 @@ async def _begin(
     else:
         answer.body = WholeBody()
         backend.breaker.note_answer()
-    return Begun(backend, answer, held, inspector, passed)
+    return Begun(backend, answer, held, inspector, passed, is_streamed)
 
 
 async def inspect_answer(begun: Begun, timer: AnswerTimer, length: AnswerLength) -> AsyncGenerator[bytes, None]:
@@ -336,6 +343,22 @@ async def _hold_back_whole(answer: Answer, inspector: AnswerInspector) -> tuple[
     if answer.status == 200 and (fault := judge_whole(bytes(held))) is not None:
         raise BadAnswer(fault)
     return bytes(held), b""
+
+
+async def _write_as_stream(answer: Answer, form: AnswerForm) -> Answer:
+    """The whole answer of a backend that was asked for a stream, as one.
+
+    Raises:
+        BackendError: it broke off, is malformed, or is none; or it is a stream, for which the backend was not asked.
+    """
+    if answer.is_stream:
+        raise BadAnswer("the backend streams an answer that was asked for in one piece")
+    whole, _ = await _hold_back_whole(answer, AnswerInspector(stream=False, form=form))
+    try:
+        events = write_events(whole, form)
+    except ValueError as error:
+        raise BadAnswer(str(error)) from error
+    return Answer(200, EVENT_STREAM, WholeBody(events))
 
 
 def _note(backend: ScheduledBackend, outcome: Outcome, retry_after_s: float, *, is_doubt: bool) -> None:

@@ -17,12 +17,11 @@ from typing import Any
 from serving.backends.backend import BackendError
 from serving.openai.answers import get_data
 from serving.openai.bodies import parse_json
+from serving.openai.content import ENVELOPE
 from serving.openai.requests import encode_body
 
 MIN_REPEATED_CHARS = 16
 """Characters of the beginning of an answer that are no accident at the beginning of its rest."""
-ENVELOPE = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
-"""What all events of a stream have in common."""
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 """What says nothing in a piece of a message."""
 

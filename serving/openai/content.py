@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
+ENVELOPE = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
+"""What all events of a stream have in common."""
 MAX_FORM_CHARS = 1024
 """Most characters of what the events of a stream have in common that are repeated in the event that ends it."""
 

@@ -95,7 +95,7 @@ class AnswerWriter:
                 tap.begin(answer.is_stream)
             request = tries.request
             self._timer = timer = begun.backend.meter.start_timer(
-                request.model, len(request.body), slot_at, is_stream=answer.is_stream, prefixes=request.prefixes
+                request.model, len(request.body), slot_at, is_stream=begun.is_streamed, prefixes=request.prefixes
             )
             async for piece in begun.read():
                 now = trio.current_time()

@@ -302,6 +302,8 @@ class OffloadAttempt:
         is_clean = len(kind) <= MAX_CONTENT_TYPE_CHARS and kind.isascii() and kind.isprintable()
         if not kind.startswith(CONTENT_TYPES) or not is_clean:
             raise BackendError("the executor answered with an unusable content type")
+        if head.status == 200 and kind.startswith(EVENT_STREAM) != self.terms.request.stream:
+            raise BackendError("the executor answered with a stream that was not asked for, or without one that was")
         return head
 
     async def _receive_next(self) -> Message:

@@ -116,7 +116,7 @@ def test_a_stream_is_gathered_after_its_beginning() -> None:
     async def main() -> None:
         inspector = AnswerInspector(stream=True)
         answer = Answer(200, "text/event-stream", write(), gather=gather)
-        begun = Begun(scheduled, answer, first, inspector, inspector.feed(first))
+        begun = Begun(scheduled, answer, first, inspector, inspector.feed(first), True)
         timer = scheduled.meter.start_timer(MODEL, 1, 0.0, is_stream=True)
         length = AnswerLength(OutputLengths(), MODEL, 1, 4, is_limited=False)
         assert [chunk async for chunk in inspect_answer(begun, timer, length)] == [first, second, end]

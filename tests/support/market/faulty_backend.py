@@ -205,6 +205,10 @@ FAULTS = [
         Reply(lambda: iter([b"<html>"]), content_type=HTML),
         Reply(lambda: iter([b"<html>"]), content_type=HTML),
     ),
+    Fault("JSON that is no answer", _body(b'{"ok":true}'), _body(b'{"ok":true}'), ("rescued", "as sent")),
+    Fault(
+        "a stream that nobody asked for", _events(*_tokens(6), END), _events(*_tokens(6), END), ("as sent", "rescued")
+    ),
     _status("401 of its key", 401),
     _status("404 of its model", 404),
     _status("302 elsewhere", 302),

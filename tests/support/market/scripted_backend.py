@@ -42,6 +42,8 @@ class Script:
     head_at_once: bool = False
     """The head comes before the first delay."""
     has_usage: bool = True
+    ignores_stream: bool = False
+    """Answers in one piece, whatever is asked."""
     break_after: int | None = None
     stall_after: int | None = None
     error_after: int | None = None
@@ -94,7 +96,7 @@ class ScriptedBackend:
                 yield Answer(status, "application/json", Pieces([self.others.get(path, ERROR_BODY)]))
             elif path != CHAT_COMPLETIONS:
                 yield compute_other(path, body, self.name, script)
-            elif stream:
+            elif stream and not script.ignores_stream:
                 yield Answer(200, "text/event-stream", _Events(self.name, script))
             else:
                 delay = script.first_delay if script.head_at_once else 0.0
@@ -227,7 +229,7 @@ def compute_other(path: str, body: bytes, name: str, script: Script) -> Answer:
         return Answer(200, "application/json", Pieces(pieces))
     prompts = asked["prompt"] if isinstance(asked["prompt"], list) else [asked["prompt"]]
     texts = [compute_text(name, script.tokens)] * len(prompts) * asked.get("n", 1)
-    if not asked.get("stream"):
+    if not asked.get("stream") or script.ignores_stream:
         return Answer(200, "application/json", Pieces([make_texts(MODEL, texts, script.tokens, "stop")]))
     pieces = [make_text_chunk(MODEL, f"{name}{number} ") for number in range(script.tokens)]
     pieces += [make_text_chunk(MODEL, "", "stop"), make_text_usage(MODEL, script.tokens), DONE]

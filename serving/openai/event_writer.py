@@ -1,0 +1,122 @@
+"""A whole answer, written as the events of a stream: for users of a backend that ignores ``stream``. Pure.
+
+Some servers answer a request for a stream in one piece. Clients that asked for events cannot read that. What a stream
+would have said is all there, so it is said late: the role, the text and the calls, the end, and the usage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from serving.openai.bodies import parse_json
+from serving.openai.content import ENVELOPE, TEXTS, AnswerForm, decode_body
+from serving.openai.requests import encode_body
+
+PIECE_CHARS = 8_192
+"""Most characters of a text in one event: however they are escaped, it is no event that is too long."""
+PIECE_TOKENS = 50
+"""Most tokens whose log probabilities are in one event."""
+OTHER_TEXTS = ("reasoning", "reasoning_content", "refusal")
+"""Texts of a message beside its content. The first two are one text where both are there, and stay side by side."""
+
+_CALLS = "tool_calls"
+_OWN = ("index", "message", "text", "logprobs", "finish_reason")
+"""What of a choice has its place in the events before the last."""
+
+Fields = dict[str, Any]
+
+
+def write_events(body: bytes, form: AnswerForm) -> bytes:
+    """The stream that says what the answer ``body`` says, to its end.
+
+    Raises:
+        ValueError: there is no answer of this ``form`` in it.
+    """
+    content = parse_json(body)
+    if content is None or decode_body(body, form) is None:
+        raise ValueError("the answer is not of the form that was asked for")
+    choices = content.get("choices")
+    if not choices:
+        raise ValueError("the answer has no choices")
+    envelope = {name: content[name] for name in ENVELOPE if name in content}
+    if form is not TEXTS:
+        envelope["object"] = "chat.completion.chunk"
+    pieces = (piece for number, choice in enumerate(choices) for piece in _write_choice(choice, number, form))
+    events = [{**envelope, "choices": [piece]} for piece in pieces]
+    if isinstance(content.get("usage"), dict):
+        events.append({**envelope, "choices": [], "usage": content["usage"]})
+    return b"".join(b"data: " + encode_body(event) + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+
+
+def _write_choice(choice: Mapping[str, Any], number: int, form: AnswerForm) -> Iterator[Fields]:
+    """The pieces of a choice. The last says how it ended, and whatever else a server says of it."""
+    index = choice["index"] if type(choice.get("index")) is int else number
+    for piece in _write_text(choice) if form is TEXTS else _write_message(choice):
+        yield {"index": index, **piece, "finish_reason": None}
+    name, empty_piece = form.empty_piece
+    others = {key: value for key, value in choice.items() if key not in _OWN}
+    yield {**others, "index": index, name: empty_piece, "finish_reason": choice.get("finish_reason")}
+
+
+def _write_message(choice: Mapping[str, Any]) -> Iterator[Fields]:
+    message = choice.get("message")
+    if message is None:
+        raise ValueError("a choice of the answer has no message")
+    texts = [name for name in OTHER_TEXTS if isinstance(message.get(name), str)]
+    later = ("content", _CALLS, *texts)
+    first = {name: value for name, value in message.items() if name not in later and value is not None}
+    content = message.get("content")
+    yield {"delta": {"role": "assistant", **first, "content": None if content is None else ""}}
+    for parts in zip_longest(*(_cut(message[name], PIECE_CHARS) for name in texts), fillvalue=""):
+        yield {"delta": dict(zip(texts, parts, strict=True))}
+    for part, logprobs in _pair(content, choice.get("logprobs")):
+        yield {"delta": {"content": part}, **logprobs}
+    for number, call in enumerate(message.get(_CALLS) or ()):
+        for piece in _write_call(call):
+            yield {"delta": {_CALLS: [{**piece, "index": number}]}}
+
+
+def _write_text(choice: Mapping[str, Any]) -> Iterator[Fields]:
+    if "text" not in choice:
+        raise ValueError("a choice of the answer has no text")
+    for part, logprobs in _pair(choice["text"], choice.get("logprobs")):
+        yield {"text": part, **logprobs}
+
+
+def _write_call(call: Fields) -> Iterator[Fields]:
+    """A tool call, of which its arguments may come in pieces."""
+    function = call.get("function")
+    if function is None:
+        yield call
+        return
+    arguments = function.get("arguments") or ""
+    yield {**call, "function": {**function, "arguments": arguments[:PIECE_CHARS]}}
+    for part in _cut(arguments[PIECE_CHARS:], PIECE_CHARS):
+        yield {"function": {"arguments": part}}
+
+
+def _pair(text: str | None, logprobs: Any) -> Iterator[tuple[str, Fields]]:
+    """The pieces of a text, and of the log probabilities of its tokens as far as there are any."""
+    for part, listed in zip_longest(_cut(text or "", PIECE_CHARS), _cut_logprobs(logprobs)):
+        yield part or "", {} if listed is None else {"logprobs": listed}
+
+
+def _cut_logprobs(logprobs: Any) -> list[Fields]:
+    """The log probabilities of so many tokens at a time. All their lists have one entry for each token."""
+    if not isinstance(logprobs, dict):
+        return []
+    lists = {name: _cut(value, PIECE_TOKENS) for name, value in logprobs.items() if isinstance(value, list)}
+    count = max((len(pieces) for pieces in lists.values()), default=0)
+    return [
+        {
+            name: (lists[name][number] if number < len(lists[name]) else []) if name in lists else value
+            for name, value in logprobs.items()
+        }
+        for number in range(count)
+    ]
+
+
+def _cut(whole: Sequence[Any], size: int) -> list[Any]:
+    return [whole[start : start + size] for start in range(0, len(whole), size)]
