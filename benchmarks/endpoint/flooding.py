@@ -34,7 +34,7 @@ from chain.types.operations import Hold, Usage, compute_digest
 from node import Node
 from p2p.addresses import get_endpoint
 from p2p.host.network import Libp2pNetwork
-from p2p.host.transport import GuardedTCP
+from p2p.host.transport.tcp import GuardedTCP
 from p2p.network import NetworkError
 from p2p.runtime import RealRuntime
 from p2p.streams.exchange import Exchange

@@ -22,8 +22,8 @@ from p2p.host.circuits import Circuits
 from p2p.host.connection_gater import ConnectionGater
 from p2p.host.connections import Connections
 from p2p.host.lifetime import Lifetime
-from p2p.host.socks5 import PROXY_TIMEOUT_S
-from p2p.host.transport import DialRules, GuardedTCP
+from p2p.host.transport.socks5 import PROXY_TIMEOUT_S
+from p2p.host.transport.tcp import DialRules, GuardedTCP
 from p2p.nat.relay_client import CIRCUIT_TIMEOUT_S, open_circuit
 from p2p.network import Network, NetworkError
 from p2p.peer_id import peer_id_of

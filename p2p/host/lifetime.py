@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from p2p.host.gossip import GuardedPubsub
+from p2p.host.gossip.pubsub import GuardedPubsub
 from p2p.host.isolated import IsolatedDialer
 from p2p.host.workarounds.host import GuardedHost
 from p2p.host.workarounds.swarm import GuardedSwarm

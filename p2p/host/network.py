@@ -33,12 +33,13 @@ from p2p.host.connection_gater import ConnectionGater, ConnectionLimits
 from p2p.host.connections import Connections
 from p2p.host.descriptors import fit_to_descriptors
 from p2p.host.dialer import Dialer
-from p2p.host.gossip import GuardedGossipSub, GuardedPubsub
+from p2p.host.gossip.pubsub import GuardedPubsub
+from p2p.host.gossip.router import GuardedGossipSub
 from p2p.host.isolated import IsolatedDialer
 from p2p.host.lifetime import Lifetime, RunningHost
 from p2p.host.protocols import Protocols
 from p2p.host.stream import Libp2pStream
-from p2p.host.transport import DialRules
+from p2p.host.transport.tcp import DialRules
 from p2p.host.workarounds.host import MAX_OUTBOUND, GuardedHost, build_host, close_host
 from p2p.host.workarounds.swarm import ConnectionEvents
 from p2p.limits.dial_pace import DialPace

@@ -192,7 +192,7 @@ def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime, directory:
     """The libp2p network of a public, a private or an anonymous node."""
     from p2p.host.connection_gater import ConnectionLimits
     from p2p.host.network import Libp2pNetwork
-    from p2p.host.transport import DialRules
+    from p2p.host.transport.tcp import DialRules
     from p2p.nat.relay_server import RelayLimits
 
     named = (*config.get_bootstrap(), *(config.get_dht_servers() or ()))

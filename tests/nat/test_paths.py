@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from chain.audit.sources import StoreSource
-from p2p.host.simultaneous_open import PUNCH_TIMEOUT_S
+from p2p.host.transport.simultaneous_open import PUNCH_TIMEOUT_S
 from p2p.host.workarounds.yamux import KEEPALIVE_INTERVAL_S
 from tests.nat.box import TCP, NatType
 from tests.nat.lab import open_lab

@@ -16,7 +16,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from p2p.addresses import format_circuit_address
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
-from p2p.host.transport import DialRules
+from p2p.host.transport.tcp import DialRules
 from p2p.host.workarounds.yamux import GuardedYamux
 from p2p.nat.relay_server import RelayLimits
 from p2p.runtime import RealRuntime

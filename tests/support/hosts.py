@@ -14,7 +14,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 import p2p.dht.service
 import p2p.host.connection_gater
 import p2p.host.dialer
-import p2p.host.gossip
+import p2p.host.gossip.pubsub
 import p2p.host.isolated
 import p2p.host.protocols
 import p2p.host.workarounds.host
@@ -42,7 +42,7 @@ TIME_LIMITS: dict[ModuleType, tuple[str, ...]] = {
     p2p.dht.service: ("DHT_REQUEST_TIMEOUT_S",),
     p2p.host.connection_gater: ("UPGRADE_TIMEOUT_S", "PATIENT_UPGRADE_TIMEOUT_S"),
     p2p.host.dialer: ("DIAL_TIMEOUT_S", "DIRECT_HEAD_START_S", "CIRCUIT_TIMEOUT_S"),
-    p2p.host.gossip: ("RPC_TIMEOUT_S",),
+    p2p.host.gossip.pubsub: ("RPC_TIMEOUT_S",),
     p2p.host.isolated: ("ISOLATED_DIAL_TIMEOUT_S", "UPGRADE_TIMEOUT_S"),
     p2p.host.protocols: ("STREAM_OPEN_TIMEOUT_S",),
     p2p.host.workarounds.host: ("UPGRADE_TIMEOUT_S", "PATIENT_UPGRADE_TIMEOUT_S"),

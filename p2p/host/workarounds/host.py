@@ -21,8 +21,8 @@ from chain.crypto import KeyPair
 from p2p.addresses import Reach
 from p2p.closing import CLOSE_TIMEOUT_S, quietly
 from p2p.host.connection_gater import PATIENT_UPGRADE_TIMEOUT_S, UPGRADE_TIMEOUT_S, ConnectionGater
-from p2p.host.socks5 import PROXY_TIMEOUT_S
-from p2p.host.transport import DialRules, GuardedTCP
+from p2p.host.transport.socks5 import PROXY_TIMEOUT_S
+from p2p.host.transport.tcp import DialRules, GuardedTCP
 from p2p.host.workarounds.process import install
 from p2p.host.workarounds.swarm import GuardedSwarm
 from p2p.host.workarounds.yamux import GuardedUpgrader

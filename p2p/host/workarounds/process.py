@@ -66,7 +66,7 @@ def exclusive_ports() -> None:
     two get connections at random.
 
     Delete when listening on a port in use fails. Hole punching shares the port of a connection, where nothing listens,
-    and sets its own options (``p2p.host.transport``).
+    and sets its own options (``p2p.host.transport.tcp``).
     """
 
     def reuse_only_after_close(sock: trio.socket.SocketType) -> None:

@@ -30,7 +30,7 @@ def open_remote(multiaddress: str, genesis: Path | None, socks5: str | None) -> 
     """
     from consensus.sync.download import download_chain
     from p2p.host.network import Libp2pNetwork
-    from p2p.host.transport import DialRules
+    from p2p.host.transport.tcp import DialRules
 
     try:
         peer, address = parse_peer_address(multiaddress)

@@ -18,7 +18,7 @@ from multiaddr import Multiaddr
 from chain.crypto import KeyPair
 from p2p.addresses import get_endpoint
 from p2p.host.network import Libp2pNetwork
-from p2p.host.transport import GuardedTCP
+from p2p.host.transport.tcp import GuardedTCP
 from p2p.host.workarounds.yamux import GuardedUpgrader
 from p2p.network import NetworkError, RawStream
 from p2p.peer_id import peer_id_of

@@ -33,7 +33,7 @@ from p2p.dht.service import (
 )
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
-from p2p.host.transport import DialRules
+from p2p.host.transport.tcp import DialRules
 from p2p.host.workarounds.swarm import ConnectionEvents
 from p2p.length_prefixed import MessageStream
 from p2p.network import NetworkError, RawStream

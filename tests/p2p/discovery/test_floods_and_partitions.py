@@ -35,7 +35,7 @@ async def test_gossip_says_which_neighbour_brought_it() -> None:
 @pytest.mark.trio
 async def test_a_flood_ends_at_the_first_honest_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a neighbour sends beyond its rate is neither delivered nor passed on; others are heard meanwhile."""
-    monkeypatch.setattr("p2p.host.gossip.NEIGHBOUR_RATE", Rate(items=10, size=1 << 20, burst=5.0))
+    monkeypatch.setattr("p2p.host.gossip.pubsub.NEIGHBOUR_RATE", Rate(items=10, size=1 << 20, burst=5.0))
     flooder, honest, middle, other = network(1), network(2), network(3), network(4)
     inboxes = [node.subscribe(TOPIC) for node in (middle, other)]
     async with running(flooder, honest, middle, other):

@@ -14,11 +14,11 @@ from libp2p.peer.peerinfo import PeerInfo
 from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr
 
-import p2p.host.transport
+import p2p.host.transport.tcp
 from p2p.addresses import get_endpoint
 from p2p.host.network import Libp2pNetwork
-from p2p.host.socks5 import ProxyError, dial_through
-from p2p.host.transport import DialRules, GuardedTCP
+from p2p.host.transport.socks5 import ProxyError, dial_through
+from p2p.host.transport.tcp import DialRules, GuardedTCP
 from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError
 from p2p.peer_id import peer_id_of
@@ -201,7 +201,7 @@ async def test_what_is_no_proxy_is_found_out(answers: bytes) -> None:
 
 @pytest.mark.trio
 async def test_a_proxy_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.socks5, "PROXY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(p2p.host.transport.socks5, "PROXY_TIMEOUT_S", 0.2)
 
     async def hang(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()

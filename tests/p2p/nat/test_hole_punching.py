@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from libp2p.transport.exceptions import OpenConnectionError
 from trio.testing import MockClock
 
-import p2p.host.simultaneous_open
+import p2p.host.transport.simultaneous_open
 import p2p.nat.hole_punching
 from chain.exceptions import CodecError
 from p2p.addresses import Endpoint, format_circuit_address
 from p2p.backoff import Backoff
 from p2p.host.network import Libp2pNetwork
-from p2p.host.simultaneous_open import open_simultaneously
-from p2p.host.transport import DialRules, GuardedTCP
+from p2p.host.transport.simultaneous_open import open_simultaneously
+from p2p.host.transport.tcp import DialRules, GuardedTCP
 from p2p.length_prefixed import receive_record, send_record
 from p2p.limits.rate_limit import Rate
 from p2p.nat.hole_punching import (
@@ -158,7 +158,7 @@ async def test_two_ends_that_dial_each_other_have_one_connection_whichever_is_fi
 
 @pytest.mark.trio
 async def test_a_caller_from_elsewhere_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.simultaneous_open, "PUNCH_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(p2p.host.transport.simultaneous_open, "PUNCH_TIMEOUT_S", 1.0)
 
     async def attempt() -> None:
         here, there = await free_endpoint(), await free_endpoint("127.0.0.2")
@@ -179,20 +179,20 @@ async def test_a_caller_from_elsewhere_is_sent_away(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.trio
 async def test_dials_are_bounded_and_so_is_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.simultaneous_open, "PUNCH_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(p2p.host.simultaneous_open, "PUNCH_INTERVAL_S", 0.001)
+    monkeypatch.setattr(p2p.host.transport.simultaneous_open, "PUNCH_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(p2p.host.transport.simultaneous_open, "PUNCH_INTERVAL_S", 0.001)
     dials = 0
-    bind = p2p.host.simultaneous_open._bind
+    bind = p2p.host.transport.simultaneous_open._bind
 
     async def counted(local: Endpoint) -> trio.socket.SocketType:
         nonlocal dials
         dials += 1
         return await bind(local)
 
-    monkeypatch.setattr(p2p.host.simultaneous_open, "_bind", counted)
+    monkeypatch.setattr(p2p.host.transport.simultaneous_open, "_bind", counted)
     with trio.fail_after(PATIENCE), pytest.raises(OSError, match="no connection"):
         await open_simultaneously(await free_endpoint(), await free_endpoint("127.0.0.2"))
-    assert dials == 1 + p2p.host.simultaneous_open.MAX_PUNCHES
+    assert dials == 1 + p2p.host.transport.simultaneous_open.MAX_PUNCHES
 
 
 @pytest.mark.trio

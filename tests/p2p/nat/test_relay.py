@@ -20,7 +20,7 @@ import p2p.nat.relay_server
 from p2p.addresses import format_circuit_address
 from p2p.host.connection_gater import ConnectionLimits
 from p2p.host.network import Libp2pNetwork
-from p2p.host.transport import DialRules
+from p2p.host.transport.tcp import DialRules
 from p2p.length_prefixed import MessageStream
 from p2p.nat.relay_client import HOP, STOP, CircuitEnd, open_circuit
 from p2p.nat.relay_server import RESERVATION_TTL_S, SETTLING_S, Circuit, RelayLimits, RelayTable

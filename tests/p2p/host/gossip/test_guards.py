@@ -22,12 +22,13 @@ from libp2p.utils import encode_varint_prefixed
 from multiaddr import Multiaddr
 from trio.testing import wait_all_tasks_blocked
 
-import p2p.host.gossip
-import p2p.host.gossip_rpc
+import p2p.host.gossip.pubsub
+import p2p.host.gossip.rpc
 import p2p.host.network
 import p2p.host.workarounds.swarm
-from p2p.host.gossip import GuardedGossipSub, GuardedPubsub
-from p2p.host.gossip_rpc import BoundedQueue
+from p2p.host.gossip.pubsub import GuardedPubsub
+from p2p.host.gossip.router import GuardedGossipSub
+from p2p.host.gossip.rpc import BoundedQueue
 from p2p.host.network import Libp2pNetwork
 from p2p.host.workarounds.host import GuardedHost
 from p2p.peer_id import peer_id_of
@@ -148,7 +149,7 @@ async def test_odd_control_messages_and_senders_are_ignored() -> None:
         await send_gossip(attacker, victim, rpc_pb2.RPC(control=control).SerializeToString(), message(), b"")
         await send_gossip(attacker, victim, rpc_pb2.RPC(senderRecord=b"\xffjunk").SerializeToString())
         with pytest.raises(StreamError):
-            await send_gossip(attacker, victim, b"\0" * (p2p.host.gossip.MAX_RPC_BYTES + 1))
+            await send_gossip(attacker, victim, b"\0" * (p2p.host.gossip.pubsub.MAX_RPC_BYTES + 1))
 
     assert await survives(attack)
 
@@ -205,7 +206,7 @@ async def test_a_peer_has_one_gossip_stream(on: bool, monkeypatch: pytest.Monkey
 @guard
 @pytest.mark.trio
 async def test_an_rpc_without_an_end(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.gossip, "RPC_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(p2p.host.gossip.pubsub, "RPC_TIMEOUT_S", 0.3)
     if not on:
         monkeypatch.delattr(GuardedPubsub, "continuously_read_stream")
     async with pair() as (victim, attacker):
@@ -219,7 +220,7 @@ async def test_an_rpc_without_an_end(on: bool, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.trio
 async def test_unfinished_rpcs_of_all_peers_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.gossip, "MAX_UNFINISHED_BYTES", 1 << 20)
+    monkeypatch.setattr(p2p.host.gossip.pubsub, "MAX_UNFINISHED_BYTES", 1 << 20)
     victim, *attackers = (network(number) for number in range(1, 7))
     async with running(victim, *attackers):
         for number, attacker in enumerate(attackers):
@@ -364,7 +365,7 @@ async def test_many_messages_at_once_are_not_taken_for_spam(on: bool) -> None:
 @pytest.mark.trio
 async def test_a_burst_fits_into_the_queues(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
-        monkeypatch.setattr(p2p.host.gossip, "bounded_gossip_queues", lambda: None)
+        monkeypatch.setattr(p2p.host.gossip.pubsub, "bounded_gossip_queues", lambda: None)
         monkeypatch.setattr("libp2p.pubsub.pubsub.RpcQueue", RpcQueue)
     async with pair() as (one, other):
         inbox = one.subscribe(TOPIC)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import encode_uvarint
 
-from p2p.host import gossip_rpc
-from p2p.host.gossip_rpc import (
+from p2p.host.gossip import rpc
+from p2p.host.gossip.rpc import (
     MAX_CACHED_BYTES,
     MAX_CONTROL_BYTES,
     MAX_QUEUED_RPC_BYTES,
@@ -123,7 +123,7 @@ async def test_a_queue_is_bounded_by_bytes() -> None:
 
 
 def test_the_oldest_messages_are_forgotten_when_they_are_too_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gossip_rpc, "MAX_CACHED_BYTES", 10_000)
+    monkeypatch.setattr(rpc, "MAX_CACHED_BYTES", 10_000)
     cache = BoundedCache(2, 3)
     for number in range(30):
         cache.put(message(1000, number))

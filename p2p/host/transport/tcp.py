@@ -19,8 +19,8 @@ from libp2p.transport.tcp import tcp
 from multiaddr import Multiaddr
 
 from p2p.addresses import Endpoint, Reach, format_endpoint, get_endpoint, is_in_scope, is_ip_address
-from p2p.host.simultaneous_open import open_simultaneously
-from p2p.host.socks5 import ProxyError, dial_through
+from p2p.host.transport.simultaneous_open import open_simultaneously
+from p2p.host.transport.socks5 import ProxyError, dial_through
 
 _FAMILIES = {"dns": trio.socket.AF_UNSPEC, "dns4": trio.socket.AF_INET, "dns6": trio.socket.AF_INET6}
 """The versions of IP that an address with a name leads to."""
