@@ -1,8 +1,9 @@
 """One attempt at an offload: the originator's side of the exchange with one executor.
 
 The attempt offers, pays with a hold of its own, passes the answer on as it comes, and signs a receipt once the
-executor's account of it was found right. An executor that is lost in the middle of a stream, because a relay died or an
-address changed, is sought again by every path there is, and the answer goes on where it was.
+executor's account of it was found right (:mod:`serving.offload.originator.received_answer`). An executor that is lost
+in the middle of a stream, because a relay died or an address changed, is sought again by every path there is, and the
+answer goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 
 import structlog
 import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError, InvalidOperation
-from chain.types.operations import Hold, Usage, compute_digest, compute_hold_id, finish_digest, start_digest
+from chain.types.operations import Hold, compute_digest, compute_hold_id
 from p2p.network import NetworkError
 from p2p.streams.exchange import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
@@ -27,10 +29,10 @@ from serving.offload.originator.decoding_share import DecodingShare
 from serving.offload.originator.dialer import ExecutorDialer
 from serving.offload.originator.hedging import Race
 from serving.offload.originator.patience import Patience
+from serving.offload.originator.received_answer import ReceivedAnswer
 from serving.offload.originator.silence import PAUSE_S, Silences
 from serving.offload.protocol import (
     CHUNK_BYTES,
-    MAX_ANSWER_BYTES,
     Accepted,
     Completed,
     Declined,
@@ -44,7 +46,6 @@ from serving.offload.protocol import (
     ResponseHead,
     Resume,
     encode_message,
-    is_signed_delivery,
 )
 from serving.offload.settings import OriginatorSettings
 from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, Answer, AnswerInspector
@@ -93,8 +94,6 @@ class OffloadAttempt:
         """Of the answer; told what comes of it."""
         self.hold_id = b""
         """Empty until the hold is offered."""
-        self.inspector = AnswerInspector(stream=False)
-        """Has seen as much of the answer as was received."""
         self.error_body = b""
         """Of an answer that is a client error."""
         self.is_over = False
@@ -129,13 +128,8 @@ class OffloadAttempt:
         self._payer = context.payments.payer
         self._offer_salt = context.make_salt()
         """Of the request's digest."""
-        self._salt = b""
-        """Of the answer's digest."""
-        self._digest = start_digest()
-        self._kept = bytearray()
-        """The answer, on a chain with duels."""
-        self._received = 0
-        """Bytes of the body received."""
+        compute_price = partial(self._payer.compute_price, terms.request.model, len(terms.request.body))
+        self._received = ReceivedAnswer(terms.request, terms.amount, compute_price, is_kept=context.keep is not None)
         self._resumptions = 0
         self._is_paid = False
         self._was_silent = False
@@ -173,14 +167,7 @@ class OffloadAttempt:
         head = await self._receive_head()
         chunks = await self._stack.enter_async_context(aclosing(self._receive_chunks()))
         self.answer = Answer(head.status, head.content_type, chunks)
-        self.inspector = AnswerInspector(
-            self.answer.is_stream,
-            form=request.endpoint.form,
-            choices=request.choices,
-            has_tools=request.has_tools,
-            withhold_usage=not request.wants_usage,
-        )
-        self._salt = head.salt
+        self._received.begin(head, is_stream=self.answer.is_stream)
         if request.stream and head.status == 200:
             first = await self._receive_first_content(chunks)
             self.first_token_s = trio.current_time() - self.begun_at
@@ -190,6 +177,11 @@ class OffloadAttempt:
             first = b"".join([chunk async for chunk in chunks])
             self.error_body = b"" if head.status == 200 else first
         self.answer.body = await self._stack.enter_async_context(aclosing(_prepend(first, chunks)))
+
+    @property
+    def inspector(self) -> AnswerInspector:
+        """Has seen as much of the answer as was received."""
+        return self._received.inspector
 
     def compute_waited(self, now: float) -> float:
         """Seconds since it began in which the user was waiting for more."""
@@ -241,9 +233,9 @@ class OffloadAttempt:
         """Keep what was asked and answered, in case that a duel is about it: an executor may capture for any part."""
         keep = self._context.keep
         if keep is not None and self.inspector.completion_bytes:
-            request, answer = self.terms.request.body, bytes(self._kept) if self.is_over else b""
-            deadline, salt = self._hold.deadline, self._offer_salt
-            keep(DeliveredTexts(self.hold_id, False, deadline, salt, request, self._salt, answer))
+            request, received = self.terms.request.body, self._received
+            deadline, salt, answer = self._hold.deadline, self._offer_salt, received.body if self.is_over else b""
+            keep(DeliveredTexts(self.hold_id, False, deadline, salt, request, received.salt, answer))
 
     # Offer and payment
 
@@ -373,9 +365,9 @@ class OffloadAttempt:
                 try:
                     await self._dialer.connect(executor, self._settings.accept_timeout_s)
                     exchange = await self._open()
-                    await exchange.send(encode_message(Resume(self.hold_id, self._received)))
+                    await exchange.send(encode_message(Resume(self.hold_id, self._received.size)))
                     self.exchange = exchange
-                    log.info("resumed an answer", executor=format_address(executor), received=self._received)
+                    log.info("resumed an answer", executor=format_address(executor), received=self._received.size)
                     return
                 except (NetworkError, trio.TooSlowError) as error:
                     failure = NetworkError(str(error) or "no answer in time")
@@ -453,34 +445,22 @@ class OffloadAttempt:
         Raises:
             BackendError: the answer is too long.
         """
-        if self._received + len(data) > MAX_ANSWER_BYTES:
-            raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
-        self._received += len(data)
-        self._digest.update(data)
-        if self._context.keep is not None:
-            self._kept += data
-        if self.inspector.is_over:
-            return b""
-        before = self.inspector.completion_bytes
-        passed = self.inspector.feed(data)
-        if self.inspector.completion_bytes > before:
-            self.length.grow(self.inspector.completion_bytes)
+        inspector = self.inspector
+        before, was_over = inspector.completion_bytes, inspector.is_over
+        passed = self._received.take(data)
+        if inspector.completion_bytes > before:
+            self.length.grow(inspector.completion_bytes)
             self._patience.note_content(trio.current_time())
             self._silences.note_content(self.terms.executor, self.terms.request.model, trio.current_time())
-            self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_BYTES))
-        if self.inspector.is_over:
+            self._payer.set_max_capture(self.hold_id, self._received.compute_owed(IN_FLIGHT_BYTES))
+        if inspector.is_over and not was_over:
             self._patience.note_closed(trio.current_time())
         return passed
 
     @property
     def owed(self) -> int:
         """Price of the content received so far, in micro-credits."""
-        return self._compute_owed()
-
-    def _compute_owed(self, in_flight: int = 0) -> int:
-        """Price of the content received so far, and of ``in_flight`` completion bytes more."""
-        request, count = self.terms.request, self.inspector.completion_bytes + in_flight
-        return min(self._payer.compute_price(request.model, len(request.body), count), self.terms.amount)
+        return self._received.compute_owed()
 
     async def _send_receipt(self, completed: Completed) -> None:
         """Compare the delivery with what arrived, and sign a receipt for it.
@@ -489,7 +469,7 @@ class OffloadAttempt:
             BackendError: the delivery is wrong.
             Outrun: another attempt at the request was first.
         """
-        fault = self._find_fault(completed)
+        fault = self._received.find_fault(completed, self.terms.executor, self._context.chain_id, self.hold_id)
         if fault is not None:
             raise BackendError(f"the executor's delivery is wrong: {fault}")
         if self.answer.status == 200 and not self._race.claim(self.hold_id):
@@ -505,25 +485,6 @@ class OffloadAttempt:
                 await self.exchange.send(encode_message(receipt), end=True)
             except NetworkError:
                 log.info("the receipt was not taken", executor=format_address(self.terms.executor))
-
-    def _find_fault(self, completed: Completed) -> str | None:
-        """What is wrong with the executor's account of its delivery, or None."""
-        delivery, status = completed.delivery, self.answer.status
-        owed = self._compute_owed() if status == 200 else 0
-        if not is_signed_delivery(self.terms.executor, self._context.chain_id, completed):
-            return "not signed by the executor"
-        if delivery.hold != self.hold_id:
-            return "for another hold"
-        if delivery.amount > owed:
-            return f"asks {delivery.amount} micro-credits for what is worth {owed}"
-        if delivery.amount and delivery.response_digest != finish_digest(self._salt, self._digest):
-            return "the digest is not that of the answer"
-        received = Usage(len(self.terms.request.body), self.inspector.completion_bytes)
-        if delivery.amount and delivery.usage != received:
-            return f"counts {delivery.usage} in what is {received}"
-        if status == 200 and not self.inspector.is_complete:
-            return "the answer is not complete"
-        return None
 
 
 def _unexpected(message: Message) -> BackendError:

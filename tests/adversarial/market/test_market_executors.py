@@ -564,7 +564,7 @@ def test_a_capture_of_a_strangers_hold_is_refused() -> None:
 
 
 def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.offload.originator.attempt.MAX_ANSWER_BYTES", 200_000)
+    monkeypatch.setattr("serving.offload.originator.received_answer.MAX_ANSWER_BYTES", 200_000)
     sent = 0
 
     async def never_ends(deal: Deal) -> None:

@@ -45,7 +45,7 @@ def test_a_payer_reads_on_later_when_events_are_slow_to_decode(monkeypatch: pyte
             used += slow
             return super().feed(chunk)
 
-    monkeypatch.setattr("serving.offload.originator.attempt.AnswerInspector", SlowInspector)
+    monkeypatch.setattr("serving.offload.originator.received_answer.AnswerInspector", SlowInspector)
     times = []
 
     async def play(world: World) -> None:
