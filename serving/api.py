@@ -199,11 +199,11 @@ class Api:
         models = self._get_models(key)
         if not models:
             raise model_not_found(AUTO)
-        return self._dispatcher.choose_model(models, rules)
+        return self._dispatcher.providers.choose_model(models, rules)
 
     def _get_models(self, key: str) -> list[str]:
         """The models that an API key may use."""
-        models = self._dispatcher.get_models()
+        models = self._dispatcher.providers.get_models()
         return models if self._keys is None else [model for model in models if self._keys.may_use(key, model)]
 
     async def _count_tokens(self, http: HttpRequest, respond: Responder) -> None:

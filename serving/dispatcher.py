@@ -19,7 +19,6 @@ import structlog
 import trio
 from msgspec.structs import replace
 
-from chain.parameters.parameters import CREDIT
 from p2p.runtime import Runtime
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
@@ -43,18 +42,10 @@ from serving.offload.originator.choice import Reason, is_kept
 from serving.offload.originator.originator import Originator
 from serving.offload.originator.refusal import NoExecutor
 from serving.openai.answers import Answer, AnswerInspector, WholeBody
-from serving.openai.errors import (
-    ApiError,
-    bad_request,
-    insufficient_quota,
-    model_not_found,
-    no_provider,
-    unavailable,
-)
-from serving.openai.nearest_names import find_nearest
-from serving.openai.provider_rules import ANYBODY, FIELD, FORMATS, ProviderRules
+from serving.openai.errors import ApiError, insufficient_quota, unavailable
 from serving.openai.requests import Request
 from serving.prediction.predicted_time import BYTES_PER_TOKEN, predict_wait
+from serving.providers import Providers, is_working
 from serving.request_records import Counters, Outcome, RequestRecord, get_outcome, get_refusal
 from serving.scheduling.admission import Demand, NotAdmitted, Origin
 from serving.scheduling.availability import AvailabilityGate
@@ -68,8 +59,6 @@ ENDING_RETRY_AFTER_S = 5.0
 """When a user may come again to a node that ends: by then another may have its place."""
 MAX_LISTED_REQUESTS = 1024
 """Past requests that the admin listener lists."""
-MAX_LISTED_FORMATS = 8
-"""Most combinations of number formats that an error lists."""
 
 
 @dataclass(slots=True)
@@ -84,6 +73,10 @@ class Dispatcher:
     keys: Keyring | None = None
     counters: Counters = field(default_factory=Counters)
     records: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=MAX_LISTED_REQUESTS))
+    providers: Providers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.providers = Providers(self.backend_pool, self.originator)
 
     def get_token_caps(self) -> tuple[int, Mapping[str, int]]:
         """Most completion tokens that an answer may have, and of those models that have a number of their own."""
@@ -94,41 +87,6 @@ class Dispatcher:
     def under_way(self) -> int:
         """Requests whose answers have not ended."""
         return sum(record.finished is None for record in self.records)
-
-    def get_models(self) -> list[str]:
-        """Every model that this node serves or can offload to others, sorted."""
-        return sorted({*self.backend_pool.get_models(), *self.originator.directory.get_models()})
-
-    def choose_model(self, models: Sequence[str], rules: ProviderRules = ANYBODY) -> str:
-        """The one of some models to use for a request that leaves it open: the least busy of those served here.
-
-        If none is, the cheapest; of several the first.
-
-        Raises:
-            ApiError: 404, nobody whom the rules allow serves one of them.
-        """
-        backends = {model: self._find_backends(model, rules) for model in models}
-        here = [model for model in models if _is_working(backends[model])]
-        if here:
-            return min(here, key=lambda model: backends[model][0].admission.utilization)
-        there = [model for model in models if backends[model] or self.originator.directory.has_executors(model, rules)]
-        if not there:
-            raise self._refuse_rules(models, rules)
-        return min(there, key=self.originator.get_token_price)
-
-    def _check_price(self, request: Request) -> None:
-        """Refuse a request whose answer could cost more than its rules say.
-
-        Raises:
-            ApiError: 400; it could.
-        """
-        limit = request.rules.max_price
-        if limit is None:
-            return
-        price = self.originator.compute_price(request, request.max_completion_bytes)
-        if price > limit:
-            message = f"The answer can cost {price / CREDIT:g} credits, more than 'provider.max_price'. "
-            raise bad_request(message + "A lower max_tokens costs less.", param="provider.max_price")
 
     @asynccontextmanager
     async def complete(self, request: Request) -> AsyncIterator[tuple[Answer, RequestRecord]]:
@@ -152,7 +110,7 @@ class Dispatcher:
         failure: BaseException | None = None
         charged: ChargedRequest | None = None
         try:
-            self._check_price(request)
+            self.providers.check_price(request)
             charged = await reserve(self.keys, request, self.originator.compute_price)
             with self.availability.own_use():
                 async with AsyncExitStack() as stack:
@@ -219,18 +177,14 @@ class Dispatcher:
     async def _begin(
         self, stack: AsyncExitStack, request: Request, record: RequestRecord
     ) -> tuple[Answer, AnswerInspector]:
-        rules, backends = request.rules, self._find_backends(request.model, request.rules)
-        can_offload = not request.local_only and self.originator.directory.has_executors(request.model, rules)
+        backends = self.providers.find_backends(request.model, request.rules)
+        can_offload = self.providers.can_offload(request)
         if not backends and not can_offload:
-            if rules is not ANYBODY and request.model in self.get_models():
-                raise self._refuse_rules([request.model], rules)
-            if self.backend_pool.is_configured(request.model):
-                raise unavailable(f"The backend of '{request.model}' does not answer.")
-            raise model_not_found(request.model, find_nearest(request.model, self.get_models()))
+            raise self.providers.refuse(request)
         refusal: ApiError | None = None
         doubted: AttemptTerms | None = None
         here = self._predict_here(backends[0], request) if backends else None
-        works = _is_working(backends)
+        works = is_working(backends)
         if can_offload and (here is None or not works or self._wants_offload(here, request, record)):
             try:
                 part = await self._offload(stack, request, record, backends[0] if backends else None)
@@ -269,29 +223,6 @@ class Dispatcher:
             self.originator.note_own_answer(doubted, answer.status)
         return answer, inspector
 
-    def _find_backends(self, model: str, rules: ProviderRules) -> list[ScheduledBackend]:
-        """The living backends of this node that may answer for a model, in the order in which to ask them."""
-        backends = self.backend_pool.order(model) if rules.allows_here else []
-        if not rules.has_formats:
-            return backends
-        return [each for each in backends if rules.allows_formats(each.get_number_formats(model))]
-
-    def _refuse_rules(self, models: Sequence[str], rules: ProviderRules) -> ApiError:
-        """The error of a request for one of some models, which are served, but not by whom the rules allow.
-
-        It names the number formats in which they are, and the key that none of these suits, if that is one.
-        """
-        here = [each.get_number_formats(model) for model in models for each in self.backend_pool.order(model)]
-        speeds = self.originator.directory.find_speeds()
-        found = dict.fromkeys([*here, *(speed.number_formats for model in models for speed in speeds.get(model, ()))])
-        unmet = (
-            f"{FIELD}.{key}"
-            for key, part in FORMATS.items()
-            if found and not any(rules.allows_part(part, getattr(formats, part)) for formats in found)
-        )
-        served = [formats.describe() for formats in found][:MAX_LISTED_FORMATS] if rules.has_formats else ()
-        return no_provider(models[0] if len(models) == 1 else None, served, next(unmet, FIELD))
-
     async def _ask_for_rest(
         self,
         whole: Request,
@@ -312,9 +243,8 @@ class Dispatcher:
         model, rules = request.model, request.rules
         spent = 0 if is_here else self.originator.compute_price(whole, written)
         most = spent + self.originator.compute_price(request, request.max_completion_bytes)
-        can_offload = not request.local_only and self.originator.directory.has_executors(model, rules)
-        can_offload = can_offload and (rules.max_price is None or most <= rules.max_price)
-        backends = find_continuing(self._find_backends(model, rules), request, cut)
+        can_offload = self.providers.can_offload(request) and (rules.max_price is None or most <= rules.max_price)
+        backends = find_continuing(self.providers.find_backends(model, rules), request, cut)
         part: Part | None = None
         if backends:
             with suppress(NotAdmitted, BackendsFailed):
@@ -452,11 +382,6 @@ class Dispatcher:
             rest -= predicted_s
         max_wait_s = max(0.0, min(self.policy.parameters.max_wait_s, rest))
         return Demand(Origin.OWN, request.model, predicted_s, max_wait_s, request.key.encode())
-
-
-def _is_working(backends: Sequence[ScheduledBackend]) -> bool:
-    """Whether one of some backends, in the order in which they are asked, is not known to be broken."""
-    return bool(backends) and not backends[0].breaker.is_open(trio.current_time())
 
 
 async def _watch(whole: ContinuedAnswer, record: RequestRecord) -> AsyncGenerator[bytes, None]:

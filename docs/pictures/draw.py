@@ -34,6 +34,7 @@ DESCRIPTIONS = {
     "serving/cli": "wwwserve's commands, the demo",
     "serving/daemon": "the node as a process",
     "serving/dispatcher": "here, or offload?",
+    "serving/providers": "who may answer a request",
     "serving/advertiser": "announces models and load",
     "serving/config": "config.yaml",
     "serving/logs": "what a node writes about itself",

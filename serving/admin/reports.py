@@ -202,7 +202,7 @@ def report_models(node: NodeView) -> dict[str, Any]:
     table = state.serving_table(state.serving_periods.current.first_round)
     entries = [] if table is None else [entry for entry in table.entries if entry.public_key != node.key.public_key]
     models = []
-    for model in node.dispatcher.get_models():
+    for model in node.dispatcher.providers.get_models():
         stakes = [entry.stake for entry in entries if model in entry.models]
         models.append(
             {

@@ -252,7 +252,7 @@ def test_a_dead_backend_takes_its_node_off_the_draw() -> None:
 
 def test_the_models_are_those_of_the_node_and_of_the_network() -> None:
     async def play(world: World) -> None:
-        assert world.gateway.dispatcher.get_models() == [MODEL]
+        assert world.gateway.dispatcher.providers.get_models() == [MODEL]
         assert world.gateway.originator.directory.has_executors(MODEL)
         assert not world.gateway.originator.directory.has_executors("other")
         # The only executor cannot offload to itself.
@@ -299,7 +299,7 @@ def test_nothing_leaves_a_node_that_offloads_nothing_even_if_its_backend_fails(f
         own.script = Script(refuses=fails)
         result = await ask(world.gateway, make_request())
         assert (result.error is not None) == fails and (fails or result.executor is None)
-        assert world.gateway.dispatcher.get_models() == [MODEL] and world.operations(Hold) == []
+        assert world.gateway.dispatcher.providers.get_models() == [MODEL] and world.operations(Hold) == []
 
     simulate(play, Options(own_backend=True, originator=OriginatorSettings(enabled=False)))
 
