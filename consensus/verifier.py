@@ -45,9 +45,9 @@ class SignatureVerifier:
             self._cache.add(verification.verdicts)
 
     async def check(self, function: Callable[[crypto.Verify, *Ts], T], *args: *Ts) -> T:
-        """As :meth:`run`, for what does little else than check signatures: on the loop, if only a few are not known.
+        """As :meth:`run`, for a function that mostly checks signatures: on the loop, if few of them are unknown.
 
-        Otherwise it is called once more in a thread, where what was checked on the loop is not checked again.
+        Otherwise it is called once more in a thread, which does not repeat the checks made on the loop.
         """
         verification = Verification(self._cache, LOOP_SIGNATURES)
         try:

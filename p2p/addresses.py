@@ -215,7 +215,7 @@ def get_reach(address: str) -> Reach:
 
 
 def get_scope(addresses: Iterable[str]) -> Reach:
-    """From how far the network is reached of which these are addresses, the node's own and those that its owner names.
+    """How far the network of a node reaches, by the node's own ``addresses`` and those that its owner names.
 
     A name may stand for any host, so it does not count. Without another address it is :attr:`Reach.ANYWHERE`.
     """

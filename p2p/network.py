@@ -154,23 +154,31 @@ class Network(Protocol):
         """Whether the connection to ``peer``, if there is one, runs through a relay."""
 
     def is_outbound(self, peer: bytes) -> bool:
-        """Whether this node has made the connection to ``peer`` that there is: others choose who dials it, not whom it
-        dials."""
+        """Whether this node dialled the present connection to ``peer``.
+
+        An attacker can dial this node under any number of keys, but does not choose whom this node dials.
+        """
 
     def get_dialled_address(self, peer: bytes) -> str | None:
-        """The multiaddress (without the /p2p part) at which this node has dialled ``peer`` for the connection that
-        there is; None if the peer has dialled, or it runs through a relay."""
+        """The multiaddress (without the /p2p part) at which this node dialled the present connection to ``peer``.
+
+        None if there is none, the peer dialled it, or it runs through a relay.
+        """
 
     def get_remote_host(self, peer: bytes) -> str | None:
         """The IP address that the direct connection to ``peer`` leads to; None if there is none or it is not known."""
 
     def get_connected_since(self, peer: bytes) -> float | None:
-        """When ``peer`` was connected (monotonic clock, seconds); None if it is not. A direct connection that takes the
-        place of one through a relay changes nothing."""
+        """When ``peer`` was connected (monotonic clock, seconds); None if it is not connected.
+
+        A direct connection that replaces one through a relay does not change it.
+        """
 
     def get_round_trip(self, peer: bytes) -> float | None:
-        """Seconds that a round trip to ``peer`` takes, as the connection's keepalive finds it; None if it is not
-        connected, or not measured yet. The peer can make it longer."""
+        """Seconds that a round trip to ``peer`` takes, as measured by the connection's keepalive.
+
+        None if the peer is not connected, or nothing is measured yet. The peer can make it longer.
+        """
 
     def can_be_dialled(self) -> bool | None:
         """Whether others can dial this node at its listen addresses; None as long as that is not known."""

@@ -2,8 +2,8 @@
 
 The owner's policy chooses between serving and offloading. A request that cannot be offloaded is served here if a
 backend has its model; one that gets no slot here in time, or that all backends here fail, is offloaded. Otherwise the
-user gets the error of the backend, or is refused with one of this node. A stream that is cut after that is gone on with
-by another backend or executor that can.
+user gets the error of the backend, or an error of this node. When a stream is cut later, another backend or executor
+that can continues it.
 """
 
 from __future__ import annotations

@@ -54,7 +54,10 @@ class Room:
         return self._waiting.largest()
 
     def _get_crowd(self) -> EvictionIndex:
-        """Among whom room is made: not among accounts with little pending as long as they have no more than a share."""
+        """The accounts among which room is made.
+
+        Accounts with little pending are spared while all of them together stay within their share of the pool.
+        """
         has_share = self._small_size <= self._max_bytes // SMALL_ACCOUNTS_DIVISOR
         return self._large if has_share and self._large else self._all
 

@@ -252,9 +252,9 @@ class SyncClient:
         return True
 
     async def _handle_pruned(self, pruned: Sequence[tuple[bytes, ChainStatus]]) -> bool:
-        """What is left when all that were asked and are ahead have pruned what comes next. Returns whether it helped.
+        """Go on although every peer that is ahead has pruned the next blocks. Returns whether that was possible.
 
-        A node that would prune those blocks itself in the end goes on from a state; an archive waits.
+        A node that prunes old blocks itself goes on from a snapshot; an archive waits.
         """
         height = self._get_head()[0].height
         if not pruned:

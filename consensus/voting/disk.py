@@ -215,7 +215,7 @@ def _open_chain(
 
 
 def _check_complete(store: Store, blocks: ChainStore) -> None:
-    """Check that no batch is missing between others: LevelDB notices neither that, nor does the state always show it.
+    """Check that no batch is missing between others. LevelDB does not notice, and the state does not always show it.
 
     Raises:
         StoreDamaged: there is a hole.

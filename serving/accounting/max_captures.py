@@ -47,9 +47,10 @@ class MaxCaptures:
         return [hold_id for hold_id, deadline in self._deadlines.items() if now >= deadline]
 
     def take_changes(self) -> Changes:
-        """What is to be written. An amount that grows is written with as much again as it grew by since the last time:
+        """What is to be written.
 
-        by the next write so much more may have been received.
+        An amount that has grown since the last write is written larger by the same growth once more, because as much
+        may be received before the next write.
         """
         changes: dict[bytes, bytes | None] = {}
         for hold_id in self._changed:

@@ -1,8 +1,8 @@
 """The payer's side of payments: holds that this node makes, and what becomes of them.
 
 The payer knows how much it may still promise (its final balance less the holds that are not final yet), disputes
-captures of more than was delivered, and releases holds that were not captured in time. What was delivered it still
-knows after a restart.
+captures of more than was delivered, and releases holds that were not captured in time. It still knows after a restart
+how much was delivered.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Payer:
         return self._engine.state.account(self._key.public_key).available - promised - self._compute_deposit_due(*seqs)
 
     def _compute_deposit_due(self, *more: int) -> int:
-        """By how much the deposit grows until the holds that are not final are, and those of ``more`` and of offers."""
+        """By how much the deposit grows once the unconfirmed holds, those of ``more`` and of offers are final."""
         window = self._engine.state.replay_window(self._key.public_key)
         seqs = {hold.seq for _, hold in self._unconfirmed_holds.values()} | {*more}
         if seqs:

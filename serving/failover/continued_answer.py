@@ -1,8 +1,8 @@
-"""A streamed answer that outlives whoever gives it: when it is cut, the rest comes from another, as one stream.
+"""A streamed answer that survives its source: another source continues it where it was cut, as one stream.
 
 Before the first content another try begins the answer anew (:mod:`serving.failover.local`, and the originator among
 other nodes). From then on only the rest can be asked for, of a backend or an executor that goes on from the text so
-far. Who was cut is not asked again for this answer.
+far. A source that was cut is not asked again for this answer.
 """
 
 from __future__ import annotations

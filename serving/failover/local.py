@@ -1,11 +1,11 @@
 """The backends of this node, tried one after the other until the content of an answer begins.
 
-A stream is held back until its first content, and any other answer until it is whole: the event that only names a role
-is no content, and until then nothing has gone out that another answer would contradict. What counts as a failure, and
-what goes to the user as it is, says :mod:`serving.failover.rules`.
+A stream is held back until its first content, and any other answer until it is whole. An event that only names a role
+is not content. So until then nothing has gone out that another answer would contradict. :mod:`serving.failover.rules`
+says what counts as a failure, and which errors go to the user.
 
-Both a user's request and that of another node come here, so that both are rescued alike. A try that failed has given
-its slot back and closed its connection before the next begins.
+Requests of users and of other nodes both come here, so that both survive a failed backend. A failed try has released
+its slot and closed its connection before the next begins.
 """
 
 from __future__ import annotations

@@ -45,8 +45,10 @@ class Finding:
 
 
 def find(code: str, *, of: str = "", **details: object) -> Finding:
-    """That something is wrong, with one of several that are alike if ``of`` says which; the details are those of the
-    trouble's templates."""
+    """The finding that something is wrong, with the details that the templates of the trouble name.
+
+    ``of`` says which of several like things it is, such as the name of one backend.
+    """
     trouble = describe(code, **details)
     return Finding(of or trouble.subject, trouble=trouble)
 

@@ -1,9 +1,9 @@
-"""The answer to an offer as the backends of the executor give it: begun by one, and gone on with by others, as one.
+"""The answer to an offer, from the executor's own backends: one begins it, and others may continue it.
 
-Where a stream is cut, another backend of the node that can gives the rest, as it is done for a user of the node
-(:mod:`serving.failover.continued_answer`): the originator sees one stream, under one hold, and pays for what of it has
-come. An answer that others may check ends with the backend that was cut: nobody could tell the tokens of its transcript
-from those of the other.
+When a stream is cut, another backend of the node gives the rest, as for a user of the node
+(:mod:`serving.failover.continued_answer`). The originator sees one stream, under one hold, and pays for what it
+received. An answer that others may check ends with the backend that was cut: in its transcript, the tokens of two
+backends could not be told apart.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
 """Which of the candidates of a draw are asked, in which order. Pure, but for the chance that is given.
 
-The first few that are present, able and of the best rank are the *choice*. A conversation stays with the one that
-answered it so far while that is not much slower than the best; a small part of choices explores, so that those that
-were slow are measured again; else the one with the least predicted time is asked first, where the draw decides between
-those that are as good as equal. One of which nothing is known is as good as any, so that newcomers are measured. The
-others of the choice follow by prediction, and all other candidates as they were drawn, by rank.
+The *choice* is the first few candidates of the draw that are present, able and of the best rank. One of them is asked
+first:
+
+1. the one that has answered the conversation so far, while it is not much slower than the best;
+2. in a small part of choices, another one, so that executors that were slow are measured again;
+3. otherwise the one with the least predicted time. Among those that are nearly equal the draw decides, and an executor
+   of which nothing is known counts as equal to the best, so that newcomers are measured.
+
+The rest of the choice follows by predicted time, then all other candidates by rank, in the order of the draw.
 """
 
 from __future__ import annotations

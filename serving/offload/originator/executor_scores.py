@@ -128,7 +128,7 @@ class ExecutorScores:
         return len(self._scores)
 
     def note_asked(self, executor: bytes, model: str, now: float) -> None:
-        """A request is sent to it. If it has failed of late, no other is before that one has ended, or some seconds."""
+        """A request is sent to it. After a recent failure no other is sent until it has ended, or for some seconds."""
         score = self._scores.get((executor, model))
         if score is not None:
             score.breaker.begin(now)
@@ -166,7 +166,7 @@ class ExecutorScores:
             score.breaker.note_failure(now)
 
     def note_stalled(self, executor: bytes, model: str, now: float, paid: int) -> None:
-        """It fell silent in the middle of an answer, of which it may capture so many micro-credits."""
+        """It fell silent in the middle of an answer, for which it may still capture ``paid`` micro-credits."""
         self.note_failed(executor, model, now)
         score = self._touch(executor, model, now)
         score.stalled += paid

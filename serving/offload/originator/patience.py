@@ -1,17 +1,18 @@
 """Patience: until when an originator waits for one answer. Pure: times are seconds of one monotonic clock.
 
-Signs of life are free to send, and so are bytes that carry no content. So they break a silence, but it is content that
-renews the patience: before the first content another executor can still take over, and after it a user sees the answer
-grow. Where the request is queued, the patience is longer, and longer again while the executor is seen to work: its
-content comes in other streams of this node. So it is for an answer that is queued again in the middle: what there is of
-it would be lost. No attempt outlives its hold.
+Keep-alives are free to send, and so are bytes that carry no content. They break a silence, but only content renews the
+patience: before the first content another executor can still take over, and after it a user sees the answer grow.
 
-Where another executor could take over, the first content is waited for until it is *expected*
-(``serving.prediction.first_token_bound``). That does not hold while the request is queued, nor while the hold is not
-final: an executor sends nothing before. One that was queued and has its slot is expected from then on.
+While the request is queued, the patience is longer. It is longer again while the executor is seen to work, because
+content of its comes in other streams of this node. The same holds for an answer that is queued again in the middle,
+since giving it up would lose what has come. No attempt outlives its hold.
 
-Well before that the answer is *late*, and another executor may be asked as well (``hedging``). While the request is
-queued that is so only after twice the time in which its first token was predicted, the queue included.
+If another executor could take over, the first content is waited for until it is *expected*
+(``serving.prediction.first_token_bound``). That bound does not apply while the request is queued, nor while the hold is
+not final, since an executor sends nothing before. After a queue it counts from the moment of the slot.
+
+Well before that moment the answer is *late*, and another executor may be asked as well (``hedging``). A queued request
+is late only after twice the time in which its first token was predicted, the queue included.
 """
 
 from __future__ import annotations

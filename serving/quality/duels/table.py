@@ -3,11 +3,12 @@ own reports.
 
 Everything is sealed (XSalsa20-Poly1305) under a key that follows from the node's own, and deleted as soon as no duel
 can ask for it. Bodies are on the disk only; in memory are their sizes, and what is not written yet: writing takes place
-by and by, in a thread, for all entries in one batch.
+in the background, in a thread, with all entries in one batch.
 
-The table is bounded, in entries and in bytes. When it is full, texts that no duel is about give way, the oldest first:
-those of requests that this node has made, and for the texts of one that it has answered those too. It loses little by
-the former, since the executor has them. If none can give way, what is new is not kept.
+The table is bounded, in entries and in bytes. When it is full, texts that no duel is about are dropped, the oldest
+first. Texts of requests that this node has made go for any new entry: little is lost, since the executor has them too.
+Texts of requests that it has answered go only for the texts of another such request. If nothing can be dropped, the new
+entry is not kept.
 """
 
 from __future__ import annotations
