@@ -6,7 +6,7 @@ Reading order: ``network`` (the interface that everything above uses, and the mi
 memory), ``dht`` (the first peers). What several of these use: ``limits`` (what a peer may take; pure), ``runtime``
 (clock, chance, threads), ``fanout``, ``backoff``, ``length_prefixed``, ``peer_id``, ``closing``, ``owned_tasks``.
 
-``consensus``, ``serving`` and ``node`` import this package; of the ledger it uses only the encoding of records and the
-signatures (``chain.codec``, ``chain.crypto``). Only ``host``, ``nat`` and ``dht`` import libp2p, in the modules that a
-lint contract lists.
+``consensus``, ``serving`` and ``node`` import this package. Of ``chain`` it uses only modules that know no ledger:
+``codec``, ``crypto``, ``collections``, ``files`` and ``exceptions``. Only ``host``, ``nat`` and ``dht`` import libp2p,
+in the modules that a lint contract lists.
 """
