@@ -127,7 +127,7 @@ demo: install  ## four nodes with a small model on this machine; ARGS=--once sen
 
 SEED ?= 7
 sim: install  ## eight nodes for ten simulated minutes, from SEED
-	$(BIN)/python -m benchmarks.network.simulation --seed $(SEED) $(ARGS)
+	$(BIN)/python -m benchmarks.network.simulation --seed $(SEED) --seeds 0 $(ARGS)
 
 N ?= 3000
 twins: install  ## a validator of less than a third that runs twice, over N schedules or the one that SEED names

@@ -3,6 +3,9 @@
 Eight nodes with modelled GPUs serve ten simulated minutes of Poisson requests; the first node gets six times as many as
 each of the others. It prints how many were served by the node asked and how many offloaded, a hash of every event (the
 trace), and the simulated seconds per second. The same seed gives the same trace in every process, on every machine.
+
+Then as many seeds as there are cores run side by side, each in a process of its own, as those of an evaluation do: the
+simulated seconds of all of them per second. The first of them is the seed of the run alone, and has the same trace.
 """
 
 from __future__ import annotations
@@ -10,10 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import multiprocessing
+import os
 import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import structlog
@@ -221,9 +227,57 @@ def simulate(seed: int, nodes: int = 8, duration: float = 600.0, rate: float = 0
     return outcome
 
 
+@dataclass(frozen=True, slots=True)
+class SeedRun:
+    """One of several simulations that ran side by side. Times on the clock that all processes share, in seconds."""
+
+    began: float
+    ended: float
+    trace_hash: str
+
+
+def run_seed(seed: int, nodes: int, duration: float, rate: float) -> SeedRun:
+    """What a process of its own does; see :func:`simulate`."""
+    silence_log()
+    began = time.monotonic()
+    outcome = simulate(seed, nodes, duration, rate)
+    check(outcome)
+    return SeedRun(began, time.monotonic(), outcome.trace_hash)
+
+
+def simulate_seeds(seeds: Sequence[int], nodes: int, duration: float, rate: float) -> list[SeedRun]:
+    """Run a simulation of each seed, all at the same time."""
+    with ProcessPoolExecutor(len(seeds), mp_context=multiprocessing.get_context("spawn")) as pool:
+        runs = [pool.submit(run_seed, seed, nodes, duration, rate) for seed in seeds]
+        return [run.result() for run in runs]
+
+
+def silence_log() -> None:
+    """Nodes log what they do, and nobody reads it."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
+
+def check(outcome: Outcome) -> None:
+    """Raise RuntimeError unless all nodes have one ledger, in which no credit came or went."""
+    if not outcome.conserved or len(outcome.state_roots) != 1:
+        raise RuntimeError(f"seed {outcome.seed}: the ledgers disagree")
+
+
+def get_simulated_s(duration: float) -> float:
+    """Simulated seconds of a run with ``duration`` seconds of requests."""
+    return WARM_UP_S + duration + DRAIN_S
+
+
+def make_figure_of_seeds(runs: Sequence[SeedRun], duration: float) -> Figure:
+    """How fast several simulations were together, from when the first began until the last had ended."""
+    real = max(run.ended for run in runs) - min(run.began for run in runs)
+    simulated = len(runs) * get_simulated_s(duration)
+    return Figure("simulated time, seeds side by side", simulated, "s", real, f"real time, {len(runs)} processes")
+
+
 def get_figures(outcome: Outcome) -> list[Figure]:
     """What a simulation found; times are simulated but for its speed."""
-    simulated = WARM_UP_S + outcome.simulated + DRAIN_S
+    simulated = get_simulated_s(outcome.simulated)
     everything = [latency for latencies in outcome.latencies.values() for latency in latencies]
     what = f"{outcome.nodes} simulated nodes, {outcome.simulated / 60:g} minutes of requests"
     return [
@@ -247,20 +301,28 @@ def make_chart(outcome: Outcome) -> Chart:
 
 def main() -> None:
     """Command line."""
+    cores = len(os.sched_getaffinity(0))
     run = Run(
         "simulation",
         __doc__,
         Option("nodes", 8, 8, "nodes"),
         Option("minutes", 10.0, 1.0, "simulated minutes of requests"),
         Option("rate", 0.5, 0.5, "requests per second of an average node"),
+        Option("seeds", cores, cores, "simulations side by side afterwards, one for each core; 0 for none"),
     )
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    outcome = simulate(run.seed, run.values["nodes"], 60 * run.values["minutes"], run.values["rate"])
-    if not outcome.conserved or len(outcome.state_roots) != 1:
-        raise SystemExit("the ledgers disagree")
-    simulated = WARM_UP_S + outcome.simulated + DRAIN_S
-    print(f"seed {outcome.seed}  trace {outcome.trace_hash}  simulated/real {simulated / outcome.real:.1f}")
-    run.finish(get_figures(outcome), [make_chart(outcome)], {"trace": outcome.trace_hash})
+    nodes, duration, rate = run.values["nodes"], 60 * run.values["minutes"], run.values["rate"]
+    silence_log()
+    outcome = simulate(run.seed, nodes, duration, rate)
+    check(outcome)
+    speed = get_simulated_s(duration) / outcome.real
+    print(f"seed {outcome.seed}  trace {outcome.trace_hash}  simulated/real {speed:.1f}", flush=True)
+    figures = get_figures(outcome)
+    if run.values["seeds"]:
+        runs = simulate_seeds(range(run.seed, run.seed + run.values["seeds"]), nodes, duration, rate)
+        if runs[0].trace_hash != outcome.trace_hash:
+            raise SystemExit(f"seed {run.seed} has the trace {runs[0].trace_hash} in another process")
+        figures.insert(1, make_figure_of_seeds(runs, duration))
+    run.finish(figures, [make_chart(outcome)], {"trace": outcome.trace_hash})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def start(results: Path, hash_seed: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.network.simulation", "--results", str(results), *arguments],
+        [sys.executable, "-m", "benchmarks.network.simulation", "--seeds", "0", "--results", str(results), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
