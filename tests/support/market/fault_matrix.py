@@ -25,6 +25,8 @@ from tests.support.waiting import eventually
 
 LONGEST_S = 150.0
 """Longest time in which a user knows what became of a request that meets one fault."""
+NEWS_S = 3.0
+"""Simulated time in which the news arrives that a model is announced no more."""
 LOCAL = PolicyParameters(offload_frequency=0.0, accept_frequency=1.0, queue_frequency=1.0)
 CONTINUING = ModelLimits(features=frozenset(FEATURES))
 """Of backends that go on with an answer."""
@@ -79,6 +81,7 @@ async def reset(world: World) -> None:
     for member in world.members:
         for scheduled in member.node.backend_pool.find_all(MODEL):
             scheduled.breaker.note_answer()
+    await trio.sleep(NEWS_S)
     await eventually(lambda: len(world.drawn()) == world.options.executors, 60.0, interval=0.5)
 
 
