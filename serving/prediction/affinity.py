@@ -2,8 +2,8 @@
 
 Clients send the whole conversation with each turn. The messages of a request are hashed as a chain, and the hash of
 them all is remembered with the node that answered. The next turn begins with the same messages, so that one of its
-prefixes is found. A prefix that many conversations share, as a system prompt, is not remembered by itself: all of them
-would go to one node.
+prefixes is found. A prefix that many conversations share, such as a system prompt, is not remembered by itself, or all
+of them would go to one node.
 """
 
 from __future__ import annotations

@@ -16,8 +16,7 @@ exact size of a cache would tell one machine from others alike."""
 MAX_COUNT = 1_000_000
 """Largest number of requests that can be announced."""
 MAX_REMEMBERED = 1024
-"""So many announced loads are remembered as they were read, which is with every request, and so many as they were made,
-which is twice a second."""
+"""Results that each of two caches keeps. Announced loads are read with every request, and made twice a second."""
 
 
 @lru_cache(MAX_REMEMBERED)

@@ -1,10 +1,10 @@
 """Correction of predictions by what was measured. Pure: times are seconds of one monotonic clock.
 
 For each node, model and class of size there is a factor, measured time by predicted time, for the first token and for
-the whole answer. It rises fast and falls slowly, and never below a half: announcing to be fast costs nothing, so that a
-node which was slower than it said loses its attraction with one request, and wins it back with several. What may be
-chance counts little: among nodes that do as they say, each would be taken for slow in turn. A factor goes back to 1
-with time, so that a node that was repaired is asked again.
+the whole answer. It rises fast, falls slowly, and never below a half. A node that announces too much speed, which costs
+nothing, loses its attraction with one request and wins it back with several. A difference that may be chance counts
+little; otherwise each of several honest nodes would be taken for slow in turn. A factor goes back to 1 with time, so
+that a node that was repaired is asked again.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from serving.prediction.predicted_time import PredictedTime, RequestSize
 HALF_LIFE_S = 600.0
 """Time after which half of a correction (of its logarithm) is left."""
 RISE = 0.6
-"""Weight of a measurement above the factor, beside all before it; the first one has all the weight."""
+"""Weight of a measurement above the factor, relative to all before it; the first one has all the weight."""
 FALL = 0.25
 """The same of one below it."""
 CHANCE_FACTOR = 1.5
-"""Up to this factor a measurement differs from the one before by chance: by which requests came beside it, say."""
+"""Up to this factor, measurements differ by chance, such as by the other requests that run at the time."""
 CHANCE = 0.1
-"""Weight of such a measurement: many of them are believed, and no single one decides between nodes alike."""
+"""Weight of such a measurement: many together are believed, but no single one decides between equal nodes."""
 MIN_FACTOR = 0.5
 """Least factor: being slower than announced for a while earns nothing."""
 MAX_FACTOR = 10_000.0
 """Largest factor."""
 OFFSET_S = 0.25
-"""Added to both times before they are compared: a miss of milliseconds is none."""
+"""Added to both times before they are compared, so that an error of milliseconds does not count."""
 SIZE_CLASSES = (512, 4096)
 """Tokens of prompt and expected output at which the next class begins."""
 MAX_FACTORS = 4096
@@ -83,7 +83,8 @@ class Corrections:
         return len(self._factors)
 
     def correct(self, node: bytes, model: str, size: RequestSize, time: PredictedTime, now: float) -> PredictedTime:
-        """What a prediction for a request of ``size`` comes to. A class of which nothing is known is as the next."""
+        """The corrected prediction for a request of ``size``. A class without measurements takes the nearest one's
+        factors."""
         factors = self._find(node, model, get_size_class(size))
         if factors is None:
             return time
@@ -100,7 +101,7 @@ class Corrections:
         first_token_s: float | None,
         total_s: float | None,
     ) -> None:
-        """What a request of ``size`` took, and what was ``predicted``. None: not known."""
+        """Note the times that a request of ``size`` took, and the ``predicted`` ones. None: not known."""
         key = (node, model, get_size_class(size))
         factors = self._factors.get(key) or _Factors()
         if first_token_s is not None:
@@ -110,7 +111,8 @@ class Corrections:
         self._factors[key] = factors
 
     def has_total(self, node: bytes, model: str, size: RequestSize) -> bool:
-        """Whether it was measured how long whole answers of such a size take, or of another."""
+        """Whether times of whole answers were measured: in the class of ``size``, or else in the nearest class
+        known."""
         factors = self._find(node, model, get_size_class(size))
         return factors is not None and factors.total.is_known
 

@@ -1,12 +1,12 @@
 """By when a first token is expected: the predicted time, and a margin that follows how far predictions were off. Pure.
 
-The margin is that of TCP's retransmission timer (RFC 6298): four times the mean deviation, at least
-:data:`MIN_MARGIN_S`, and doubled each time that it was too short: once for all requests that were under way together.
-About one honest first token in a hundred comes later. There is no bound before a few were measured: an announcement is
-not a measurement.
+The margin is that of TCP's retransmission timer (RFC 6298): four times the mean deviation, and at least
+:data:`MIN_MARGIN_S`. It is doubled each time that it was too short, once for all requests that were under way together.
+About one honest first token in a hundred comes later. There is no bound before a few first tokens were measured: an
+announcement is not a measurement.
 
-A first token is *late* after half of that margin, which is never doubled: about one honest one in twenty is. Then
-another node may be asked as well (``serving.offload.originator.hedging``), while this one may still answer.
+A first token is *late* after half of the margin without doublings, as about one honest one in twenty is. Then another
+node may be asked as well (``serving.offload.originator.hedging``), while this one may still answer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MIN_LATE_MARGIN_S = 0.5
 DEVIATION_WEIGHT = 0.25
 """Weight of a new deviation, beside all before it."""
 MAX_DOUBLINGS = 3
-"""Most doublings of a margin. A user waits for that long when an executor that fell silent is tried again."""
+"""Most doublings of a margin. They bound how long a user waits when an executor that fell silent is tried again."""
 MAX_BOUNDS = 4096
 """Deviations that are kept; beyond it, the one that changed longest ago is forgotten."""
 
@@ -69,8 +69,8 @@ class FirstTokenBounds:
     def note_late(self, node: bytes, model: str, size: RequestSize, begun_at: float, now: float) -> None:
         """A first token did not come within the bound: the next one gets twice the margin.
 
-        Of requests that had the same margin only the first to end counts: one stall is one fault of the margin,
-        however many wait for it.
+        Of requests that had the same margin only the first counts: one stall is one error of the margin, however many
+        requests wait in it.
         """
         key = (node, model, get_size_class(size))
         before = self._deviations.get(key)

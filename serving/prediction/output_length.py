@@ -1,15 +1,15 @@
 """How long an answer will be: learned for each model from the answers that this node has seen. Pure.
 
-Answers are told apart by the size of their prompt and by whether the request had a limit of its own: who asks for ten
-words sets one. For each such class the mean length is all tokens that were written over the answers that have ended,
-those of answers under way included: the occurrence/exposure rate of survival analysis, which is the maximum likelihood
-estimate where lengths are exponential and some are censored (Epstein and Sobel 1953). So long answers teach while they
-are written, not when they end, and the first to end, which are the shortest, do not make all look short. In the long
-run it is the mean of whatever the lengths are. No mean is above the longest answer seen so far: what is beyond that is
-not known, and answers rarely are memoryless. All is decayed with each answer that ends.
+Answers are classed by the size of their prompt and by whether the request has a limit of its own, as a request for ten
+words has. The mean length of a class is the number of tokens written, those of answers under way included, divided by
+the number of answers that have ended. This is the occurrence/exposure rate of survival analysis, the maximum likelihood
+estimate for exponential lengths of which some are censored (Epstein and Sobel 1953). So long answers count while they
+are written, and the first to end, which are the shortest, do not make all look short. In the long run it is the mean of
+any distribution of lengths. No mean is above the longest answer seen so far: answers are rarely memoryless, and nothing
+is known beyond that length. All is decayed with each answer that ends.
 
-A class that has seen nothing takes the mean of the whole model, and a model of which nothing is known
-:data:`PRIOR_OUTPUT_TOKENS`. An answer that was cut off counts as at least so long.
+A class without answers takes the mean of the whole model. A model without answers takes :data:`PRIOR_OUTPUT_TOKENS`. An
+answer that was cut off counts with its length so far or with the mean, whichever is longer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PROMPT_CLASSES = (256, 2048, 16_384)
 MAX_CLASSES = 1024
 """Classes that are kept; beyond it, the one that changed longest ago is forgotten."""
 STEP_TOKENS = 32.0
-"""Tokens of an answer under way that count at a time: so rarely that it costs nothing."""
+"""Tokens after which an answer under way is counted again: so rarely that it costs nothing."""
 
 Key = tuple[str, int, bool]
 WHOLE_MODEL = -1
@@ -55,7 +55,7 @@ class OutputLengths:
         return PRIOR_OUTPUT_TOKENS if mean is None else mean
 
     def expect(self, model: str, prompt: int, limit: int, *, is_limited: bool) -> float:
-        """The length of an answer to a prompt of so many tokens, at most ``limit``.
+        """The expected length of an answer to a prompt of ``prompt`` tokens, at most ``limit``.
 
         ``is_limited``: the request itself set the limit.
         """
@@ -63,16 +63,16 @@ class OutputLengths:
         return min(float(limit), self.get_usual(model) if mean is None else mean)
 
     def note_written(self, model: str, prompt: int, tokens: float, more: float, *, is_limited: bool) -> None:
-        """An answer that has not ended has so many tokens by now, ``more`` than were noted before."""
+        """An answer under way has ``tokens`` by now, of which ``more`` are new since it was last noted."""
         for key, seen in self._find_all(model, prompt, is_limited):
             self._seen[key] = replace(seen, written=seen.written + more, longest=max(seen.longest, tokens))
 
     def note(
         self, model: str, prompt: int, tokens: float, *, is_limited: bool, is_cut_off: bool, noted: float = 0.0
     ) -> None:
-        """An answer had so many tokens, or (``is_cut_off``) would have had at least so many.
+        """An answer has ended with ``tokens``, or would have had at least as many (``is_cut_off``).
 
-        Of them ``noted`` were noted while it was written.
+        ``noted`` of them were noted while it was written.
         """
         for key, seen in self._find_all(model, prompt, is_limited):
             length = max(tokens, seen.mean) if is_cut_off else tokens
@@ -81,7 +81,7 @@ class OutputLengths:
             )
 
     def _find_all(self, model: str, prompt: int, is_limited: bool) -> list[tuple[Key, _Seen]]:
-        """What was seen of the classes of an answer. One that has seen nothing begins with what is expected of it."""
+        """What was seen of the classes of an answer. A class without answers begins with the expected length."""
         usual = self.get_usual(model)
         prior = _Seen(usual * PRIOR_WEIGHT, PRIOR_WEIGHT, usual)
         keys = [_get_key(model, prompt, is_limited), (model, WHOLE_MODEL, False)]
@@ -105,9 +105,9 @@ class _Seen(msgspec.Struct, frozen=True, gc=False):
 
 
 class AnswerLength:
-    """The length of one answer to a prompt of so many tokens, noted while it is written.
+    """The length of one answer to a prompt of ``prompt`` tokens, noted while it is written.
 
-    ``token_bytes`` of what is billed of it count as one token. One that is not ``is_text`` says nothing.
+    ``token_bytes`` completion bytes count as one token. An answer that is not text (``is_text``) is not counted.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Prediction: when a node will have answered a request. Pure.
 
-The time is what its slots take to drain, the round trip, the prefill of the part of the prompt that is not cached, and
-the decoding of the expected output. It is as true as the numbers that go in. The expected output is learned
-(``output_length``); what follows from an announcement is corrected by what was measured (``correction``).
+The time is the sum of four: until a slot is free, the round trip, the prefill of the part of the prompt that is not
+cached, and the decoding of the expected output. It is no better than its inputs. The expected output is learned
+(``output_length``), and times that follow from an announcement are corrected by measured ones (``correction``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PRIOR_PREFILL_RATE = 2000.0
 PRIOR_DECODE_RATE = 30.0
 """Output tokens per second of one stream of such a node, if it has nothing else to do."""
 PRIOR_ROOM = 8
-"""Requests for which such a node has room in its cache: as many more make each of them take twice as long."""
+"""Requests for which such a node has room in its cache: with twice as many, each of them takes twice as long."""
 FIRST_TOKEN_WEIGHT = 0.7
 """Weight of the time to the first token in the score of a stream; the total time has the rest."""
 
@@ -72,7 +72,7 @@ class PredictedTime(msgspec.Struct, frozen=True, gc=False):
         """What candidates are compared by, in seconds: less is better.
 
         The user of a whole answer waits for its end. The reader of a stream waits for its first token above all.
-        ``sort`` is what the request says about that: ``latency``, ``throughput``, or anything else.
+        ``sort`` is what the request itself prefers: ``latency``, ``throughput``, or anything else for none.
         """
         if sort == "latency":
             return self.first_token
@@ -89,8 +89,8 @@ def estimate_tokens(size_bytes: int) -> int:
 def get_decode_rate(speed: ServiceSpeed) -> float:
     """Output tokens per second of one stream that begins now.
 
-    Where that was not measured, the requests there share what is left: else a node that has just started, with ten
-    requests in their first minute, would look as good as an idle one.
+    If no rate was measured, it falls with the number of requests there. Otherwise a node that has just started, with
+    ten requests in their first minute, would look as good as an idle one.
     """
     if speed.decode_rate:
         return speed.decode_rate
@@ -98,15 +98,15 @@ def get_decode_rate(speed: ServiceSpeed) -> float:
 
 
 def share_cache(speed: ServiceSpeed, held_tokens: float) -> ServiceSpeed:
-    """The same with the decode rate that a further request can expect until its end; ``speed`` has the present one.
+    """``speed`` with the decode rate that a further request can expect until its end, in place of the present one.
 
-    A cache that has room for few requests of ``held_tokens`` makes some wait again in the middle of their answers, and
-    the next ones at their beginning. Whether it will be full before the answer ends is not known, only that it is
-    likelier the more run now. So each that runs takes its part long before that, as if all shared one processor: there
-    the mean time grows in proportion to the requests that are found (Coffman, Muntz and Trotter 1970).
+    When a cache is full, some requests wait again in the middle of their answers, and new ones at their beginning.
+    Whether it fills before the answer ends is not known, but the more requests run now, the likelier it is. So each
+    running request takes its share of the rate long before that, as if all shared one processor. With processor
+    sharing, the mean time grows in proportion to the requests that are found (Coffman, Muntz and Trotter 1970).
 
-    How much a request holds is a matter of the requests, not of the node. It must be the same number for all nodes that
-    are compared: what each measures of the few that it had differs by more than their loads do.
+    ``held_tokens`` is a property of the requests, not of the node. It must be the same number for all nodes that are
+    compared: what each node measures over few requests of its own differs by more than their loads do.
     """
     if not speed.cache_tokens or not speed.decode_rate:
         return speed
@@ -142,7 +142,7 @@ def predict_time(
     """When a request of ``size`` is answered by a node of ``speed``.
 
     ``cached_tokens`` of its prompt need no prefill. ``usual_output`` is the expected output of the requests before it,
-    in tokens; None: that of this one. ``tokens_ahead``: see :func:`predict_begun`.
+    in tokens; None: the same as of this one. ``tokens_ahead``: see :func:`predict_begun`.
     """
     wait = predict_wait(speed, size.output if usual_output is None else usual_output)
     return predict_begun(speed, size, cached_tokens, wait + round_trip_s, tokens_ahead)
@@ -151,10 +151,10 @@ def predict_time(
 def predict_begun(
     speed: ServiceSpeed, size: RequestSize, cached_tokens: int = 0, delay_s: float = 0.0, tokens_ahead: int = 0
 ) -> PredictedTime:
-    """The same from when it has its slot, and ``delay_s`` before that.
+    """The predicted time of a request that has its slot after ``delay_s``.
 
-    ``tokens_ahead`` are those of other prompts that are read before its own: servers read them in the order in which
-    they came.
+    ``tokens_ahead`` are the tokens of other prompts that are read before its own: servers read prompts in the order of
+    arrival.
     """
     unread = tokens_ahead + max(0, size.prompt - cached_tokens)
     prefill = unread / (speed.prefill_rate or PRIOR_PREFILL_RATE)

@@ -1,7 +1,7 @@
 """The predictor: what this node expects of itself and of others, for one request after the other. No I/O, no clock.
 
-It brings together the speed that a node announces, the expected output, what is cached, what was sent and is not
-announced yet, and the correction by what was measured.
+It combines the speed that a node announces, the expected output, the cached part of the prompt, the requests that were
+sent and are not announced yet, and the correction by measured times.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from serving.prediction.predicted_time import (
 PRIOR_OVERHEAD_S = 0.2
 """Expected delay of a first token beyond wait, prefill and decoding, of a peer of which nothing is known."""
 MAX_OVERHEAD_S = 2.0
-"""Longest such delay: a round trip, and the hold becoming final. What is beyond it counts as slowness."""
+"""Longest such delay: a round trip, and the finality of the hold. Anything longer counts as slowness of the node."""
 OVERHEAD_WEIGHT = 0.25
-"""Weight of a new measurement of it, beside all before it."""
+"""Weight of a new measurement of that delay, relative to all before it."""
 LATE_FACTOR = 1.5
-"""How many times the predicted time of the longest answer one that is not streamed may take before it is late."""
+"""An answer that is not streamed is late after this many times the predicted time of the longest one allowed."""
 MAX_PEERS = 4096
 """Peers whose delay is kept; beyond it, the one measured longest ago is forgotten."""
 
@@ -47,9 +47,9 @@ class Expected(msgspec.Struct, frozen=True, gc=False):
 
     size: RequestSize
     largest: RequestSize
-    """With all tokens of an answer that the request itself asks for, if it does: servers want room for them."""
+    """The size with the longest answer if the request itself sets a limit: servers want room for all of it."""
     usual_output: float
-    """Tokens of an answer of this model: of the requests before it."""
+    """Expected output tokens of any request for this model, such as those before this one."""
     kept_by: bytes | None
     """The node that has answered the conversation so far."""
     cached_tokens: int
@@ -59,7 +59,8 @@ class Expected(msgspec.Struct, frozen=True, gc=False):
     def held_tokens(self) -> float:
         """Tokens that a request like it holds in a cache, on average over its time.
 
-        Of an answer those that are there: its mean length, if lengths are exponential, as they are learned.
+        A request is found with the mean length already written, if lengths are exponential, as ``output_length``
+        assumes.
         """
         return self.size.prompt + self.usual_output
 
@@ -81,7 +82,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     is_new: bool = False
     """Whether its speed is unknown, and no request of ours is under way there."""
     tokens_ahead: int = 0
-    """Of prompts that it was given before and has not read, as far as is known."""
+    """Tokens of other prompts that the node has got before and has not read yet, as far as is known."""
 
     @property
     def unread_tokens(self) -> int:
@@ -93,12 +94,12 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
         return predict_begun(self.speed, self.size, self.cached_tokens, self.overhead_s, self.tokens_ahead).first_token
 
     def compute_made(self, worked_s: float) -> float:
-        """Tokens of an answer that are there ``worked_s`` seconds after it had its slot, if it is not over before."""
+        """Tokens of an answer that are written ``worked_s`` seconds after it got its slot, unless it ends before."""
         rest_s = worked_s - self.compute_begun()
         return 1 + rest_s * get_decode_rate(self.speed) if rest_s >= 0 else 0.0
 
     def compute_uncorrected(self, output: float, overhead_s: float | None = None) -> PredictedTime:
-        """What would have been predicted without correction, had the output been known."""
+        """The prediction for a known ``output``, without correction."""
         size = RequestSize(self.size.prompt, output)
         overhead_s = self.overhead_s if overhead_s is None else overhead_s
         return predict_time(self.speed, size, self.cached_tokens, overhead_s, self.usual_output, self.tokens_ahead)
@@ -107,7 +108,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
 class Predictor:
     """Predicts for the node with the key ``me``. ``chance`` salts what is kept of conversations.
 
-    ``corrects`` and ``has_affinity`` switch off corrections, and what is known of conversations.
+    ``corrects`` and ``has_affinity`` switch corrections and affinity on or off.
     """
 
     def __init__(self, me: bytes, chance: random.Random, *, corrects: bool = True, has_affinity: bool = True) -> None:
@@ -142,8 +143,8 @@ class Predictor:
     ) -> Prediction:
         """When ``node`` will have answered.
 
-        ``unannounced`` requests are there that ``speed`` does not count, and prompts of ``tokens_ahead`` that it has
-        not read.
+        ``unannounced`` is the number of requests there that ``speed`` does not count yet, and ``tokens_ahead`` the
+        tokens of prompts there that are not read yet.
         """
         size, usual = expected.size, expected.usual_output
         cached = expected.cached_tokens if expected.kept_by == node else 0
@@ -170,9 +171,10 @@ class Predictor:
         *,
         was_queued: bool = False,
     ) -> None:
-        """What a request took whose answer had ``tokens``. None: not known. ``was_queued``: it waited for its slot.
+        """Note the times of a request whose answer had ``tokens``. None: not known. ``was_queued``: it waited for its
+        slot.
 
-        The output is known by now, so that a long answer does not count as a slow one.
+        They are compared with a prediction for the known output, so that a long answer does not count as a slow one.
         """
         node = prediction.node
         if first_token_s is not None and node != self.me:
@@ -192,10 +194,10 @@ class Predictor:
         return self._bounds.get(prediction.node, prediction.model, prediction.size, expected_s)
 
     def find_late(self, prediction: Prediction, request: Request, now: float) -> float | None:
-        """Seconds from when it has its slot after which a first token is late, or an answer that is not streamed.
+        """Seconds after getting its slot when the first token is late, or the whole answer if it is not streamed.
 
-        Of such an answer nothing can be seen before its end, so it may be as long as the request allows. None: too
-        little was measured, or nothing is predicted of such a request.
+        Nothing can be seen of a whole answer before its end, so it may be as long as the request allows. None: too
+        little was measured, or such requests are not predicted.
         """
         node, model, size = prediction.node, prediction.model, prediction.size
         if request.stream:
@@ -205,11 +207,11 @@ class Predictor:
         return LATE_FACTOR * self.predict_longest(prediction, request, now)
 
     def has_measured(self, prediction: Prediction) -> bool:
-        """Whether it was measured how long whole answers take there, so that no announcement alone is believed."""
+        """Whether times of whole answers from the node were measured. An announcement alone is not believed."""
         return self.corrections.has_total(prediction.node, prediction.model, prediction.size)
 
     def predict_longest(self, prediction: Prediction, request: Request, now: float) -> float:
-        """Seconds until the end of the longest answer that a request allows, were it sent as ``prediction`` says."""
+        """Seconds until the end of the longest answer that a request allows, under the conditions of ``prediction``."""
         longest = prediction.compute_uncorrected(request.max_tokens / request.choices)
         return self.corrections.correct(prediction.node, prediction.model, prediction.size, longest, now).total
 
@@ -222,9 +224,9 @@ class Predictor:
     ) -> None:
         """A request whose user left after ``waited_s``, in which at most ``tokens`` of the answer can have come.
 
-        That it took longer than predicted for so many tokens counts: else a node that is so slow that users give up
-        would never be measured. That it took less says nothing. ``first_token_s``: None if no content was seen; the
-        delay of a payment then excuses as much as it ever may.
+        It counts only if it took longer than predicted for so many tokens; otherwise a node so slow that users give up
+        would never be measured. ``first_token_s``: None if no content was seen; then the longest delay for a payment is
+        allowed for.
         """
         node, model, size = prediction.node, prediction.model, prediction.size
         predicted = prediction.compute_uncorrected(tokens)
@@ -251,7 +253,7 @@ def expect_size(lengths: OutputLengths, request: Request) -> RequestSize:
 
 
 def watch_length(lengths: OutputLengths, request: Request) -> AnswerLength:
-    """See :meth:`Predictor.watch_length`. The answers to a request (``n``) count as one of their mean length."""
+    """See :meth:`Predictor.watch_length`. Several answers to one request (``n``) count as one of their mean length."""
     prompt, token_bytes = estimate_tokens(len(request.body)), BYTES_PER_TOKEN * request.choices
     is_text = not request.endpoint.is_priced_by_prompt
     return AnswerLength(lengths, request.model, prompt, token_bytes, is_limited=request.is_limited, is_text=is_text)

@@ -1,12 +1,14 @@
 """How fast a backend is, measured over its latest answers. Pure: times are seconds of one monotonic clock.
 
-A prompt is read from the moment the request has its slot, and the prompts before it are read, to the first piece of the
-answer. What the backend has read before as the beginning of another prompt is likely to be in its cache, and is not
-counted. How fast one stream is written is seen in windows of some seconds while it comes: a change of load shows long
-before a long answer ends. The pieces are counted in raw bytes, which cost nothing to count; how many of them make a
-token is learned from answers that have ended. Windows in which the reader held the stream up do not count: else a slow
-reader would make the node announce that it is slow. A stream that the server has put back into its queue stands still
-for as long as that lasts. That is waiting, not slow writing, and has no more weight than some usual windows.
+**Prefill.** A prompt is read from the moment when the request has its slot and the prompts before it are read, until
+the first piece of the answer. Its beginning is not counted if the backend has read that before, in another prompt: it
+is likely to be cached.
+
+**Decoding.** The rate of a stream is measured in windows of some seconds while it comes, so that a change of load shows
+long before a long answer ends. Pieces are counted in raw bytes, which cost nothing to count; the bytes of a token are
+learned from answers that have ended. Windows in which the reader held the stream up do not count, or a slow reader
+would make the node announce that it is slow. A stream that the server has put back into its queue stands still. That is
+waiting, not slow writing, so its window weighs no more than :data:`MAX_WINDOW_S`.
 """
 
 from __future__ import annotations
@@ -28,17 +30,17 @@ DECODE_HALF_LIFE_S = 20.0
 SAMPLE_DECAY = 7 / 8
 """Part of their weight that earlier answers keep at each new one."""
 READ_TOGETHER_S = 0.1
-"""Prompts that are read so shortly one after the other, in one step of a server, are hardly more than one sample."""
+"""Prompts whose reading ends within this time, in one step of a server, are hardly more than one sample."""
 PRIOR_PROMPT_TOKENS = 500.0
-"""Prompt tokens at :data:`~serving.prediction.predicted_time.PRIOR_PREFILL_RATE` that weigh as much as measured ones:
-short prompts take as long as the first step does, which says little about long ones."""
+"""Weight of :data:`~serving.prediction.predicted_time.PRIOR_PREFILL_RATE`, in measured prompt tokens: the time of short
+prompts is that of one step, which says little about long ones."""
 LEAST_SCALE = 1e-6
 """Least factor by which weights are reduced at once, so that none becomes 0."""
 BLOCKED_S = 0.1
 """A reader that takes longer for a piece holds the stream up."""
 LEAST_UNREAD = 0.5
-"""Part of a prompt that must be new for its time to count. So the rate is at most twice too low where the backend has
-forgotten what it had read, and the rest of a cached prompt, which takes as long as a step does, says nothing."""
+"""Part of a prompt that must be new for its time to count. If the backend no longer has the rest in its cache, the rate
+is too low by a factor of two at most. A short new part takes as long as one step, which says nothing."""
 MAX_READ = 16_384
 """Beginnings of prompts that are remembered of one backend; beyond it, the one read longest ago is forgotten."""
 MAX_MODELS = 256
@@ -68,16 +70,16 @@ class ModelSpeed:
 
     def __init__(self) -> None:
         self.unread_tokens = 0
-        """Of prompts that the backend was given and has not read."""
+        """Tokens of the prompts that the backend has been given and has not read."""
         self._prefill = DecayedRatio()
         self._read = (-math.inf, -math.inf)
-        """When the last prompt that was measured was given to the backend, and when it was read."""
+        """When the last measured prompt was given to the backend, and when its reading ended."""
         self._streamed = DecayedRatio()
         """Raw bytes by seconds of one stream."""
         self._streamed_at = 0.0
         self._bytes_per_token = DecayedRatio()
         self._whole = DecayedRatio()
-        """Tokens by seconds, of answers that are not streamed."""
+        """Tokens per second of answers that are not streamed."""
 
     @property
     def prefill_rate(self) -> float:
@@ -94,10 +96,10 @@ class ModelSpeed:
         return self._streamed.value / per_token if per_token and self._streamed.numerator else self._whole.value
 
     def note_prefill(self, prompt: int, started_at: float, now: float) -> None:
-        """So many tokens of a prompt, those that were not cached, are read, which it was given at ``started_at``.
+        """A prompt that the backend was given at ``started_at`` is read; ``prompt`` tokens of it were not cached.
 
-        Prompts are read in the order in which they came, so that its own time begins when the one before it is read.
-        Where a server reads several at once, their tokens and times still add up to its rate.
+        Prompts are read in the order of arrival, so the time of one begins when the one before it is read. If a server
+        reads several at once, their tokens and times still add up to its rate.
         """
         before_started_at, before_read_at = self._read
         since = max(started_at, before_read_at) if before_started_at <= started_at else started_at
@@ -117,7 +119,7 @@ class ModelSpeed:
         self._bytes_per_token.add(raw_bytes, tokens)
 
     def note_whole(self, prompt: int, tokens: float, seconds: float) -> None:
-        """An answer that is not streamed took so long in all, after so many tokens that were not cached."""
+        """An answer of ``tokens`` that was not streamed took ``seconds``; ``prompt`` tokens were not cached."""
         prefill_s = prompt / (self.prefill_rate or PRIOR_PREFILL_RATE)
         self._whole.add(tokens, max(seconds - prefill_s, seconds / 2))
 
@@ -144,7 +146,7 @@ class SpeedMeter:
     ) -> AnswerTimer:
         """Time an answer to a request of ``size`` bytes that got its slot at ``started_at``.
 
-        ``prefixes`` are those of its prompt; they are taken for read from now on.
+        ``prefixes`` are those of its prompt; they count as read from now on.
         """
         cached = self._find_cached(prefixes)
         for digest, _ in prefixes:
@@ -153,7 +155,7 @@ class SpeedMeter:
 
     @contextmanager
     def reading(self, model: str, size: int, prefixes: Sequence[Prefix] = ()) -> Iterator[None]:
-        """Count what is new of the prompt of a request of ``size`` bytes as not read, within the context."""
+        """Within the context, count the new part of the prompt of a request of ``size`` bytes as unread."""
         speed, tokens = self.get(model), estimate_tokens(max(0, size - self._find_cached(prefixes)))
         speed.unread_tokens += tokens
         try:
@@ -162,7 +164,7 @@ class SpeedMeter:
             speed.unread_tokens -= tokens
 
     def _find_cached(self, prefixes: Sequence[Prefix]) -> int:
-        """Bytes of the longest of some beginnings of a prompt that the backend has read before."""
+        """Bytes of the longest of these prefixes that the backend has read before."""
         return max((length for digest, length in prefixes if digest in self._read), default=0)
 
 

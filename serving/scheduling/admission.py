@@ -1,16 +1,16 @@
 """Admission: two bounded queues, the owner's users and delegated requests, in front of the backend's slots.
 
 Within a queue the shortest request goes first, with ageing (:mod:`serving.scheduling.queueing`). A request that would
-wait for longer than it can is told so at once.
+wait for longer than it can is refused at once.
 
-Requests of other nodes that are not paid yet get a fraction of both slots and queue: those that find a slot of it free
-begin at once, and the others wait to be paid before they queue.
+Requests of other nodes that are not paid yet have a share of the slots and of the queue. One that finds a slot of that
+share free begins at once. The others wait for their payment before they queue.
 
 A backend may have room for fewer requests than it has slots: once its cache is full, it puts some into a queue of its
-own, where all are equal. While requests wait there, no further one is given to it.
+own, which knows no priorities. While requests wait there, it is given no further ones.
 
-Work that no request waits for, as that for a duel, is *lent* a free slot. The first request that finds none takes it
-back.
+Work that no user waits for, such as that for a duel, is *lent* a free slot. The first request that finds no free slot
+takes it back.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from serving.scheduling.policy import ModelQuota, PolicyParameters
 from serving.scheduling.queueing import QueueEntry, ServiceTimes, WaitingQueue, predict_wait
 
 UNPAID_SHARE = 4
-"""Divisor of the slots and of the queue: so many, and at least one, are for requests that are not paid yet."""
+"""One slot in so many, and one place in the queue, are for requests that are not paid yet; at least one of each."""
 WAIT_BOUNDS_S = (0.01, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 80, 160)
 """Bounds of the histogram of waits for a slot."""
 MIN_RETRY_AFTER_S = 1.0
@@ -69,7 +69,7 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
     """What a request asks of admission.
 
     ``predicted_s`` is its predicted service time (0: unknown), ``max_wait_s`` how long it can wait for its slot.
-    ``payer`` is the node that pays for a delegated request, or the API key of an own one.
+    ``payer`` is the node that pays for a delegated request, or the API key of a request of a user.
     """
 
     origin: Origin
@@ -91,7 +91,7 @@ class _Ticket(QueueEntry):
     demand: Demand
     started_at: float = 0.0
     handed_over: trio.Event | None = None
-    """Of one that has to wait: set when it is given its slot."""
+    """None unless the request has to wait; set when it is given its slot."""
 
     @property
     def group(self) -> tuple[str, Origin]:
@@ -101,7 +101,7 @@ class _Ticket(QueueEntry):
 
 @dataclass(slots=True)
 class QueueCounters:
-    """Requests of one origin since the start: how long those waited that got a slot, and how many did not."""
+    """Requests of one origin since the start: the waits of those that got a slot, and how many got none."""
 
     waits: Histogram = field(default_factory=lambda: Histogram(WAIT_BOUNDS_S))
     full: int = 0
@@ -112,8 +112,8 @@ class Admission:
     """Gives out the ``capacity`` slots of a backend, in one order for all or the owner's queue first.
 
     ``prioritize_own`` puts the owner's queue first. At most ``max_queue`` requests wait in each queue. ``quotas`` are
-    those of the models: a request over the limit of its model waits while others pass it. ``find_room``: how many
-    requests the backend is seen to have room for at present.
+    those of the models: a request over the limit of its model waits while others pass it. ``find_room`` returns for how
+    many requests the backend seems to have room at present.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Admission:
         self._working: dict[_Ticket, None] = {}
         """Requests that have a slot."""
         self._groups = Counter[tuple[str, Origin]]()
-        """Their numbers, by model and origin."""
+        """Numbers of requests that have a slot, by model and origin."""
         self._lent: dict[trio.CancelScope, None] = {}
         """Slots that are lent and not asked back yet, in order; they count as running."""
         self._freed = trio.lowlevel.ParkingLot()
@@ -154,7 +154,7 @@ class Admission:
             pass
 
     def refill(self) -> bool:
-        """Hand a slot that has become free to the next request. Returns whether there are both."""
+        """Hand a free slot to the next request. Returns False if there is no such slot or no such request."""
         if self.running >= self.slots:
             return False
         if (ticket := self._find_next()) is None:
@@ -201,10 +201,10 @@ class Admission:
             self.unpaid_waiting -= 1
 
     def has_room(self, demand: Demand) -> bool:
-        """Whether a request may wait if it has to: no payer has more places of its queue than are left free.
+        """Whether a request may wait if it has to: its payer must hold fewer places in the queue than are free.
 
-        That is the dynamic threshold of Choudhury and Hahne (1998). A payer that is alone gets half of the queue, two
-        get a third each, and none keeps the others out.
+        This is the dynamic threshold of Choudhury and Hahne (1998). A single payer gets half of the queue, two get a
+        third each, and none keeps the others out.
         """
         if self._is_free and self._is_within_limit(self._make_ticket(demand)):
             return True
@@ -268,17 +268,17 @@ class Admission:
     def _predict(self, slots: int, working: list[_Ticket], ahead: list[_Ticket]) -> float:
         now = trio.current_time()
         rests = [ticket.started_at + ticket.expected_s - now for ticket in working]
-        # Service times count from when the backend got a request, whether it has put some into its queue or not.
+        # A service time includes the wait in the backend's own queue: it counts from when the backend got the request.
         return predict_wait(max(slots, len(rests)), rests, [ticket.expected_s for ticket in ahead])
 
     # Slots
 
     @asynccontextmanager
     async def lend_slot(self) -> AsyncIterator[None]:
-        """Wait until a slot is free and no request waits for it, and hold it until a request finds none.
+        """Wait for a slot that no request wants, and hold it until a request finds no free slot.
 
         Raises:
-            SlotLost: one did; the block was cancelled.
+            SlotLost: a request has taken the slot back; the block was cancelled.
         """
         while self.running >= self.slots:
             await self._freed.park()
@@ -326,10 +326,10 @@ class Admission:
         self._release(ticket)
 
     def _check_share(self, demand: Demand) -> None:
-        """Keep places of the queue free of one API key. Offers have been checked before they came here.
+        """Keep one API key from filling the queue. Offers have been checked before they came here.
 
         Raises:
-            QueueFull: it has as many as it leaves free.
+            QueueFull: the key has as many places as are free.
         """
         if demand.origin is Origin.OWN and demand.payer and not self.has_room(demand):
             reason = "as many requests of this API key are waiting as there are places left"

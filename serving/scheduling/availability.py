@@ -19,7 +19,7 @@ from serving.scheduling.policy import Policy, PolicyParameters
 from serving.scheduling.weekly_schedule import WeeklySchedule
 
 RECHECK_S = 60.0
-"""When a closed node may be asked again that does not know when it will open."""
+"""After this time a closed node may be asked again, if it does not know when it will open."""
 
 
 class ServeOthers(Enum):
@@ -59,9 +59,10 @@ class Hours:
 
 
 def judge_availability(parameters: PolicyParameters, hours: Hours | None, now_ms: int, quiet_s: float) -> Availability:
-    """The availability at wall time ``now_ms``, of a node whose users have been quiet for ``quiet_s`` (0: one is here).
+    """The availability at wall time ``now_ms`` of a node whose users have been quiet for ``quiet_s`` (0: one is
+    active).
 
-    ``hours`` are those of the schedule, None without one.
+    ``hours`` come from the schedule; None if there is none.
     """
     serve_others = ServeOthers(parameters.serve_others)
     if serve_others is ServeOthers.NEVER:
@@ -79,8 +80,8 @@ def judge_availability(parameters: PolicyParameters, hours: Hours | None, now_ms
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """A node that ends takes nothing new. It was told so at ``since``, and waits for what is under way up to ``until``,
-    both on the monotonic clock."""
+    """A node that is stopping takes no new requests. It was told to stop at ``since``, and waits until ``until`` for
+    the requests under way, both on the monotonic clock."""
 
     since: float
     until: float
@@ -98,7 +99,8 @@ class AvailabilityGate:
         self._hours: Hours | None = None
         self._own_requests = 0
         self._quiet_since: float | None = None
-        """Since when no request of the node's users is under way, on the monotonic clock; None: since the start."""
+        """When the last request of the node's users ended, on the monotonic clock; None: there was none since the
+        start."""
         self.ending: Ending | None = None
         """Set when the node ends, and takes no new request."""
 

@@ -1,11 +1,11 @@
 """The check of a backend that answered the request of a stranger with an error: which of the two is at fault?
 
-There are requests to which a server that is well answers with an error, such as one with a grammar that it cannot
-compile. Who is no friend of this node may send them on purpose: two in a row would open the backend's breaker, and the
-node would serve nobody. So an error that was an answer to a stranger, to another node or to a user with an API key, is
-a doubt alone. Then the node asks for one token itself, and what becomes of that goes into the breaker.
+A healthy server answers some requests with an error, such as one with a grammar that it cannot compile. An attacker may
+send them on purpose: two in a row would open the backend's breaker, and the node would serve nobody. So an error in
+answer to a stranger (another node, or a user with an API key) is only a doubt. Then the node itself asks for one token,
+and the outcome of that goes into the breaker.
 
-Silence and a lost connection count at once: they would be waited for again.
+Silence and a lost connection count as failures at once: the check itself would have to wait for them again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ log = structlog.get_logger(__name__)
 CHECK_TIMEOUT_S = 10.0
 """Seconds for one token, unless other answers are seen to grow meanwhile."""
 SAYS_NOTHING = (400, 404, 405, 413, 422, 429, 501)
-"""Statuses by which a server refuses this question, and may well answer others: it has no chat, or no time."""
+"""Statuses by which a server refuses this question though it may answer others: it has no chat, or is busy."""
 
 
 async def check_backend(backend: Backend, model: str, breaker: CircuitBreaker, meter: SpeedMeter) -> None:
-    """Ask a backend for one token of ``model``, and note in its breaker what comes."""
+    """Ask a backend for one token of ``model``, and note the outcome in its breaker."""
     since, fault = trio.current_time(), "no answer in time"
     with trio.move_on_after(CHECK_TIMEOUT_S):
         fault = await _ask(backend, model)

@@ -22,13 +22,13 @@ from serving.scheduling.policy import LoadSnapshot, Policy, PolicyParameters
 from serving.scheduling.silent_answers import SilentAnswers
 
 REFILL_INTERVAL_S = 1.0
-"""Seconds between two looks at what a backend has room for: about the age of what it shows of itself."""
+"""Seconds between two looks at the room of a backend: about the age of the load that it reports."""
 
 
 GATHERED_FROM = 32
-"""Requests at a time from which on the pieces of their streams are gathered."""
+"""Concurrent requests from which on the pieces of their streams are gathered."""
 GATHERING_S_PER_REQUEST, MAX_GATHERING_S = 0.00025, 0.02
-"""For how long: so that a node with many streams wakes up four thousand times a second for them at most."""
+"""For how long: a node with many streams then wakes up for them at most four thousand times a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,13 @@ class ScheduledBackend:
     backend: Backend
     admission: Admission
     weight: float = 1.0
-    """How many times as many requests it gets, for its capacity, as another of weight 1."""
+    """Its share of requests relative to its capacity: with 2 it gets twice as many for each slot as with 1."""
     meter: SpeedMeter = field(default_factory=SpeedMeter)
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     silent: SilentAnswers = field(default_factory=SilentAnswers)
 
     def get_speed(self, model: str) -> ServiceSpeed:
-        """How busy it is, counting other users of the backend where it shows them, and how fast it was of late."""
+        """How busy it is, with other users of the backend if it reports them, and how fast it has been recently."""
         load, slots, own = self.backend.get_load(), self.admission.slots, self.admission.requests
         known, limits = self.meter.get(model), self.backend.get_limits(model)
         running, waiting = max(min(own, slots), load.running), max(own - slots, load.waiting, 0)
@@ -66,14 +66,14 @@ class ScheduledBackend:
 
     @property
     def relative_load(self) -> float:
-        """Requests with the next one, by slots and by the weight that its owner gives it: who has least is next."""
+        """Requests, the next one included, divided by slots and by weight: the backend with the least is asked next."""
         return (self.admission.utilization + 1 / self.admission.capacity) / self.weight
 
     @property
     def gathering_s(self) -> float:
         """Seconds for which the pieces of a stream are gathered after its beginning; 0: each is passed on as it comes.
 
-        A piece takes a node about as long whether it has one event or ten.
+        A piece costs a node about the same with one event as with ten.
         """
         running = self.admission.running
         return min(MAX_GATHERING_S, running * GATHERING_S_PER_REQUEST) if running >= GATHERED_FROM else 0.0
@@ -85,7 +85,7 @@ class ScheduledBackend:
 
     @property
     def is_backlogged(self) -> bool:
-        """Whether requests wait in the backend itself: some that had begun too, if its cache is full."""
+        """Whether requests wait in the backend itself. If its cache is full, some of them may have begun."""
         return self.backend.get_load().waiting > 0
 
     def get_load_snapshot(self, model: str) -> LoadSnapshot:
@@ -149,7 +149,7 @@ class AdmittedRequest:
 
 
 def find_room(load: Load, capacity: int) -> int:
-    """Requests for which a backend is seen to have room: as many as it runs, while it has put some into its queue."""
+    """Requests for which a backend seems to have room: only those that it runs, while others wait in its own queue."""
     return min(capacity, load.running) if load.known and load.waiting else capacity
 
 
@@ -158,9 +158,9 @@ def _find_room(backend: Backend, capacity: int) -> int:
 
 
 async def _follow(scheduled: ScheduledBackend, nursery: trio.Nursery) -> None:
-    """Begin requests, one at a time, for which a backend is seen to have room again; put off what may wait in it.
+    """Every second, begin one more request if a backend has room again, and extend answers that may wait in it.
 
-    One that is doubted is checked by a task in ``nursery``.
+    A backend in doubt is checked by a task in ``nursery``.
     """
     backend, breaker = scheduled.backend, scheduled.breaker
     while True:
@@ -208,8 +208,8 @@ class BackendPool:
                 nursery.start_soon(_follow, scheduled, nursery)
 
     async def wait_alive(self, patience: float) -> None:
-        """Wait until what this process loads is loaded, and then until every backend is alive, for ``patience`` seconds
-        at most: another server may be away."""
+        """Wait until the models of this process are loaded, then until every backend is alive. The second wait ends
+        after ``patience`` seconds, since another server may be away."""
         for scheduled in self._scheduled:
             if isinstance(scheduled.backend, LoadedBackend):
                 await scheduled.backend.wait_loaded()
@@ -223,9 +223,10 @@ class BackendPool:
         return tuple(sorted({model for scheduled in alive for model in scheduled.backend.models}))
 
     def get_offered_models(self) -> tuple[str, ...]:
-        """Those of them that other nodes may ask for, within the owner's hours: not all of the backends are broken.
+        """Those of the models that other nodes may ask for, within the owner's hours, and that have an unbroken
+        backend.
 
-        One that is busy for a second is announced: it declines until then.
+        A model whose backends are only busy is still announced: they decline until they have time.
         """
         now = trio.current_time()
         accepted = filter(self._policy.parameters.accepts, self.get_models())
@@ -250,7 +251,8 @@ class BackendPool:
         return found[0] if found else None
 
     def order(self, model: str) -> list[ScheduledBackend]:
-        """The living backends of ``model`` in the order in which to ask them: those that fail last, then by load."""
+        """The living backends of ``model`` in the order in which to ask them: by load, with the failing ones at the
+        end."""
         found, now = self.find_all(model), trio.current_time()
         if len(found) > 1:
             found.sort(key=lambda each: (each.breaker.is_open(now), each.relative_load))

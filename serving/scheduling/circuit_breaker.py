@@ -1,6 +1,6 @@
 """The circuit breaker of a backend, or of a model of another node. Pure.
 
-Who fails again and again is asked last for a while, and then tried once.
+A backend or executor that fails repeatedly is asked last for a while, and then tried once.
 
 A broken backend answers at once and so looks idle: by load alone it would get most of the requests. After
 :data:`OPEN_AFTER` failures in a row the breaker is *open* for 5 seconds, and twice as long after each failed probe, up
@@ -37,7 +37,7 @@ class CircuitBreaker:
     _is_probing: bool = False
     _is_doubted: bool = False
     _is_checked: bool = False
-    """Whether somebody finds out now what a doubt is worth."""
+    """Whether a check of the doubt is under way."""
 
     @property
     def is_broken(self) -> bool:
@@ -81,7 +81,7 @@ class CircuitBreaker:
         self._is_doubted = True
 
     def take_doubt(self) -> bool:
-        """Whether it is to be checked now. Then a check is under way until an answer comes, or it is said to fail."""
+        """Whether a check is due. If so, it counts as under way until an answer or a failure is noted."""
         if not self._is_doubted or self._is_checked:
             return False
         self._is_doubted, self._is_checked = False, True
@@ -94,5 +94,5 @@ class CircuitBreaker:
         self.note_failure(now)
 
     def note_busy(self, now: float, retry_after_s: float = 0.0) -> None:
-        """It has no time, and has named one (0: none). That is no failure."""
+        """It is busy, and asks to be tried again later (0: it names no time). This is no failure."""
         self._busy_until = now + min(retry_after_s or BUSY_WAIT_S, MAX_OPEN_S)

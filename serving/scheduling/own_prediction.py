@@ -1,6 +1,6 @@
 """What a node expects of itself for one request: computed once, and used for all that is decided when it arrives.
 
-It says whether to offload the request, how long it will have its slot, and what its answer is later compared with.
+From it follow whether to offload the request, how long it will have its slot, and what its times are compared with.
 """
 
 from __future__ import annotations

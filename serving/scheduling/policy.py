@@ -70,9 +70,9 @@ class ModelQuota:
 class PolicyParameters:
     """The numbers of the policies.
 
-    Of the paper's, probabilities from 0 to 1: ``offload_frequency`` of trying to offload an own request above
+    Of the paper's policy, probabilities from 0 to 1: ``offload_frequency`` of trying to offload an own request above
     ``target_utilization``, ``accept_frequency`` of accepting an offer below it, ``queue_frequency`` of queueing an
-    offer above it rather than declining. Of the adaptive one: ``credit_price_s`` is how many seconds one credit is
+    offer above it rather than declining. Of the adaptive policy: ``credit_price_s`` is how many seconds one credit is
     worth, and ``max_offer_wait_s`` the longest predicted wait for which an offer is accepted.
 
     Of any: ``max_queue`` bounds each of the two queues. ``max_tokens`` caps an answer's completion tokens.
@@ -103,7 +103,8 @@ class PolicyParameters:
         return quota is None or quota.accept
 
     def is_full(self, waiting: int) -> bool:
-        """Whether no request may join a queue of so many. A node without one still serves what finds a free slot."""
+        """Whether a queue with so many requests is full. A node without a queue still serves requests that find a free
+        slot."""
         return waiting >= max(1, self.max_queue)
 
     def get_max_tokens(self, model: str) -> int:
@@ -125,9 +126,9 @@ class Policy(Protocol):
 
 
 class AdaptivePolicy:
-    """Offloads what another node is expected to answer sooner, by more than the price of it is worth.
+    """Offloads a request if another node is expected to answer it sooner, by more than the price is worth.
 
-    A conversation stays where it is cached. Offers are accepted as long as they wait for a short time only.
+    A conversation stays where it is cached. Offers are accepted while their predicted wait is short.
     """
 
     def __init__(self, parameters: PolicyParameters) -> None:
@@ -172,21 +173,22 @@ POLICIES: dict[str, type[AdaptivePolicy] | type[ProbabilisticPolicy]] = {
 }
 """The policies that come with the node."""
 DEFAULT_POLICY = "adaptive"
-"""The one that a node has whose owner has said nothing."""
+"""The policy of a node whose owner has configured none."""
 PARAMETERS_OF = {
     "adaptive": ("credit_price_s", "max_offer_wait_s"),
     "paper": ("offload_frequency", "accept_frequency", "queue_frequency", "target_utilization"),
 }
-"""The parameters that mean something to one of them alone; all others are for any policy."""
+"""The parameters that only one of the policies reads; all others are for any policy."""
 
 
 def describe_policy(policy: Policy) -> str:
-    """The name of a policy that comes with the node; of any other, what its class is called."""
+    """The name of a policy that comes with the node; for any other, the name of its class."""
     return next((name for name, kind in POLICIES.items() if type(policy) is kind), type(policy).__name__)
 
 
 def find_foreign_parameter(policy: Policy, names: Iterable[str]) -> tuple[str, str, str] | None:
-    """The first of these parameters that only another policy reads, that policy, and the one that ``policy`` is."""
+    """The first of these parameters that ``policy`` does not read, with the policy that reads it and the name of
+    ``policy``."""
     own = describe_policy(policy)
     foreign = {key: other for other, keys in PARAMETERS_OF.items() if own in POLICIES and own != other for key in keys}
     return next(((name, foreign[name], own) for name in names if name in foreign), None)

@@ -18,10 +18,10 @@ from typing import Generic, TypeVar
 AGEING_INVERSE = 1.0
 """Seconds of waiting that outweigh one second of predicted service."""
 MAX_EXPECTED_S = 600.0
-"""Longest service time that is believed; so this bounds for how long a request can be passed over, too."""
+"""Longest service time that is believed. It also bounds how long a request can be passed over."""
 OFFSET_S = 1.0
-"""Added to measured and predicted times before they are compared: what a request costs beside its tokens says nothing
-of longer ones. Else a payer could have them all look ten times as long, by some requests for one token."""
+"""Added to measured and predicted times before they are compared: the fixed cost of a short request says nothing about
+longer ones. Otherwise a payer could make all requests look ten times as long, by some requests for one token."""
 SMOOTHING = 1 / 8
 """Weight of the last service time in what is learned from all."""
 
@@ -87,7 +87,7 @@ def predict_wait(slots: int, busy: Iterable[float], ahead: Iterable[float]) -> f
 
 
 class ServiceTimes:
-    """What is learned of service times: their mean, and by which factor predictions are wrong on average."""
+    """Measured service times: their mean, and by which factor predictions are wrong on average."""
 
     def __init__(self) -> None:
         self._mean_s: float | None = None
@@ -95,7 +95,7 @@ class ServiceTimes:
         self._predicted_s = 0.0
 
     def correct(self, predicted_s: float) -> float:
-        """The service time to expect of a request for which ``predicted_s`` were predicted (0: nothing was).
+        """The expected service time of a request for which ``predicted_s`` was predicted (0: no prediction).
 
         0 while nothing is known.
         """

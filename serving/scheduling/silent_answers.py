@@ -1,8 +1,9 @@
 """Answers of one backend whose content has not begun, and until when it must.
 
-A server may put a request into a queue of its own, where it is silent and not broken. Its page tells how many wait, not
-which. So while it shows that some do, and content comes in other answers, all that are silent are put off, within a
-limit. A server that hangs gives nobody content, whatever its page shows.
+A server may put a request into a queue of its own: then the request is silent, though the server is not broken. Its
+metrics page says how many requests wait, but not which. So while some wait, and content comes in other answers, the
+deadlines of all silent answers are extended, within a limit. A server that hangs produces content for nobody, whatever
+its page says.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import trio
 
 MAX_QUEUED_S = 120.0
-"""Most seconds from its slot on for which a silent answer is put off: as long as a payer waits for one in a queue."""
+"""Longest extension, in seconds since the answer got its slot: as long as a payer waits for an answer in a queue."""
 WORKING_S = 10.0
 """Seconds for which content in another answer shows that the server works."""
 
@@ -26,7 +27,7 @@ class _Wait:
 
 
 class SilentAnswers:
-    """The answers under way that nothing has come of, each as the scope that ends the wait for it."""
+    """The answers under way without content, each as the scope that ends the wait for it."""
 
     def __init__(self) -> None:
         self._waits: dict[trio.CancelScope, _Wait] = {}
@@ -41,7 +42,8 @@ class SilentAnswers:
         self._waits.pop(scope, None)
 
     def put_off(self, now: float, content_at: float) -> None:
-        """Requests are seen to wait in the server, of which content came last at ``content_at``."""
+        """Extend the deadlines: requests wait in the server, and its last content, in any answer, came at
+        ``content_at``."""
         if now - content_at < WORKING_S:
             for scope, wait in self._waits.items():
                 scope.deadline = max(scope.deadline, min(now + wait.patience_s, wait.latest))

@@ -1,7 +1,7 @@
 """A weekly schedule: spans of the week in the local time of a zone. Pure: moments are in ms since the Unix epoch.
 
-What counts is what a clock on the wall of that zone shows. Where the clock is put forward, a span is shorter by the
-time that is left out; where it is put back, what the clock shows twice counts twice.
+Spans are those of local clocks. When clocks are put forward, a span is shorter by the hour left out. When they are put
+back, the hour that they show twice counts twice.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class WeeklySchedule:
     def parse(cls, entries: Sequence[str], zone: str) -> WeeklySchedule:
         """The schedule of entries such as ``Mon-Fri 18:00-08:00`` and ``Sat,Sun``, in a zone of the IANA database.
 
-        A span that ends at or before its start ends on the next day. Without days it is of every day, without times of
-        the whole day.
+        A span that ends at or before its start ends on the next day. Without days it applies to every day, without
+        times to the whole day.
 
         Raises:
             ValueError: an entry or the zone cannot be understood.
@@ -95,7 +95,7 @@ def find_zone(name: str) -> tzinfo:
     """The time zone called ``name``.
 
     Raises:
-        ValueError: this machine knows none of that name.
+        ValueError: this machine knows no zone of that name.
     """
     if name == "UTC":  # needs no database
         return UTC
@@ -109,7 +109,7 @@ def parse_entry(entry: str) -> list[tuple[int, int]]:
     """The spans of one entry, in minutes since Monday 00:00, cut at the end of the week.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no valid entry.
     """
     found = _ENTRY.fullmatch(entry.strip())
     if found is None or not any(found.groups()):
