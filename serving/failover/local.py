@@ -21,7 +21,6 @@ import trio
 from serving.backends.backend import CONTINUATION, BackendError, ErrorEventSent
 from serving.failover.rules import Next, Outcome, judge_status, judge_whole
 from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, Answer, AnswerInspector, WholeBody
-from serving.openai.content import AnswerForm
 from serving.openai.errors import bad_gateway, too_many_requests, unavailable
 from serving.openai.event_writer import write_events
 from serving.openai.requests import Request
@@ -218,7 +217,7 @@ async def _begin(
             answer = await opened.enter_async_context(serving)
             is_streamed = answer.is_stream
             if answer.status == 200 and is_streamed != request.stream:
-                answer = await _write_as_stream(answer, request.endpoint.form)
+                answer = await _write_as_stream(answer, request)
             is_stream = answer.is_stream and answer.status == 200
             inspector = AnswerInspector(
                 answer.is_stream,
@@ -345,7 +344,7 @@ async def _hold_back_whole(answer: Answer, inspector: AnswerInspector) -> tuple[
     return bytes(held), b""
 
 
-async def _write_as_stream(answer: Answer, form: AnswerForm) -> Answer:
+async def _write_as_stream(answer: Answer, request: Request) -> Answer:
     """The whole answer of a backend that was asked for a stream, as one.
 
     Raises:
@@ -353,9 +352,10 @@ async def _write_as_stream(answer: Answer, form: AnswerForm) -> Answer:
     """
     if answer.is_stream:
         raise BadAnswer("the backend streams an answer that was asked for in one piece")
+    form = request.endpoint.form
     whole, _ = await _hold_back_whole(answer, AnswerInspector(stream=False, form=form))
     try:
-        events = write_events(whole, form)
+        events = write_events(whole, form, request.choices)
     except ValueError as error:
         raise BadAnswer(str(error)) from error
     return Answer(200, EVENT_STREAM, WholeBody(events))

@@ -10,10 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from serving.openai.bodies import parse_json
-from serving.openai.content import ENVELOPE, TEXTS, AnswerForm, decode_body
-from serving.openai.requests import encode_body
+import msgspec
 
+from serving.openai.content import ENVELOPE, TEXTS, AnswerForm, decode_body
+
+MAX_STREAM_EVENTS = 4_096
+"""Most events of a stream that is written: the longest answer with log probabilities has half as many. Each takes some
+microseconds of the event loop."""
+MAX_STREAM_BYTES = 8 << 20
+"""Most bytes of a stream that is written: twice the longest answer in one piece. What all events have in common is in
+each of them."""
 PIECE_CHARS = 8_192
 """Most characters of a text in one event: however they are escaped, it is no event that is too long."""
 PIECE_TOKENS = 50
@@ -28,26 +34,34 @@ _OWN = ("index", "message", "text", "logprobs", "finish_reason")
 Fields = dict[str, Any]
 
 
-def write_events(body: bytes, form: AnswerForm) -> bytes:
-    """The stream that says what the answer ``body`` says, to its end.
+def write_events(body: bytes, form: AnswerForm, most_choices: int) -> bytes:
+    """The stream that says what the answer ``body`` says in its first ``most_choices`` choices, to its end.
 
     Raises:
-        ValueError: there is no answer of this ``form`` in it.
+        ValueError: there is no answer of this ``form`` in it, or one of more parts than a stream can have.
     """
-    content = parse_json(body)
-    if content is None or decode_body(body, form) is None:
+    if decode_body(body, form) is None:
         raise ValueError("the answer is not of the form that was asked for")
+    stream = bytearray()
+    for count, event in enumerate(_write_answer(msgspec.json.decode(body), form, most_choices)):
+        stream += b"data: " + msgspec.json.encode(event) + b"\n\n"
+        if count >= MAX_STREAM_EVENTS or len(stream) > MAX_STREAM_BYTES:
+            raise ValueError("the answer has too many parts for a stream")
+    return bytes(stream) + b"data: [DONE]\n\n"
+
+
+def _write_answer(content: Fields, form: AnswerForm, most_choices: int) -> Iterator[Fields]:
     choices = content.get("choices")
     if not choices:
         raise ValueError("the answer has no choices")
     envelope = {name: content[name] for name in ENVELOPE if name in content}
     if form is not TEXTS:
         envelope["object"] = "chat.completion.chunk"
-    pieces = (piece for number, choice in enumerate(choices) for piece in _write_choice(choice, number, form))
-    events = [{**envelope, "choices": [piece]} for piece in pieces]
+    for number, choice in enumerate(choices[:most_choices]):
+        for piece in _write_choice(choice, number, form):
+            yield {**envelope, "choices": [piece]}
     if isinstance(content.get("usage"), dict):
-        events.append({**envelope, "choices": [], "usage": content["usage"]})
-    return b"".join(b"data: " + encode_body(event) + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+        yield {**envelope, "choices": [], "usage": content["usage"]}
 
 
 def _write_choice(choice: Mapping[str, Any], number: int, form: AnswerForm) -> Iterator[Fields]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 from serving.openai.answers import MAX_EVENT_BYTES, AnswerInspector
 from serving.openai.bodies import read_events
 from serving.openai.content import MESSAGES, TEXTS, AnswerForm, count_completion_bytes, decode_body
-from serving.openai.event_writer import PIECE_CHARS, PIECE_TOKENS, write_events
+from serving.openai.event_writer import (
+    MAX_STREAM_BYTES,
+    MAX_STREAM_EVENTS,
+    PIECE_CHARS,
+    PIECE_TOKENS,
+    write_events,
+)
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 HEAD = {"id": "a", "object": "chat.completion", "created": 1, "model": "m"}
@@ -28,9 +35,9 @@ def encode(choices: Any, **fields: Any) -> bytes:
     return json.dumps({**HEAD, "choices": choices, **fields}).encode()
 
 
-def write(body: bytes, form: AnswerForm = MESSAGES) -> list[dict[str, Any]]:
+def write(body: bytes, form: AnswerForm = MESSAGES, choices: int = 2) -> list[dict[str, Any]]:
     """The events, without the one that closes them."""
-    events = write_events(body, form)
+    events = write_events(body, form, choices)
     assert events.endswith(b"data: [DONE]\n\n") and max(map(len, events.split(b"\n\n"))) < MAX_EVENT_BYTES
     return list(read_events(events))[:-1]
 
@@ -100,7 +107,7 @@ def test_it_says_and_costs_the_same(messages: list[dict[str, Any]]) -> None:
     whole = decode_body(body)
     assert whole is not None
     inspector = AnswerInspector(stream=True, choices=len(messages))
-    inspector.feed(write_events(body, MESSAGES))
+    inspector.feed(write_events(body, MESSAGES, len(messages)))
     both = [each.get("reasoning") and each.get("reasoning_content") for each in messages]
     if not any(both):  # two names of one text
         assert inspector.completion_bytes == count_completion_bytes(whole, len(messages), has_tools=False)
@@ -111,7 +118,7 @@ def test_reasoning_under_both_of_its_names_is_paid_once() -> None:
     thought = "thinking " * PIECE_CHARS
     said = {"content": "yes", "reasoning": thought, "reasoning_content": thought}
     inspector = AnswerInspector(stream=True)
-    inspector.feed(write_events(encode([{"message": said, "finish_reason": "stop"}]), MESSAGES))
+    inspector.feed(write_events(encode([{"message": said, "finish_reason": "stop"}]), MESSAGES, 1))
     assert inspector.completion_bytes == len(thought) + len("yes")
 
 
@@ -130,13 +137,52 @@ def test_reasoning_under_both_of_its_names_is_paid_once() -> None:
         encode([{"message": {"tool_calls": [{"function": {"name": "find", "arguments": {}}}]}}]),
         encode([{"message": {"content": "half of a pair: \ud800"}}]),
         b'{"choices":[{"message":{"content":"hello"}}],"x":' + 5_000 * b"[" + 5_000 * b"]" + b"}",
+        b'{"choices":[{"message":{"content":"hello"},"x":1e999}]}',
     ],
 )
 def test_what_is_no_answer_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError):
-        write_events(body, MESSAGES)
+        write_events(body, MESSAGES, 1)
+
+
+def test_nesting_that_can_just_be_read_is_written_or_refused() -> None:
+    """JSON is read to one depth and written to another, and what goes wrong is the backend's fault alone."""
+    for depth in range(1, 1_000):
+        nested = b'{"choices":[{"message":{"content":"hello"},"x":' + depth * b"[" + depth * b"]" + b"}]}"
+        with suppress(ValueError):
+            write_events(nested, MESSAGES, 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        encode([{"message": {"tool_calls": [{}] * (MAX_STREAM_EVENTS + 1)}}]),
+        encode([{"message": {"content": ""}, "logprobs": {"content": [1] * PIECE_TOKENS * (MAX_STREAM_EVENTS + 1)}}]),
+        encode([{"message": {"tool_calls": [{}] * 1_000}}], id="x" * (MAX_STREAM_BYTES // 1_000)),
+    ],
+    ids=["calls", "log probabilities", "what all events repeat"],
+)
+def test_an_answer_of_many_small_parts_is_no_work_without_end(body: bytes) -> None:
+    with pytest.raises(ValueError, match="too many parts"):
+        write_events(body, MESSAGES, 1)
+
+
+@pytest.mark.parametrize("size", [1, 60])
+def test_the_longest_answer_has_a_stream(size: int) -> None:
+    """With as many log probabilities as it can have, too."""
+    count = (MESSAGES.max_bytes - 1_000) // (size + 48)
+    listed = [{"token": "x" * size, "logprob": -1.0, "bytes": None}] * count
+    body = encode([{"message": {"content": "x" * size * count}, "logprobs": {"content": listed}}])
+    assert len(write(body)) > count // PIECE_TOKENS
+
+
+def test_choices_that_nobody_asked_for_are_left_out() -> None:
+    """They are not paid in one piece, and would be in events of their own."""
+    choices = [{"index": at, "message": {"content": "hello"}, "finish_reason": "stop"} for at in range(3)]
+    events = write(encode(choices), choices=2)
+    assert {each["index"] for event in events for each in event["choices"]} == {0, 1}
 
 
 def test_a_chat_is_no_completion() -> None:
     with pytest.raises(ValueError):
-        write_events(encode([{"message": {"content": "hello"}}]), TEXTS)
+        write_events(encode([{"message": {"content": "hello"}}]), TEXTS, 1)
