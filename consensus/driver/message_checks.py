@@ -48,7 +48,12 @@ class MessageChecks:
         return instance is not None and not instance.is_relevant(message)
 
     async def verify(self, *messages: Message | CompactPropose) -> None:
-        """Check the signatures of messages that an instance is going to look at, unless it may as well check itself."""
+        """Check the signatures of messages that an instance is going to look at.
+
+        Those of a few votes are left to it: they are checked on the event loop in any case.
+        """
+        if self._verifier.is_quick(len(messages)) and all(isinstance(message, Vote) for message in messages):
+            return
         found = [(rules, message) for message in messages if (rules := self._find_rules(message)) is not None]
         if found:
             await self._verifier.check(_validate, found)
@@ -67,9 +72,7 @@ class MessageChecks:
             await self._verifier.check(_verify_block, block)
 
     def _find_rules(self, message: Message | CompactPropose) -> MessageValidation | None:
-        """The rules for a message, if an instance is going to look at its signatures and they are worth a thread."""
-        if isinstance(message, Vote) and self._verifier.is_quick(1):
-            return None
+        """The rules for a message, if an instance is going to look at its signatures."""
         instance = self._find_instance(message.epoch)
         if instance is None:
             return None

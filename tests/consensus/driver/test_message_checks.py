@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+
 import pytest
 
 from chain import crypto
@@ -13,10 +16,24 @@ from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from tests.support.agreement.committee import Committee
 
 BLOCK = bytes([7] * 32)
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
-def make_checks(core: Simplex) -> MessageChecks:
-    verifier = SignatureVerifier(SimulatedRuntime(0))
+class CountingRuntime(SimulatedRuntime):
+    """Counts what is handed to worker threads."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.calls = 0
+
+    async def run_sync(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        self.calls += 1
+        return await super().run_sync(function, *args)
+
+
+def make_checks(core: Simplex, runtime: SimulatedRuntime | None = None) -> MessageChecks:
+    verifier = SignatureVerifier(runtime or SimulatedRuntime(0))
     return MessageChecks(
         core.chain_id, verifier, lambda epoch: core if epoch == core.epoch else None, lambda block: True
     )
@@ -79,4 +96,19 @@ def test_the_signature_of_a_vote_is_left_to_the_loop_and_those_of_a_certificate_
         assert checked == 5
 
     monkeypatch.setattr(crypto, "verify", count)
+    run_simulation(1, main)
+
+
+def test_many_votes_are_checked_in_a_thread() -> None:
+    """Those that came early wait for their epoch, hundreds of them, and all may be forged."""
+    committee = Committee(7)
+    core = committee.make_core(committee.get_follower(1, 2))
+    core.start()
+    runtime = CountingRuntime()
+    checks = make_checks(core, runtime)
+
+    async def main() -> None:
+        await checks.verify(*(committee.vote(signer, VoteKind.NOTARIZE, 1, BLOCK) for signer in range(5)))
+        assert runtime.calls == 1
+
     run_simulation(1, main)
