@@ -103,7 +103,8 @@ def describe_response(origin: bytes) -> Headers:
 
 
 def describe_preflight(head: RequestHead) -> Headers:
-    """More headers of the response to a preflight of an allowed origin: the page may send what it asks to send."""
+    """More headers of the response to a preflight of an allowed origin: the page may send the request that it asks
+    about."""
     headers = [
         (b"access-control-allow-methods", b"GET, POST"),
         (b"access-control-max-age", b"%d" % PREFLIGHT_AGE_S),

@@ -20,7 +20,7 @@ OWN_HEADERS = (b"content-length", b"content-type", b"date", b"connection", b"tra
 class AsgiHandler:
     """Handles requests by asking ``app``. It is cancelled when the client disconnects, as every handler is.
 
-    ``address`` is the host and the port that the application is told it is reached at.
+    ``address`` is the host and port that the application is told as its own (``server`` in the scope).
     """
 
     def __init__(self, app: Application, address: tuple[str, int] | None = None) -> None:

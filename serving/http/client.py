@@ -4,9 +4,9 @@ Bodies are handed on as they arrive, after transfer decoding and without being l
 leaving its context before the body has ended: the connection is then closed at once, which every serving engine takes
 as the sign to stop generating.
 
-It is written by hand for its cost. In place of this pool, when it was still made on h11, that of httpcore 1.0.9 took
-three times the CPU for an answer in one piece (1.2 ms after 0.4 ms, the HTTP front of the relay included) and over four
-times for a stream of 16 pieces (3.6 ms after 0.8 ms), with 16 requests at a time.
+It is written by hand because of the cost. Even when this pool still used h11, the pool of httpcore 1.0.9 took three
+times its CPU for an answer in one piece (1.2 ms instead of 0.4 ms, the HTTP front of the relay included) and over four
+times for a stream of 16 pieces (3.6 ms instead of 0.8 ms), with 16 requests at a time.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from serving.http.transport import Transport
 RESPONSE_READ_BYTES = 65536
 """Most bytes of one read from a socket."""
 UNGATHERED_PIECES = 8
-"""Pieces of a body that are taken as they come, after an interval in which none did: waiting twice costs twice."""
+"""Pieces of a body that are taken as they come, after an interval without any: gathering a slow body would cost
+twice."""
 RESEND_WITHIN_S = 1.0
-"""Seconds within which a kept connection that the server had closed already is found dead."""
+"""Longest time until a kept connection that the server had already closed is found dead."""
 
 
 class HttpClientError(Exception):
@@ -102,10 +103,10 @@ class HttpResponse:
         self._ungathered = 0  # pieces to come that are not waited for
 
     def gather(self, interval: float) -> bool:
-        """Have what comes until the next multiple of ``interval`` seconds come as one piece, from now on.
+        """From now on, return all that arrives until the next multiple of ``interval`` seconds as one piece.
 
-        A piece costs about the same whatever its length. A body that comes too fast for one read in that time is not
-        slowed down, and one that brings nothing in it is looked at as it comes for a while.
+        A piece costs about the same whatever its length. A body too fast for one read per interval is not slowed down.
+        After an interval without bytes, the next pieces are returned as they come.
         """
         self._interval = interval
         return True
@@ -130,7 +131,7 @@ class HttpResponse:
     async def __anext__(self) -> bytes:
         piece = await self._gather() if self._interval else self._connection.take_body()
         if not piece and not self._connection.is_body_over:
-            # Counted from here, so that the time a slow reader takes between two pieces is not the server's.
+            # Counted from here, so that the time of a slow reader between two pieces is not charged to the server.
             deadline = max(self._deadline, trio.current_time() + self._timeouts.stall_s)
             piece = await self._connection.receive_body(deadline)
         if not piece:
@@ -210,9 +211,9 @@ class HttpPool:
     ) -> HttpResponse:
         """Send a request (a body is sent as JSON) and return the response, whose context must be entered.
 
-        A request that finds a kept connection dead before any byte of a response is sent once more, over a fresh
-        connection, if that took no longer than :data:`RESEND_WITHIN_S`: a server that worked on it for longer would
-        do it all again.
+        If a kept connection turns out to be dead before any byte of a response, within :data:`RESEND_WITHIN_S`, the
+        request is sent once more over a fresh connection. After that time the server may have worked on it, and would
+        do so again.
 
         Raises:
             HttpClientError: the server does not answer.
@@ -298,7 +299,7 @@ class HttpPool:
 
 
 def _describe_cause(error: BaseException) -> str:
-    """Why a connection failed; that to the first address, if several were tried."""
+    """Why a connection failed; if several addresses were tried, the reason for the first."""
     cause = error.__cause__ or error
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
@@ -321,7 +322,7 @@ class _Connection:
         """What came of the body together with the head."""
 
     def is_usable(self) -> bool:
-        """Whether an idle connection has nothing to read, such as the end of the stream or bytes of no response."""
+        """Whether an idle connection has nothing to read: neither the end of the stream nor unexpected bytes."""
         return not self._transport.has_data()
 
     async def exchange(self, request: bytes, deadline: float) -> ResponseHead:
@@ -339,7 +340,7 @@ class _Connection:
 
     async def _exchange(self, request: bytes, deadline: float) -> ResponseHead:
         with trio.CancelScope(deadline=deadline) as scope:
-            # A server that answers without reading the whole request may close at once: see what it said.
+            # A server that answers without reading the whole request may close at once: its response can still be read.
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._transport.send(request)
             received = False
@@ -399,7 +400,8 @@ class _Connection:
         return piece
 
     def finish(self) -> bool:
-        """Whether the response is complete and the connection can carry another request, for which it is then ready."""
+        """Whether the response is complete and the connection can carry another request. If so, it is made ready for
+        one."""
         self._body = b""
         return self._reader.restart()
 
@@ -408,7 +410,7 @@ class _Connection:
         await self._transport.abort()
 
     def _read(self, data: bytes) -> bytes:
-        """Read what has come; ``b""`` is the end of the stream. Returns what it has of the body."""
+        """Parse ``data`` (``b""``: the end of the stream). Returns the bytes of the body in it."""
         try:
             if data:
                 return self._reader.feed(data)

@@ -5,8 +5,8 @@ read from the socket. So a client that disconnects is noticed while the handler 
 the end of the stream and cancels the handler, which cancels the work down to the backend. (A client that shuts down
 only its sending side counts as disconnected; no HTTP client in use does that while it waits for a response.)
 
-The head of a request is checked before its body is read, by a hook (``admit``) that knows paths, hosts and keys. (What
-came in one slice with the head is parsed with it: ``request_reader``.)
+The head of a request is checked before its body is read, by a hook (``admit``) that knows paths, hosts and keys. (Only
+body bytes in the same slice as the head are already parsed: ``request_reader``.)
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ REFUSAL_READ_TIMEOUT_S = 2.0
 PIECES_PER_TURN = 16
 """Pieces of a body that are parsed before other tasks get a turn."""
 PIECES_PER_CHARGE = 64
-"""Small pieces of a body that an address is charged for as for a connection; they take about as long."""
+"""An address is charged for so many small pieces of a body as for one connection; they take about as long."""
 BLAMELESS_STATUSES = (429, 503)
-"""Refusals that are not charged: a key is used above its rate, or others take up the server."""
+"""Refusals that are not charged: the key is above its rate, or the server is busy with others."""
 BODY_RETRY_AFTER_S = 1.0
-"""Seconds after which a client may send a body again that was given up because of others."""
+"""Seconds after which a client may resend a body that was given up for others."""
 
 T = TypeVar("T")
 Handler = Callable[[HttpRequest, Responder], Awaitable[None]]
@@ -66,8 +66,8 @@ class Front(Protocol):
     newcomers: trio.Lock
     """Held for a turn by one of the connections that have carried nothing yet."""
     waiting: dict[ClientConnection, float]
-    """Connections whose next request is not whole, the one that has waited longest for it first. Each with the time by
-    which something of it must have come; infinite once something has."""
+    """Connections whose next request is not complete, the one that has waited longest first. Each has the time by which
+    the first bytes of that request must have come; infinite once some have."""
 
     def date(self) -> bytes:
         """Value of the ``Date`` header."""
@@ -94,7 +94,7 @@ class ClientConnection:
         self._discarding = False
         self._served = False
         self._charges = 1
-        """What the client is charged for the request under way: for this connection, and for small pieces."""
+        """Charges of the client for the request under way: one for this connection, and those for small pieces."""
         self._scope = trio.CancelScope()
         self._waiting: trio.CancelScope | None = None  # for more of a request
         self._is_handling = False
@@ -135,7 +135,7 @@ class ClientConnection:
     # --- the reading task ---
 
     async def _read(self) -> None:
-        """Move bytes from the socket to the inbox until the client is gone, then stop whatever works for it."""
+        """Move bytes from the socket to the inbox until the client is gone, then cancel all work for it."""
         try:
             while data := await self._transport.receive(REQUEST_READ_BYTES):
                 if self._discarding:
@@ -162,7 +162,7 @@ class ClientConnection:
         self._taken.unpark_all()
 
     async def _wait_for(self, read: Callable[[], T | None], deadline: float) -> T | None:
-        """What ``read`` finds of the request once enough has come; None: the client has gone.
+        """The result of ``read`` once enough of the request has come; None: the client has gone.
 
         Raises:
             ApiError: it is malformed, or did not come by ``deadline``.
@@ -190,7 +190,7 @@ class ClientConnection:
             raise ApiError(error.status, f"Malformed HTTP: {error}.", INVALID_REQUEST) from None
 
     def give_up_body(self) -> None:
-        """Break off the body that is under way here, because all of them together have become too large."""
+        """Break off the body under way here, because all such bodies together have become too large."""
         self._is_given_up = True
         if self._waiting is not None:
             self._waiting.cancel()
@@ -337,7 +337,7 @@ class ClientConnection:
         if isinstance(error, ClientGone):
             return
         if not isinstance(error, ApiError):
-            # Formatted here, because log renderers may add local variables, and those hold prompts.
+            # Formatted here: log renderers may add local variables, and these contain prompts.
             log.error("handler failed", path=request.path, exception="".join(format_exception(error)))
             error = internal_error()
         if not responder.started:

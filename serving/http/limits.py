@@ -17,9 +17,9 @@ MAX_REFUSALS = 64
 MAX_REFUSALS_PER_ADDRESS = 4
 """The same for the connections of one address."""
 MAX_ADDRESSES = 4096
-"""Addresses whose useless connections are remembered, those of the latest."""
+"""Addresses whose useless connections are remembered, the latest ones."""
 EXEMPT = ("127.0.0.1", "::1")
-"""Where the owner's programs and a reverse proxy come from: they have as many connections as they need."""
+"""Addresses of the owner's programs and of a reverse proxy: they have as many connections as they need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ class Verdict(Enum):
 class ConnectionCounter:
     """Counts the connections of a server, in all and by the address that they come from. Times are in seconds.
 
-    A connection costs the server as much if none of its requests is let in. So each connection is charged to its
-    address when it begins, and small pieces of a body are too. A request that is let in gives its charges back. An
-    address that has used up what it may be charged gets no further connections for a while: they are closed before
+    A connection costs the server as much when none of its requests is admitted. So each connection is charged to its
+    address when it begins, and so are small pieces of a body. A request that is admitted returns its charges. An
+    address that has reached its limit of charges gets no further connections for a while: they are closed before
     anything is read.
     """
 
@@ -86,7 +86,7 @@ class ConnectionCounter:
         return Verdict.SERVE if is_within else Verdict.REFUSE
 
     def charge(self, client: str, now: float) -> bool:
-        """Charge ``client`` as much as for a connection, if it has not used up what it may be charged."""
+        """Charge ``client`` as for one connection, unless it has reached its limit."""
         key = _get_key(client)
         if not key:
             return True
@@ -113,7 +113,7 @@ class ConnectionCounter:
 
 @lru_cache(MAX_ADDRESSES)  # it is asked for with every request
 def _get_key(client: str) -> bytes:
-    """What a connection counts against beside the total; empty if against nothing."""
+    """The key of the quota that a connection counts against, beside the total; empty if it is exempt."""
     try:
         host = parse_host(client)
     except ValueError:  # the address of a connection that has gone already
@@ -125,10 +125,10 @@ Owner = TypeVar("Owner", bound=Hashable)
 
 
 class BodyBudget(Generic[Owner]):
-    """Bytes of bodies that have not arrived whole, by the connection that they arrive on.
+    """Bytes of bodies that are not complete, by the connection on which they arrive.
 
     When there are too many, the body that began first is given up. An honest body arrives within moments, so a client
-    that keeps the ends of its bodies back loses its own.
+    that withholds the ends of its bodies loses them.
     """
 
     def __init__(self, limit: int) -> None:

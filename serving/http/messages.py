@@ -75,7 +75,7 @@ def is_json(headers: Headers) -> bool:
 
 
 def keeps_open(headers: Headers) -> bool:
-    """Whether who sends a message with HTTP/1.1 has more to come over its connection (RFC 9112, section 9.3)."""
+    """Whether the sender of a message of HTTP/1.1 keeps its connection open after it (RFC 9112, section 9.3)."""
     return not any(
         name == b"connection" and option.strip().lower() == b"close"
         for name, value in headers

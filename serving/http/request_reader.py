@@ -1,11 +1,12 @@
 """Reads the requests that come over one connection (RFC 9112), one after the other. Pure.
 
-The parser is llhttp, that of Node.js, by :mod:`httptools`: it is strict, and takes a tenth of the time of h11. Requests
-come from strangers. So the parser gets a bounded slice at a time, and the next one only when all that it found was
-taken; and heads, trailers and whatever else is no body have bounds.
+The parser is llhttp, the one of Node.js, through :mod:`httptools`: it is strict, and takes a tenth of the time of h11.
+Requests come from strangers. So the parser gets a bounded slice at a time, and the next one only when all that it found
+was taken. Heads, trailers and everything else outside of bodies have bounds.
 
-What it accepts it reads as h11 does. It accepts nothing that h11 refuses, which a test tries on thousands of broken
-requests, but for needless blanks in and before the first line, and for RTSP or ICE in it in place of HTTP.
+It reads every request that it accepts as h11 does, and accepts nothing that h11 refuses; a test tries this on thousands
+of broken requests. There are two exceptions in the first line: needless blanks in and before it, and RTSP or ICE in
+place of HTTP.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from serving.http.messages import Headers
 SLICE_BYTES = 8192
 """Most bytes that the parser gets at a time."""
 MAX_SILENT_BYTES = 4096
-"""Most bytes between two pieces of a body in chunks: the size of a chunk with its extensions, a line of a trailer."""
+"""Most bytes between two pieces of a chunked body: the size of a chunk with its extensions, or a line of a trailer."""
 FIELD_BYTES = 32
-"""What a header counts besides its name and its value, for the memory that it takes (as in RFC 7541, section 4.1)."""
+"""Bytes that each header counts beside its name and value, for its overhead in memory (as in RFC 7541, section 4.1)."""
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 _LENGTH = re.compile(rb"[0-9]{1,20}")
 
 
 class MalformedRequest(Exception):
-    """The bytes are no request of HTTP/1.1, or one that is not understood. ``status``: what it is answered with."""
+    """The bytes are no request of HTTP/1.1, or one that is not supported. ``status`` is that of the response."""
 
     def __init__(self, reason: str, status: int = 400) -> None:
         super().__init__(reason)
@@ -37,7 +38,7 @@ class MalformedRequest(Exception):
 
 
 class ReadHead(msgspec.Struct, frozen=True, gc=False):
-    """The head of a request. ``knows_chunks``: its client speaks HTTP/1.1; ``wants_continue``: it asks before it sends
+    """The head of a request. ``knows_chunks``: the client speaks HTTP/1.1. ``wants_continue``: it asks before sending
     the body.
     """
 
@@ -49,8 +50,8 @@ class ReadHead(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestReader:
-    """Reads requests whose heads have at most ``max_head_bytes``: for each :meth:`read_head`, and :meth:`read_piece`
-    until it says that the body is over.
+    """Reads requests whose heads have at most ``max_head_bytes``. For each, call :meth:`read_head`, then
+    :meth:`read_piece` until the body is over.
     """
 
     def __init__(self, max_head_bytes: int) -> None:
@@ -64,7 +65,8 @@ class RequestReader:
         return bool(self._kept or self._found.queue or self._found.is_within)
 
     def close(self) -> None:
-        """Nothing is read any more. Without it, what was found stays until the collector of cyclic garbage comes by."""
+        """Stop reading. Without this call, the cycle of reader and parser stays in memory until the next garbage
+        collection."""
         self._found.close()
 
     def feed(self, data: bytes | bytearray) -> None:
@@ -107,8 +109,8 @@ class RequestReader:
 
 
 class _Found:
-    """What a parser has found, in order: a head, pieces of the body, an empty one at its end, the head of the next
-    request; at last, why it cannot go on.
+    """The output of a parser, in order: a head, pieces of the body, an empty piece at its end, then the head of the
+    next request. An error is the last.
     """
 
     def __init__(self, max_head_bytes: int) -> None:
@@ -124,9 +126,9 @@ class _Found:
         self._size = 0
         """Bytes of the head or the trailers that were found."""
         self._silent = 0
-        """Bytes of the slices since the last that went on: that ended a request, or, within a body, found any of it."""
+        """Bytes of the slices since the last progress: the end of a request, or, within a body, any bytes of it."""
         self._goes_on = False
-        """Whether this slice does."""
+        """Whether this slice makes progress."""
 
     def close(self) -> None:
         """Let go of the parser, which refers to this."""
@@ -151,9 +153,10 @@ class _Found:
         return rest
 
     def _go_on_with_body(self) -> None:
-        """Read a request that asks for another protocol as if it did not (RFC 9110, section 7.8).
+        """Read the body of a request that asks for another protocol, and ignore that wish (RFC 9110, section 7.8).
 
-        The parser takes it to end with its head. Java's client asks for HTTP/2 in this way, whatever it sends.
+        For the parser such a request ends with its head. Java's client asks for HTTP/2 with every request, even one
+        that has a body.
         """
         self._parser = httptools.HttpRequestParser(self)
         framing = [each for each in self._headers if each[0] in (b"content-length", b"transfer-encoding")]

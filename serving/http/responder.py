@@ -10,13 +10,13 @@ from serving.http.messages import TOKEN, Headers
 JSON = b"application/json"
 """Content type of a response, unless the handler names another."""
 CONTINUE = b"HTTP/1.1 100 \r\n\r\n"
-"""What a client that asks before it sends its body is told."""
+"""The answer to a client that asks before it sends its body."""
 LAST_CHUNK = b"0\r\n\r\n"
 """The end of a body in chunks."""
 BODYLESS_STATUSES = (204, 304)
 """Statuses of responses that have no body (RFC 9110, sections 15.3.5 and 15.4.5)."""
 _FIELD = re.compile(TOKEN + rb": [\t\x20-\x7e\x80-\xff]*\r\n")
-"""A header. An end of a line within it would begin another, or the body."""
+"""A header. A line break within one would begin another header, or the body."""
 
 
 class ClientGone(Exception):
@@ -43,8 +43,8 @@ class Connection(Protocol):
 class Responder:
     """The way a handler answers: :meth:`reply` at once, or :meth:`start`, any number of :meth:`send`, :meth:`end`.
 
-    It is for a request with ``method``. ``can_chunk``: the client knows bodies in chunks, as those of HTTP/1.1 do.
-    Every method raises :class:`ClientGone` if the client cannot be written to; handlers let it pass.
+    It answers a request with ``method``. ``can_chunk``: the client understands chunked bodies, as with HTTP/1.1. Every
+    method raises :class:`ClientGone` if the client cannot be written to; handlers let it pass.
     """
 
     def __init__(self, connection: Connection, method: str, *, can_chunk: bool = False) -> None:
@@ -66,7 +66,7 @@ class Responder:
     async def start(self, status: int, headers: Headers) -> None:
         """Send the head of a response whose body follows piece by piece.
 
-        It follows in chunks, or ends with the connection.
+        The body is chunked, or ends with the connection.
         """
         is_chunked = self._can_chunk and status not in BODYLESS_STATUSES
         framing = [(b"transfer-encoding", b"chunked")] if is_chunked else []

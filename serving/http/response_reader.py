@@ -1,9 +1,9 @@
 """Reads the responses that come over one connection (RFC 9112), one after the other. Pure.
 
-It is for the servers that a node asks, which are no strangers, and may end lines with a line feed alone: llhttp, which
-reads what strangers send (:mod:`serving.http.request_reader`), refuses that. h11 takes three to four times as long. It
-accepts nothing that h11 refuses and reads what it accepts as h11 does, which a test tries on thousands of broken
-responses. It knows no body of a response to HEAD, no change of the protocol, and no continued header lines.
+It reads from the servers that a node asks. They are no strangers, and may end lines with a line feed alone, which
+llhttp (:mod:`serving.http.request_reader`) refuses. h11 takes three to four times as long. This reader accepts nothing
+that h11 refuses, and reads what it accepts as h11 does; a test tries this on thousands of broken responses. It knows no
+body of a response to HEAD, no change of the protocol, and no continued header lines.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from serving.http.messages import TOKEN, Headers, keeps_open
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Longest head of a response; also the most of informational ones before it, and of the trailers after its body."""
+"""Longest head of a response, of all informational heads before it, and of the trailers after its body."""
 MAX_SIZE_LINE_BYTES = 4096
 """Longest line with the size of a chunk, its extensions included."""
 
@@ -81,7 +81,7 @@ class ResponseReader:
         return True
 
     def feed(self, data: bytes) -> bytes:
-        """Read what has come. Returns what it has of the body.
+        """Parse the next bytes. Returns those of the body.
 
         Raises:
             MalformedResponse: it is no response, or too much of one at once.

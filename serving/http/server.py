@@ -46,9 +46,9 @@ class HttpServer:
     """Listens on one address and calls ``handler`` for each request that ``admit`` lets in by its head.
 
     The handler answers through its :class:`Responder` and is cancelled when the client disconnects. An
-    :class:`~serving.openai.errors.ApiError` that leaves it before the response has started becomes the response, any
-    other exception a 500; once the response has started the connection is closed in the middle of it instead, so that
-    no client takes the beginning for the whole.
+    :class:`~serving.openai.errors.ApiError` that it raises before the response has started becomes the response; any
+    other exception becomes a 500. Once the response has started, the connection is closed in the middle of it instead,
+    so that no client takes the beginning for the whole.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class ServerCertificate:
         self._context = self._load()
 
     def get_context(self, now: float) -> ssl.SSLContext:
-        """What a new connection is secured by, at time ``now`` (seconds of a monotonic clock).
+        """The TLS context of a new connection at time ``now`` (seconds of a monotonic clock).
 
         A renewed certificate that cannot be used leaves the old one in force.
         """

@@ -1,8 +1,9 @@
 """The bytes of one HTTP connection, over TCP or TLS, on both sides of the hot path.
 
-Over TCP alone it takes less time than trio's stream. That one tries to read before it waits, though the next request or
-event has hardly ever come yet. With each piece that it writes it gives other tasks a turn, and it takes a scope to have
-a deadline, though there is nearly always room for the piece. Here reading waits first, and writing waits only for room.
+Without TLS it takes less time than trio's stream. That stream tries to read before it waits, though the next request or
+event has hardly ever come yet. With each piece that it writes it gives other tasks a turn, and a deadline takes a
+cancel scope, though there is nearly always room for the piece. Here reading waits first, and writing waits only for
+room.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Transport:
                 continue
 
     def receive_nowait(self, most: int) -> bytes:
-        """The same of what has come already, of a connection that is not secured.
+        """Like :meth:`receive`, without waiting. Only for a connection that is not secured.
 
         Raises:
             trio.WouldBlock: nothing has.
@@ -101,7 +102,8 @@ class Transport:
             raise _describe_broken(error) from error
 
     def _get_descriptor(self) -> int:
-        """The descriptor of the socket, asked for anew each time: a closed one may stand for another file already.
+        """The descriptor of the socket, read anew each time: after a close, the number may already belong to another
+        file.
 
         Raises:
             trio.ClosedResourceError: it is closed.

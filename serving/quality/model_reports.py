@@ -1,5 +1,5 @@
-"""What the ledger says of the executors of each model, for those who choose one: how they have done in duels, and which
-weights they declare, with what checks of that have found."""
+"""The executors of each model by the ledger, for those who choose one: their results in duels, the weights that they
+declare, and the findings of checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ REPORT_INTERVAL_S = 10.0
 
 @dataclass(slots=True)
 class IdentityReport:
-    """The executors that declare one identity of a model, and their checks: how many, and how many failed by what."""
+    """The executors that declare one identity of a model, with the numbers of their checks, and of failures by each
+    statistic."""
 
     executors: int = 0
     checks: int = 0
@@ -37,9 +38,9 @@ class IdentityReport:
 class ModelReport:
     """The executors of one model in this serving period.
 
-    ``duels`` counts those in their ratings that compared two answers, and ``won_points`` has two for each that the
-    executor won and one for each tie. An account has one rating for all models that it serves. ``identities`` are those
-    that some declare, by digest.
+    ``duels`` is the number of duels in their ratings that compared two answers. ``won_points`` counts two for each duel
+    that the executor won and one for each tie. An account has one rating for all models that it serves. ``identities``
+    are those that executors declare, by digest.
     """
 
     executors: int = 0

@@ -8,7 +8,7 @@ Read in this order:
 
 1. ``texts``: which texts a duel or a check is about, who has them, and who may have them when (pure).
 2. ``table``: what a node must still know after a restart, sealed on the disk.
-3. ``turns``: how far it has come in what it has to do; ``duties`` and ``check_duties``: what that is (pure).
+3. ``turns``: the progress of each duty; ``duties`` and ``check_duties``: which duties there are (pure).
 4. ``protocol``: the messages by which texts are asked for; ``handover``: both sides of it.
 5. ``reading``: what a judge reads of a request and of an answer (pure).
 6. ``backend_work``: asks the node's own backends for an answer or a ballot, while no request waits for them;

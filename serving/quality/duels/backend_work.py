@@ -24,14 +24,14 @@ from serving.scheduling.admission import SlotLost
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 
 PASSING = frozenset({Reason.TIMEOUT, Reason.UNREACHABLE, Reason.REFUSED})
-"""Reasons of an abstention that may be gone in a moment. Of the others the same judge would say the same again."""
+"""Reasons of an abstention that may soon pass. With any other reason the same judge would abstain again."""
 END_RESERVE_BYTES = 16 << 10
 """Room for the events that end a stream which becomes too long."""
 _BETTER = {Better.A: A, Better.B: B, Better.TIE: DRAW}
 
 
 class WorkFailed(Exception):
-    """There is no answer, or no ballot. If ``is_final`` it would be no other a moment later."""
+    """There is no answer, or no ballot. If ``is_final``, another try would give none either."""
 
     def __init__(self, message: str, *, is_final: bool = False) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class WorkFailed(Exception):
 
 
 async def answer_request(pool: BackendPool, body: bytes, limit: int) -> bytes:
-    """The answer of a backend of this node to a request; one that would be longer than ``limit`` bytes ends before.
+    """The answer of a backend of this node to a request, ended early if it would exceed ``limit`` bytes.
 
     Raises:
         WorkFailed: there is none.
@@ -98,7 +98,7 @@ class DuelJudgeSettings:
     timeout_s: float = 120.0
     reasoning_tokens: int = 0
     is_weak: bool = False
-    """Whether it compares in both orders, and says that neither is better where these contradict each other."""
+    """Whether it judges in both orders, and calls neither answer better if the two ballots contradict each other."""
 
 
 class DuelJudge:
@@ -118,7 +118,7 @@ class DuelJudge:
         self._form = settings.form
 
     def declare(self) -> DeclaredJudge | None:
-        """What this node says on the ledger of how it judges; None as long as no backend is there."""
+        """How this node judges, as it declares on the ledger; None while no backend answers."""
         model = self._settings.model or self._pool.first_model
         if model is None:
             return None
@@ -127,7 +127,8 @@ class DuelJudge:
     async def vote(
         self, declared: DeclaredJudge, request: bytes, answer_a: bytes, answer_b: bytes | None, entropy: bytes
     ) -> DuelBallot:
-        """The ballot on two answers, or on one, as was ``declared`` when the duel was drawn. All texts are bodies.
+        """The ballot on two answers, or on one, by the judge ``declared`` when the duel was drawn. All texts are
+        bodies.
 
         Raises:
             WorkFailed: the judge abstains.
@@ -165,7 +166,7 @@ class DuelJudge:
 
 
 def _compare_vectors(request: bytes, answer_a: bytes, answer_b: bytes | None) -> DuelBallot:
-    """A ballot on embeddings, of which no text says which are better: those that are there are equally good."""
+    """A ballot on embeddings. Their quality cannot be read: answers that contain them all are equally good."""
     if answer_a == answer_b:
         return DuelBallot(IDENTICAL)
     unusable = A * (not are_vectors(request, answer_a))

@@ -65,7 +65,7 @@ class CheckDuties(Turns):
         self._checks: dict[bytes, ModelCheck] = {}
 
     def update(self, checks: Mapping[bytes, ModelCheck], height: int, chain_time: int, now: float) -> list[CheckEffect]:
-        """What to do now, by the open ``checks`` of the last final state, at its ``height`` and ``chain_time`` (ms).
+        """What to do now, given the open ``checks`` of the last final state, its ``height`` and ``chain_time`` (ms).
 
         ``now`` is in seconds of the node's monotonic clock.
         """
@@ -115,7 +115,7 @@ class CheckDuties(Turns):
             self._progress.pop(turn, None)
 
     def _check(self, turn: Turn, check: ModelCheck, chain_time: int, now: float) -> Iterator[CheckEffect]:
-        """Get all texts, and have the transcript scored. What cannot be had in time is missing."""
+        """Get all texts, and have the transcript scored. A text that does not come in time counts as missing."""
         progress = self._begin(turn)
         if progress is None:
             return

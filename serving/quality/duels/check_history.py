@@ -25,7 +25,7 @@ class CheckRole(Enum):
 
 
 def find_check_role(check: ModelCheck, public_key: bytes) -> CheckRole | None:
-    """What an account is in a check: never two things at a time."""
+    """The role of an account in a check. No account has two."""
     if public_key == check.executor:
         return CheckRole.EXECUTOR
     if public_key == check.payer:

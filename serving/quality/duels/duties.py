@@ -1,9 +1,9 @@
 """What a node has to do in the duels that it is drawn for. Pure.
 
 Everything follows from the open duels of the last final state and from the table: which operation is to be submitted,
-which text to ask for, when to ask the backend (:mod:`serving.quality.duels.turns`). Only what the ledger may already
-hold the node to is in the table, and is there before the ledger sees it: the answer that a challenger has committed to,
-the ballot of a judge with its salt.
+which text to ask for, when to ask the backend (:mod:`serving.quality.duels.turns`). The table holds only commitments
+that the ledger may enforce: the answer of a challenger, and the ballot of a judge with its salt. They are in the table
+before the ledger sees the commitment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Role(Enum):
 
 
 def find_role(duel: Duel, public_key: bytes) -> Role | None:
-    """What an account is in a duel: never two things at a time. None: nothing, or a challenger that was replaced."""
+    """The role of an account in a duel. No account has two. None: no role, or a challenger that was replaced."""
     if public_key == duel.executor:
         return Role.EXECUTOR
     if public_key == duel.payer:
@@ -68,8 +68,8 @@ class CastBallot:
     """Have the judge compare the answers in the order of the seat.
 
     ``answer_a`` and ``answer_b`` are bodies; in a solo check there is only the first. ``declared`` is how this node
-    judged when it was drawn. From ``entropy`` follows all that is drawn for the vote, so that another account with the
-    same judge can ask for it again.
+    judged when it was drawn. All random choices of the vote follow from ``entropy``, so that another account with the
+    same judge can repeat it.
     """
 
     turn: Turn
@@ -99,7 +99,7 @@ class DuelDuties(Turns):
         self._duels: dict[bytes, Duel] = {}
 
     def update(self, duels: Mapping[bytes, Duel], height: int, chain_time: int, now: float) -> list[Effect]:
-        """What to do now, by the open ``duels`` of the last final state, at its ``height`` and ``chain_time`` (ms).
+        """What to do now, given the open ``duels`` of the last final state, its ``height`` and ``chain_time`` (ms).
 
         ``now`` is in seconds of the node's monotonic clock.
         """
@@ -122,7 +122,7 @@ class DuelDuties(Turns):
     # What arrives
 
     def take_answer(self, turn: Turn, answer: Text) -> None:
-        """This node's backend has answered as the challenger: from now on this is its answer, whatever comes."""
+        """This node's backend has answered as the challenger. The answer is never replaced."""
         progress = self._progress.get(turn)
         if progress is None:
             return
@@ -140,7 +140,7 @@ class DuelDuties(Turns):
             self._cast(turn, ballot)
 
     def note_failed(self, turn: Turn, now: float, *, is_final: bool) -> None:
-        """See :meth:`serving.quality.duels.turns.Turns.note_failed`. A judge that has no ballot for good abstains."""
+        """See :meth:`serving.quality.duels.turns.Turns.note_failed`. A judge that will never have a ballot abstains."""
         is_under_way = turn in self._progress
         super().note_failed(turn, now, is_final=is_final)
         if is_under_way and is_final and turn.stage != ANSWER:
@@ -186,7 +186,7 @@ class DuelDuties(Turns):
             yield AnswerRequest(turn, request.body, compute_limit(self._parameters, duel, TextKind.ANSWER))
 
     def _judge(self, turn: Turn, duel: Duel, seat: JudgeSeat, chain_time: int, now: float) -> Iterator[Effect]:
-        """As a judge: get all texts, and compare. What cannot be had in time is missing."""
+        """As a judge: get all texts, and compare. A text that does not come in time counts as missing."""
         if is_ending(turn, chain_time, self._get_length(duel)):
             self._cast(turn, DuelBallot(ABSTAIN))
             return
@@ -218,7 +218,7 @@ class DuelDuties(Turns):
 
 
 def _make_turn(hold: bytes, duel: Duel) -> Turn:
-    """A challenger that follows a silent one has a later end of the stage."""
+    """The answer stage ends later for a challenger that replaces a silent one."""
     return Turn(hold, duel.stage, duel.is_accused, duel.ends_at)
 
 

@@ -1,7 +1,7 @@
 """Handing texts of duels over, and asking for them: both sides of the protocol.
 
-A peer that is not drawn for the duel, or asks before its stage, is refused before anything is read from the disk. Of
-what is handed over, a few texts are in memory at a time, and a peer that takes one too slowly loses the exchange.
+A peer that is not drawn for the duel, or asks before its stage, is refused before anything is read from the disk. Only
+a few texts are in memory at a time. A peer that reads one too slowly loses the exchange.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from serving.quality.duels.turns import Fetch
 log = structlog.get_logger(__name__)
 
 REQUEST_RATE = Rate(items=1.0, size=float(MAX_ANSWER_BYTES), burst=30.0)
-"""What one peer may ask for: a duel or a check takes three requests, and some more if one of both nodes is a block
-behind."""
+"""Requests of one peer: a duel or a check takes three, and some more if one of the two nodes is a block behind."""
 TOTAL_RATE = Rate(items=20.0, size=float(MAX_ANSWER_BYTES), burst=30.0)
 """What all peers together may ask for."""
 MAX_HANDOVERS = 32
-"""Texts that are handed over at a time: of one peer an eighth, so that no slow reader keeps the others from theirs."""
+"""Texts that are handed over at a time. One peer may have an eighth of them, so that no slow reader blocks the
+others."""
 MAX_REQUESTS_PER_PEER = 4
 """Requests of one peer that are answered at a time."""
 MESSAGE_TIMEOUT_S = 10.0
@@ -81,7 +81,7 @@ class TextServer:
             await exchange.send(TextHead(None, 0, cut_reason(reason)).encode(), end=True)
 
     async def _hand_over(self, exchange: Exchange, hold: bytes, kind: TextKind) -> str | None:
-        """Send a text to a peer that may have it. Returns why not, if not."""
+        """Send a text to a peer that may have it. Returns the reason if it was not sent."""
         state, peer = self._engine.state, exchange.peer
         duel, check = state.duel(hold), state.model_check(hold)
         reason = find_refusal(duel, self._me, peer, kind)
@@ -121,7 +121,7 @@ class TextClient:
     async def fetch(self, fetch: Fetch, take: Callable[[Text], bool]) -> bool:
         """Ask the holders one after another, until ``take`` accepts a text. Returns whether one did.
 
-        Each has an equal share of the time that is left, so that none can use up that of the others.
+        Each has an equal share of the time that is left, so that none can use up the time of the others.
         """
         hold, kind, holders = fetch.turn.hold, fetch.kind, fetch.holders
         deadline = trio.current_time() + fetch.seconds
@@ -148,8 +148,8 @@ class TextClient:
         """The text of one holder, of at most ``limit`` bytes.
 
         Raises:
-            NotObtained: it refuses, or has a longer one, or none of the size that it says.
-            NetworkError, CodecError, trio.TooSlowError: it cannot be reached, or what it says makes no sense.
+            NotObtained: it refuses, or its text is too long, or not of the size announced. NetworkError, CodecError,
+            trio.TooSlowError: it cannot be reached, or what it says makes no sense.
         """
         await self._dialer.connect(holder, CONNECT_TIMEOUT_S)
         async with self._dialer.streams.open(holder, DUEL_PROTOCOL) as exchange:

@@ -1,7 +1,7 @@
 """The identities of this node's models: whether its backends can honour them, and the taps on its answers.
 
-Who declares an identity has its answers checked by others with the same, and checks theirs. So a backend must report
-log-probabilities that make a transcript, and must be able to score one. Both are tried before anything is declared.
+Nodes that declare the same identity check each other's answers. So a backend must report log-probabilities that make a
+transcript, and must be able to score one. Both are tried before an identity is declared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 log = structlog.get_logger(__name__)
 
 PROBE = "Count from one to five in words."
-"""What a backend is asked to find out whether its answers can be checked."""
+"""Prompt by which a backend is tried: can its answers be checked?"""
 PROBE_TOKENS = 8
 """Most tokens of that answer."""
 RETRY_INTERVAL_S = 10.0
@@ -50,7 +50,7 @@ class Identities:
         return self._configured.get(model)
 
     def get_declared(self) -> tuple[DeclaredIdentity, ...]:
-        """What to say on the ledger: the identities that were tried, and are not withdrawn, sorted by model."""
+        """The identities to declare on the ledger: those that were tried and are not withdrawn, sorted by model."""
         return tuple(
             DeclaredIdentity(model, identity.digest)
             for model, identity in sorted(self._configured.items())
@@ -58,11 +58,11 @@ class Identities:
         )
 
     def find_digest(self, model: str) -> bytes | None:
-        """The digest under which the identity of a model is declared, if it is."""
+        """The digest of the identity declared for a model; None if there is none."""
         return next((each.digest for each in self.get_declared() if each.model == model), None)
 
     def withdraw(self, model: str) -> None:
-        """Declare the identity of a model no more: what is served does not look like it."""
+        """No longer declare the identity of a model: its answers do not match it."""
         self._withdrawn.add(model)
 
     def make_tap(self, request: Request) -> TranscriptTap | None:
@@ -86,7 +86,8 @@ class Identities:
             await self._try(model)
 
     async def run(self) -> None:
-        """Try the backends that come to life later, until all are tried. One that is refused is not declared."""
+        """Try the backends that come to life later, until all are tried. An identity that is refused is not
+        declared."""
         refused: set[str] = set()
         while self._untried.keys() - refused:
             await trio.sleep(RETRY_INTERVAL_S)
@@ -125,7 +126,7 @@ class Identities:
             raise IdentityRefused(f"the identity of model {identity.model!r} cannot be declared: {error}") from error
 
     async def find_scorer(self, scheduled: ScheduledBackend, identity: ModelIdentity) -> Scorer:
-        """A scorer that asks a backend, which is of the engine that its identity names.
+        """A scorer that asks a backend, after checking that its engine is the one that the identity names.
 
         Raises:
             ScoringError: the backend cannot score, or is of another engine.

@@ -1,8 +1,9 @@
 """What a judge reads of a request and of an answer: plain text out of the JSON that went over the wire. Pure.
 
-It reads what a user sees: the messages and the tools, or the prompt; the text and the calls. Reasoning is no part of an
-answer. What was begun of it before the request stands in front of each answer, and not in the question. A body that is
-no answer at all reads as it is: so a judge finds it unusable, and no one else has to decide.
+A judge reads what a user sees: of the request the messages and the tools, or the prompt; of the answer the text and the
+calls. Reasoning is no part of an answer. If the request already contains the beginning of the answer, that stands in
+front of each answer, and not in the question. A body that is no answer is shown unchanged: so the judge finds it
+unusable, and no one else has to decide.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def read_answer(body: bytes) -> str:
 
 
 def read_continued(request: bytes, body: bytes) -> str:
-    """What the user got of an answer to ``request``, with the beginning that it was to go on from, once.
+    """The text of an answer to ``request``, after the beginning that the request contained.
 
-    Some servers repeat it.
+    Some servers repeat that beginning; it is shown once.
     """
     begun, answer = find_begun(parse_json(request)) or "", read_answer(body)
     return answer if answer.lstrip().startswith(begun.strip()) else begun + answer
@@ -136,7 +137,7 @@ def _read_message(message: Any) -> str:
 
 
 def _read_content(content: Any) -> str:
-    """The text of a message's content: of its parts those that are text, and what kind the others are."""
+    """The text of a message's content: the text of its text parts, and the kind of each other part."""
     if content is None:
         return ""
     if isinstance(content, str):

@@ -1,9 +1,8 @@
 """The duel runner: carries out what :mod:`~serving.quality.duels.duties` and :mod:`~serving.quality.duels.check_duties`
 say, and keeps the table on the disk.
 
-It reads the open duels and checks of the last final state after every final block. Nothing that it does is in the way
-of a request: texts are written to the disk in a thread, by and by, and backends are asked in slots that no request
-needs.
+It reads the open duels and checks of the last final state after every final block. It delays no request: a thread
+writes texts to the disk in the background, and backends are asked in slots that no request needs.
 """
 
 from __future__ import annotations
@@ -220,7 +219,7 @@ class DuelRunner:
                 case ScoreTranscript():
                     nursery.start_soon(self._score, effect)
         operations = [effect.operation for effect in effects if isinstance(effect, Submit)]
-        # What the ledger holds this node to must outlast a crash that comes right after.
+        # A commitment on the ledger can be kept only if this is on the disk before a crash.
         if operations and await self._save():
             for operation in operations:
                 if await self._submitter.submit(operation):

@@ -2,8 +2,8 @@
 own reports.
 
 Everything is sealed (XSalsa20-Poly1305) under a key that follows from the node's own, and deleted as soon as no duel
-can ask for it. Bodies are on the disk only; in memory are their sizes, and what is not written yet: writing takes place
-in the background, in a thread, with all entries in one batch.
+can ask for it. Bodies are on the disk only; their sizes, and entries that are not written yet, are in memory. A thread
+writes in the background, all entries in one batch.
 
 The table is bounded, in entries and in bytes. When it is full, texts that no duel is about are dropped, the oldest
 first. Texts of requests that this node has made go for any new entry: little is lost, since the executor has them too.
@@ -48,7 +48,7 @@ MAX_SEALED_BYTES = MAX_REQUEST_BYTES + MAX_ANSWER_BYTES + MAX_TRANSCRIPT_BYTES +
 TEXTS_PREFIX = b"t"
 """Hold → both bodies."""
 TEXTS_HEAD_PREFIX = b"h"
-"""Hold → what the table knows of them without reading them."""
+"""Hold → head of its texts, which the table keeps in memory."""
 ANSWER_PREFIX = b"a"
 """Hold → own answer as the challenger."""
 ANSWER_HEAD_PREFIX = b"g"
@@ -64,8 +64,8 @@ Body = Annotated[bytes, Bounds(0, MAX_ANSWER_BYTES)]
 
 @dataclass(frozen=True, slots=True)
 class KeptTexts(Record):
-    """The bodies of a request and of its answer, and the transcript; an answer that did not come whole is empty, and so
-    is a transcript that there is not."""
+    """The bodies of a request and of its answer, and the transcript. An incomplete answer and a missing transcript are
+    empty."""
 
     request_salt: Salt
     request: Body
@@ -94,7 +94,7 @@ class KeptAnswer(Record):
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswerHead(Record):
-    """The digest and the bytes of an own answer. ``height`` is that of a block after which its duel was open."""
+    """The digest and the bytes of an own answer. After the block of ``height`` its duel was open."""
 
     digest: Hash
     size: Natural
@@ -103,7 +103,7 @@ class KeptAnswerHead(Record):
 
 @dataclass(frozen=True, slots=True)
 class KeptBallot(Record):
-    """An own ballot, and the salt of its commitment. ``height`` is that of a block after which its duel was open."""
+    """An own ballot, and the salt of its commitment. After the block of ``height`` its duel was open."""
 
     ballot: DuelBallot
     salt: Annotated[bytes, Bounds(BALLOT_SALT_BYTES, BALLOT_SALT_BYTES)]
@@ -112,7 +112,7 @@ class KeptBallot(Record):
 
 @dataclass(frozen=True, slots=True)
 class KeptReport(Record):
-    """An own report, and the salt of its commitment. ``height`` is that of a block after which its check was open."""
+    """An own report, and the salt of its commitment. After the block of ``height`` its check was open."""
 
     report: CheckReport
     salt: Annotated[bytes, Bounds(REPORT_SALT_BYTES, REPORT_SALT_BYTES)]
@@ -134,7 +134,7 @@ Changes = Mapping[bytes, Record | None]
 
 
 class DuelTable:
-    """The table of one node. What was put is on the disk once :meth:`write` has written what :meth:`get_unsaved` says.
+    """The table of one node. Entries are on the disk once :meth:`write` has written what :meth:`get_unsaved` returned.
 
     Raises:
         StoreError: the disk cannot be read.
@@ -208,12 +208,12 @@ class DuelTable:
     def sweep(
         self, has_duel: Callable[[bytes], bool], has_hold: Callable[[bytes], bool], height: int, chain_time: int
     ) -> None:
-        """Drop what no duel can ask for any more, by the state after the block of ``height``.
+        """Drop entries that no duel can ask for any more, given the state after the block of ``height``.
 
-        ``has_duel`` and ``has_hold``: whether there is an open duel or check, or an open hold, by that id. Texts are
-        kept while their hold is open, or may yet become final, and until all draws about it are over; own answers,
-        ballots and reports until a later state than theirs knows no such duel: a node that was restarted begins with an
-        earlier one.
+        ``has_duel`` and ``has_hold`` say whether there is an open duel or check, or an open hold, of that id. Texts are
+        kept while their hold is open, or may yet become final, and until all draws about it are over. Own answers,
+        ballots and reports are kept until a state after their ``height`` has no such duel: a restarted node begins with
+        an earlier state.
         """
         for hold, texts in list(self._texts.items()):
             if has_duel(hold):
@@ -240,7 +240,8 @@ class DuelTable:
                 self._put(REPORT_PREFIX + hold, None)
 
     def _make_room(self, size: int, is_executor: bool) -> bool:
-        """Have texts give way for ``size`` more bytes, if that makes room. Returns whether there is room then."""
+        """Drop texts to make room for ``size`` more bytes, or none if that is not enough. Returns whether there is
+        room."""
         entries, size = len(self._texts) + 1 - self._max_entries, self.size + size - self._max_bytes
         dropped: list[bytes] = []
         if entries > 0 or size > 0:  # by how much there is too much
@@ -256,7 +257,8 @@ class DuelTable:
         return True
 
     def _list_idle(self, is_executor: bool) -> list[bytes]:
-        """Texts that may give way, in that order: those of own requests, and for an executor's those of others."""
+        """Texts that may be dropped, in this order: those of own requests, then, for an executor's entry, those of
+        others."""
         idle = {hold: texts.head for hold, texts in self._texts.items() if not texts.is_drawn}
         own = [hold for hold, head in idle.items() if not head.is_executor]
         return [*own, *(hold for hold, head in idle.items() if head.is_executor)] if is_executor else own
@@ -375,7 +377,7 @@ class DuelTable:
         return bytes(self._box.encrypt(record.encode(), self._chance.randbytes(SecretBox.NONCE_SIZE)))
 
     def _open(self, sealed: bytes, kind: type[R]) -> R | None:
-        """A record from the disk; None if it was sealed under another key, or by another program."""
+        """A record from the disk; None if it was sealed under another key, or is of another format."""
         try:
             return kind.decode(self._box.decrypt(sealed), MAX_SEALED_BYTES)
         except (CryptoError, CodecError):
@@ -402,10 +404,11 @@ class DuelTable:
 
 
 def open_table(directory: Path, key: KeyPair, chance: random.Random) -> DuelTable:
-    """The table in a database of its own in ``directory``. One that is damaged begins anew: it costs a few penalties.
+    """The table in a database of its own in ``directory``. A damaged one is replaced by an empty one, for a few
+    penalties.
 
     Raises:
-        StoreError: it cannot be opened, for another reason than damage.
+        StoreError: it cannot be opened, for a reason other than damage.
     """
     try:
         return _open(directory, key, chance)

@@ -1,8 +1,8 @@
 """The texts of a duel or of a check: which there are, who has them, how long they can be, and who may have them when.
 Pure.
 
-A text is a body as it went over the wire, with the salt of its digest. The ledger has the digests of all three, so a
-text is checked by whom it reaches, and it does not matter who has sent it.
+A text is a body as it went over the wire, with the salt of its digest. The ledger has the digests, so the receiver
+checks a text against them, and it does not matter who has sent it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from serving.offload.protocol import MAX_ANSWER_BYTES, MAX_REQUEST_BYTES
 from serving.quality.same_model.transcript import MAX_TRANSCRIPT_BYTES
 
 FRAMING_BYTES = 2 << 20
-"""Bytes of an answer that its content does not have to account for: the events that short pieces come in."""
+"""Bytes of an answer that are allowed whatever was paid: the events around short pieces."""
 FRAMING_FACTOR = 4096
-"""Bytes of an answer for each completion byte that was paid, beyond that: with many log probabilities some 2,000."""
+"""Further bytes of an answer for each completion byte that was paid: with many log-probabilities there are some
+2,000."""
 
 
 class TextKind(IntEnum):
@@ -73,11 +74,11 @@ def list_kinds(duel: Duel) -> tuple[TextKind, ...]:
 
 
 def find_refusal(duel: Duel | None, holder: bytes, peer: bytes, kind: TextKind) -> str | None:
-    """Why ``holder`` gives a text to ``peer`` now under no circumstances; None if it is to.
+    """Why ``holder`` must not give a text to ``peer`` now; None if it must.
 
-    The challenger gets the request while it answers. Judges get texts only once the challenger has committed to its
-    answer: else it could have theirs from them, and copy the executor's. So do those who run a vote again, in their
-    stage.
+    The challenger gets the request in the answer stage. Judges get texts only once the challenger has committed to its
+    answer: otherwise it could get the executor's answer from them, and copy it. Accounts that repeat a vote get the
+    texts in their own stage.
     """
     if duel is None:
         return "there is no such duel"
@@ -111,9 +112,10 @@ def get_check_holders(check: ModelCheck, kind: TextKind) -> tuple[bytes, ...]:
 
 
 def find_check_refusal(check: ModelCheck, duel: Duel | None, holder: bytes, peer: bytes, kind: TextKind) -> str | None:
-    """Why ``holder`` gives a text to ``peer`` as a checker now under no circumstances; None if it is to.
+    """Why ``holder`` must not give a text to the checker ``peer`` now; None if it must.
 
-    A checker that has yet to answer the same request in a ``duel`` gets nothing before: it could copy the answer.
+    A checker that has yet to answer the same request as challenger of a ``duel`` gets nothing until then: it could copy
+    the answer.
     """
     if holder not in get_check_holders(check, kind):
         return "this node does not have that text"
@@ -133,15 +135,15 @@ def find_checker(check: ModelCheck, public_key: bytes) -> CheckerSeat | None:
 
 
 def compute_limit(parameters: Parameters, duel: Duel, kind: TextKind) -> int:
-    """The longest body, in bytes, that a text can have by what was captured for the executor's answer.
+    """The longest body of a text, in bytes, given what was captured for the executor's answer.
 
-    A challenger that has more to say ends there.
+    A challenger's answer is cut there.
     """
     return compute_text_limit(parameters, duel.model, duel.amount, kind)
 
 
 def compute_text_limit(parameters: Parameters, model: str, amount: int, kind: TextKind) -> int:
-    """The longest body, in bytes, that a text can have if ``amount`` micro-credits were captured for the answer."""
+    """The longest body of a text, in bytes, if ``amount`` micro-credits were captured for the answer."""
     if kind is TextKind.TRANSCRIPT:
         return MAX_TRANSCRIPT_BYTES
     price = parameters.get_price(model)

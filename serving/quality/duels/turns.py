@@ -1,7 +1,7 @@
 """Turns: what a node has to do in one stage of a duel or of a check, and how far it has come. Pure.
 
-What is under way, or has arrived and is not used yet, is forgotten with the node; after a restart it is begun again.
-What arrives for a turn that is over is dropped.
+The progress of a turn is in memory only, so after a restart the turn begins again. Texts that arrive for a turn that is
+over are dropped.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from chain.types.duels import DuelOperation
 from serving.quality.duels.texts import Text, TextKind
 
 MAX_ACTIVE = 4
-"""Turns, of duels and of checks each, for which texts are asked for or a backend works at a time; those whose stage
-ends first come first."""
+"""Turns that are under way at a time, of duels and of checks each; those whose stage ends first come first."""
 SUBMIT_INTERVAL_S = 5.0
 """Seconds until an operation that is not in a final block is submitted again."""
 RETRY_DELAY_S = 2.0
 """Seconds until what failed is tried again."""
 FETCH_SHARE = 2
-"""Divisor of a stage that gives the time in which texts are asked for: the rest is for answering, judging, scoring."""
+"""Texts are asked for in the first half of a stage: the rest is for answering, judging, scoring."""
 END_SHARE = 8
-"""Divisor of a stage that gives its end, in which a node that has nothing to commit to abstains."""
+"""In the last eighth of a stage, a node that has nothing to commit to abstains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ class Turns(ABC):
     # What arrives
 
     def take_text(self, turn: Turn, kind: TextKind, text: Text) -> bool:
-        """A text has come. Returns whether it is the one that the ledger has the digest of; any other is dropped."""
+        """A text has come. Returns whether it matches the digest on the ledger; if not, it is dropped."""
         due, progress = self.find_text(turn.hold, kind), self._progress.get(turn)
         if due is None or progress is None:
             return True  # the turn is over, and the text no matter any more
@@ -116,7 +115,7 @@ class Turns(ABC):
             progress.not_before = now + RETRY_DELAY_S
 
     def note_failed(self, turn: Turn, now: float, *, is_final: bool) -> None:
-        """The backend did not do its work. Unless that ``is_final`` it is asked again in a while."""
+        """The backend has failed. Unless the failure ``is_final``, it is asked again after a while."""
         progress = self._progress.get(turn)
         if progress is not None:
             progress.under_way.discard(None)
@@ -152,7 +151,8 @@ class Turns(ABC):
         return progress
 
     def _fetch(self, turn: Turn, progress: Progress, kind: TextKind, chain_time: int, length: int) -> Iterator[Fetch]:
-        """Ask for a text, and be told in time if it does not come: who comes late has half of what is left.
+        """Ask for a text, leaving time for the work. After the first half of the stage, half of the remaining time is
+        used.
 
         ``length`` is that of the whole stage in ms.
         """
@@ -172,5 +172,5 @@ def get_fetch_ms(turn: Turn, chain_time: int, length: int) -> int:
 
 
 def is_ending(turn: Turn, chain_time: int, length: int) -> bool:
-    """Whether so little of a stage of ``length`` ms is left that what is committed to later may not be in time."""
+    """Whether so little of a stage of ``length`` ms is left that a later commitment may come too late."""
     return turn.ends_at - chain_time <= length // END_SHARE

@@ -1,7 +1,7 @@
 """What the outcomes of trials say of a judge, and whether it should judge at all. Pure.
 
-A share is that of cases, not of ballots: the two orders of a pair count as one case, with the mean of both. The
-intervals are Wilson's (1927), at 95 %.
+Shares are of cases, not of ballots: the two orders of a pair count as one case, with the mean of both. The intervals
+are Wilson's (1927), at 95 %.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ MIN_CONSISTENCY = 0.6
 MAX_FOOLED = 0.2
 """Most injections that may fool a judge."""
 FOOLED_WITHOUT_DETERRENCE = 0.3
-"""Injections that fool a judge above which the penalty for fraud no longer deters."""
+"""Share of injections that fool a judge above which the penalty for fraud no longer deters."""
 MAX_PADDED_WINS = 0.52
-"""Most wins of an answer against itself without padding."""
+"""Largest share of wins of a padded answer against itself without padding."""
 MAX_REPEAT_DIFFERENCES = 0.08
-"""Ballots that differ when asked again above which four in eight are no sign of guessing."""
+"""Share of ballots that differ when repeated. Above it, four differences in eight would be no sign of guessing."""
 MAX_FALSE_ALARMS = 0.1
-"""Most sound answers called unusable: two judges of three and then four of five do so to one answer in 70,000."""
+"""Largest share of sound answers called unusable. Then two judges of three, and four of five after them, do so for one
+answer in 70,000."""
 MAX_ABSTENTIONS = 0.1
 """Most abstentions of a judge; all texts of the trials are short."""
 MIN_UNUSABLE_FOUND = 0.8
-"""Broken answers that a judge should call unusable; with fewer, most rubbish is not convicted."""
+"""Share of broken answers that a judge should call unusable; with a lower one, most of them are not convicted."""
 
 _Z = 1.959964
 """Standard deviations on each side of a 95 % interval."""
@@ -139,7 +140,7 @@ def measure(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> JudgeScores
 
 
 def recommend(measured: JudgeScores) -> tuple[Recommendation, list[str]]:
-    """What the judge is good for, and what speaks against more; the first reasons weigh most."""
+    """What the judge is good for, and the reasons against more, the weightiest first."""
     against: list[str] = []
     doubts: list[str] = []
     if measured.sound_preferred.interval[0] <= 0.5:

@@ -148,7 +148,7 @@ def load_default_prompt() -> bytes:
 def draw_code(entropy: bytes, texts: Iterable[str]) -> str:
     """The code of a duel: letters that follow from ``entropy`` and that no text contains.
 
-    It is not in a text in other capitals, in other forms of its characters or with signs between them either.
+    Nor does a text contain the code in capitals, in other forms of its characters or with signs between them.
     """
     folded = [_fold(text) for text in texts]
     codes = (_spell(hash_bytes("judge code", entropy, number.to_bytes(8, "big"))) for number in count())

@@ -1,9 +1,9 @@
 """Trials: what a judge is asked when it is measured, and asking it.
 
 A trial puts a *reference* answer beside another answer, and the right ballot on them is known. Each pair is asked in
-both orders, with the same code and seed, so that a judge that always names the first answer gains nothing. Those of
-sound and broken answers are asked a second time, in reverse: what a ballot depends on beside its texts (other requests
-in the same batch, a cached prefix) has changed by then.
+both orders, with the same code and seed, so that a judge that always names the first answer gains nothing. Trials of
+sound and broken answers are asked a second time, in reverse order: other influences on a ballot (other requests in the
+same batch, a cached prefix) have changed by then.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Whether a transcript is that of an answer: its tokens say what the user has got. Pure.
 
-An executor could have a small model write, and commit to the tokens that the declared weights make of another question.
-So a checker has its backend write the tokens out, and compares. Backends take marks of the chat template and white
-space out of an answer, which are left out of the comparison; what else either has beyond the other may be no more than
-:data:`SLACK`.
+An executor could have a small model write the answer, and commit to tokens of the declared weights for another
+question. So a checker has its backend turn the tokens into text, and compares that with the answer. Backends remove
+white space and marks of the chat template from an answer, so the comparison ignores both. Apart from them, the lengths
+may differ by :data:`SLACK` at most.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from serving.quality.same_model.transcript import MAX_TOKENS
 SLACK = 64
 """Characters that a transcript may have beyond the answer and what stops it: words of a template."""
 LISTS_NO_PARTS = frozenset({"llamacpp"})
-"""Engines that list one token for a character of several: a transcript may end before the first one beyond ASCII. Nor
-do they list tokens in which a stop sequence may begin, sent later or not: answers that one may end are not checked."""
+"""Engines whose transcript may lack tokens. They list one token for a character made of several, so a transcript may
+end before the first one beyond ASCII. And they do not list tokens in which a stop sequence may begin, so answers to
+requests with stop sequences are not checked."""
 
 _LEFT_OUT = re.compile(r"<[^<>\s]{1,40}>|\s+|\ufffd")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -59,9 +60,10 @@ def _read_text(value: Any) -> str:
 
 
 def list_written(answer: WrittenAnswer, begun: str) -> tuple[WrittenAnswer, ...]:
-    """What a model may have written of an answer that was ``begun`` in its request.
+    """The texts that a model may have written, if its answer was ``begun`` in the request.
 
-    llama.cpp repeats the beginning in answers that are not streamed, so it may be all of it, or what comes after.
+    llama.cpp repeats the beginning in answers that are not streamed. So the model wrote all of the answer, or only the
+    rest.
     """
     text, begun = answer.text.lstrip(), begun.strip()
     if not begun or not text.startswith(begun):
@@ -75,9 +77,9 @@ def count_needed(answer: WrittenAnswer, engine: str) -> int:
 
 
 def is_transcript_of(answer: WrittenAnswer, told: str, tokens: int, engine: str, stops: Sequence[str] = ()) -> bool:
-    """Whether a transcript of so many ``tokens``, which are written out as ``told``, is that of an answer.
+    """Whether a transcript of ``tokens`` tokens, whose text is ``told``, is that of an answer.
 
-    One of the ``stops`` may have ended the answer, of which it is no part.
+    One of the ``stops`` may have ended the answer; it is not in its text.
     """
     text, told = _squeeze(answer.reasoning + answer.text), _squeeze(told)
     common = _count_common(text, told)

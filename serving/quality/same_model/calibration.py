@@ -1,14 +1,14 @@
 """Thresholds from honest pairs, with a bound on how often honest checks exceed them.
 
-The shortfall of honest answers is chance, as their tokens are drawn by chance. Its threshold is a quantile: a lower one
-finds a cheat that differs little sooner, and one that differs much later. The distance of honest answers is rounding;
-its threshold is the largest value seen, times a margin.
+The shortfall of honest answers comes from sampling. Its threshold is a quantile: a lower one finds small differences
+sooner, and large differences later. The distance of honest answers comes from rounding. Its threshold is the largest
+value seen, times a margin.
 
-Where k of n honest checks were above a threshold, more than a share p of all later ones can be above it only if
-something has happened whose probability is that of at most k successes in n trials of probability p (order statistics
-of any distribution: Wilks, *Determination of sample sizes for setting tolerance limits*, 1941). The bound is the p at
-which that is as improbable as the confidence leaves room for. It takes for granted that later honest checks are drawn
-as those of the calibration: on the hardware, the engine, the batches and the kind of requests that it saw.
+If k of n honest checks were above a threshold, the bound on the share of later ones above it is exact binomial (order
+statistics of any distribution: Wilks, *Determination of sample sizes for setting tolerance limits*, 1941). It is the
+share p at which at most k successes in n trials of probability p are as improbable as the confidence allows. It assumes
+that later honest checks are drawn like those of the calibration: with its hardware, engine, batches and kind of
+requests.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ SHORTFALL_RATE = 0.05
 DISTANCE_MARGIN = 1.5
 """By how much the threshold of the distance is above the largest honest value."""
 MIN_CHECKS = 20
-"""Fewest honest checks of a calibration: with fewer the bounds are near what a cheat is assumed to do."""
+"""Fewest honest checks of a calibration: with fewer, the bounds come near the failure rate that is assumed of a
+cheat."""
 LEAST_SHORTFALL = 1.0
 """Lowest threshold of the shortfall in standard deviations."""
 LEAST_DISTANCE = 0.005
@@ -94,9 +95,9 @@ class Holds(Enum):
 
 @dataclass(frozen=True, slots=True)
 class NetworkLimit:
-    """What honest answers make of a limit that a network has: how many of the ``checks`` were ``above`` it.
+    """How honest answers compare with a limit of a network: ``above`` of the ``checks`` exceeded it.
 
-    The network takes for granted that at most ``honest_ppm`` of honest checks are, in parts per million.
+    The network assumes that at most ``honest_ppm`` of honest checks do, in parts per million.
     """
 
     threshold: float
@@ -118,7 +119,7 @@ class NetworkLimit:
 
 
 def judge_limits(honest: Sequence[Measurement], network: CheckParameters) -> tuple[NetworkLimit, NetworkLimit]:
-    """What the honest answers of an identity make of a network's limits of the shortfall and of the distance."""
+    """How the honest answers of an identity compare with a network's limits of the shortfall and of the distance."""
     shortfall, distance = network.max_shortfall / 1_000, network.max_distance / PPM
     above_shortfall = sum(each.shortfall > shortfall for each in honest)
     above_distance = sum(each.distance > distance for each in honest)

@@ -5,10 +5,10 @@ the transcript from the answer and passes it on without them. All other JSON val
 completion bytes, by which an answer is billed, are those of an answer without log-probabilities.
 
 A transcript must have no gap, or every position after it would be scored in another context. llama.cpp lists one token
-for a character that several make up. So the listed tokens are compared with the number that the backend reports. Where
-these differ, or the backend never came to report it, the transcript ends before the first token that is not ASCII.
-Where all are ASCII, one may be missing of a stream: llama.cpp does not list the token that ends it. An answer of
-several choices, whose tokens are reported together, has no transcript.
+for a character made of several. So the number of listed tokens is compared with the number that the backend reports. If
+they differ, or no number was reported, the transcript ends before the first token that is not ASCII. If all tokens are
+ASCII, a stream may lack one: llama.cpp does not list the token that ends it. An answer of several choices, whose tokens
+are reported together, has no transcript.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Listed(msgspec.Struct, gc=False):
     id: int | None = None
 
     def get_id(self) -> int:
-        """The token's id. Raises ValueError if the backend names it by its text alone, or by no id that can be."""
+        """The token's id. Raises ValueError if the backend names it by its text alone, or by an impossible id."""
         found = _TOKEN_ID.fullmatch(self.token)
         if self.id is None and found is None:
             raise ValueError("the backend names tokens by their text, not by their ids")
@@ -80,10 +80,10 @@ _USAGE = msgspec.json.Decoder(_Usage | None)
 def ask_for_logprobs(body: bytes) -> bytes:
     """The request to send to the backend: all of ``body``, byte for byte, and :data:`ASKED_FIELDS`.
 
-    ``body`` is a chat completion that can be checked, so none of these fields is in it.
+    ``body`` is a chat completion that can be checked, so it contains none of these fields.
 
     Raises:
-        ValueError: it does not end as a JSON object does.
+        ValueError: it does not end like a JSON object.
     """
     content = body.rstrip()
     if not content.endswith(b"}"):
@@ -149,7 +149,7 @@ class LogprobTap:
         return kept
 
     def get_transcript(self, passed: int | None = None) -> Transcript | None:
-        """The transcript of an answer that is over, or of the ``passed`` first bytes of it; None if there is a
+        """The transcript of an answer that is over, or of its first ``passed`` bytes; None if there is a
         :attr:`fault`."""
         end = len(self._tokens) if passed is None else bisect_right(self._ends, passed)
         missing = None if self._reported is None else self._reported - self._count

@@ -1,9 +1,9 @@
 """Scoring by one-token completions, for llama.cpp's server, which has no log-probabilities of a prompt.
 
 For each position the prompt and the answer up to it go to the backend, which completes them by one token and lists the
-likeliest. The positions come in order, so that the server's cache of the common beginning makes each completion as dear
-as the tokens since the last one. Which token the backend then writes is forced by a bias, which changes none of the
-listed probabilities: if it were a part of a character, the server would list nothing.
+likeliest. The positions come in order: since the server caches the common beginning, each completion costs only the
+tokens since the last one. A bias forces the token that the backend then writes, and changes none of the listed
+probabilities: for a token that is part of a character, the server would list nothing.
 
 A server that scores its own answer takes it from its cache, and agrees with itself to the last digit.
 """

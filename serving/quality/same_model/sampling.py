@@ -1,10 +1,11 @@
 """Which requests can be checked: those whose tokens are drawn from the model's own distribution at a known temperature.
 
 A grammar, a penalty or a bias makes an honest backend choose tokens that its weights find unlikely. Each engine has
-more such fields than can be listed, so a request with any field that is not known to be harmless is not checked: else a
-payer could have an honest executor fail. Cutting the distribution off (``top_p``, ``top_k``, ``min_p``) only makes the
-chosen tokens more likely, and is allowed. Parts of a message that are no text are not in its tokens; and of a stream
-without a report of its usage it is not known whether tokens are missing.
+more such fields than can be listed, so a request with any field that is not known to be harmless is not checked.
+Otherwise a payer could make an honest executor fail. Cutting the distribution off (``top_p``, ``top_k``, ``min_p``)
+only makes the chosen tokens more likely, and is allowed. Two more kinds of requests are not checked: those with parts
+that are no text, because these are not among the tokens; and streams that do not report their usage, because missing
+tokens would not be noticed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The interface of a scorer, and the draw of the positions that it scores.
 
 A scorer has one backend compute what comes next at given positions of a given answer. It renders the prompt itself from
-the user's request: what an executor says of the prompt counts for nothing.
+the user's request, and trusts nothing that an executor says of the prompt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from serving.quality.same_model.statistics import Distribution
 POSITIONS = 10
 """Positions that are scored of one answer."""
 MAX_SCORES_BYTES = 64 << 20
-"""Longest answer of a backend to one question of a scorer: twenty tokens for each of tens of thousands of a prompt."""
+"""Longest answer of a backend to one question of a scorer: a prompt has tens of thousands of tokens, each with
+twenty."""
 DETOKENIZE = "/detokenize"
 """Path under which backends say the text of tokens."""
 NOT_OF_THE_PROMPT = (
@@ -59,7 +60,7 @@ class Scorer(Protocol):
         """
 
     async def write_out(self, tokens: Sequence[int]) -> str:
-        """The text of ``tokens``, those that are marks included.
+        """The text of ``tokens``, marks of the chat template included.
 
         Raises:
             ScoringError: the backend does not say it.
@@ -68,7 +69,8 @@ class Scorer(Protocol):
 
 
 def draw_positions(seed: bytes, length: int, count: int = POSITIONS) -> tuple[int, ...]:
-    """``count`` of the positions 0 to ``length`` − 1 (all, if there are fewer), in order: every set is as likely."""
+    """``count`` of the positions 0 to ``length`` − 1 (all, if there are fewer), in order: all sets are equally
+    likely."""
 
     def draw(position: int) -> bytes:
         return crypto.hash_bytes("positions", seed, position.to_bytes(8, "big"))

@@ -22,7 +22,7 @@ SCORED_TOKENS = 20
 MAX_SHORTFALL_NATS = 5.0
 """Most that one token counts for, in either direction."""
 NOISE_NATS = 0.1
-"""Standard deviation, beside that of the draw, that is granted to each token: ties that rounding decides."""
+"""Standard deviation granted to each token beside that of the draw, for ties that rounding decides."""
 MIN_TAIL_MASS = 1e-9
 """Least probability that is ascribed to all tokens that are not listed."""
 
@@ -61,14 +61,14 @@ def measure(transcript: Transcript, scores: Mapping[int, Distribution], temperat
 
 
 def compute_surprise(chosen: int, scored: Distribution, temperature: float) -> tuple[float, float]:
-    """Log-probability that a draw has on average less that of the chosen token, and its variance: nats, nats².
+    """The mean log-probability of a draw minus that of the chosen token, and the variance of the former: nats, nats².
 
-    All tokens that are not listed count as one, which is drawn with the probability that the listed ones leave. Its
-    log-probability is that of all of them, but at most the least that is listed: where the scorer is unsure, they are
-    together likelier than the likeliest, and tokens that it would never choose must not pass for good ones. At
-    temperature 0 every draw is the likeliest token. Between 0 and 1 it is not known how often an unlisted token is
-    drawn: never, at the least, and at the most as if each of them were as likely as the last that is listed. Of both
-    averages the lower one is taken, in favour of the answer.
+    All tokens that are not listed count as one, drawn with the probability that the listed ones leave. Its
+    log-probability is that of all of them together, but at most the lowest that is listed: a scorer that is unsure
+    makes them together likelier than the likeliest token, and tokens that it would never choose must not pass for good
+    ones. At temperature 0 every draw is the likeliest token. Between 0 and 1 it is not known how often an unlisted
+    token is drawn: at least never, and at most as if each of them were as likely as the last that is listed. The lower
+    of the two averages is taken, in favour of the answer.
     """
     tail = math.log(max(MIN_TAIL_MASS, 1 - math.fsum(map(math.exp, scored.values()))))
     best, least = max(scored.values()), min(scored.values())
@@ -94,8 +94,8 @@ def _compute_moments(drawn: Sequence[tuple[float, float]]) -> tuple[float, float
 def compute_distance(reported: TranscriptToken, scored: Distribution) -> float:
     """Half the sum of the differences of probability over the tokens that either side lists among its first five.
 
-    A token that one side does not list is at most as probable there as the least that it lists. The difference is then
-    taken to that, so that the result is never above the total variation distance.
+    A token that one side does not list is at most as probable there as the least probable token that it lists. The
+    difference is then taken to that bound, so that the result is never above the total variation distance.
     """
     mine = {each.id: math.exp(each.logprob) for each in reported.top}
     theirs = {token: math.exp(logprob) for token, logprob in scored.items()}

@@ -13,7 +13,8 @@ PIECE_BYTES = 1 << 20
 
 
 def hash_weights(files: Sequence[Path]) -> bytes:
-    """The BLAKE2b-256 of a weight file; of several, that of their digests one after another, in order of their names.
+    """The BLAKE2b-256 of a weight file; for several, the BLAKE2b-256 of their digests, concatenated in order of file
+    name.
 
     Raises:
         OSError: one cannot be read.
