@@ -117,7 +117,7 @@ class Status:
 class Engine:
     """Keeps one node's ledger. ``vote_store`` makes it a validator if its key is one of the committee's.
 
-    ``find_addresses`` says where a member of the committee can be dialled that is not connected.
+    ``find_addresses`` returns the addresses of a member of the committee that is not connected.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Engine:
         self._vote_store = vote_store
         self._me = vote_store.key.public_key if vote_store is not None else b""
         self.pace = Pace(store.header, self._me)
-        """That of the blocks that became final here."""
+        """The pace of the blocks that became final here."""
         self._mempool = Mempool(genesis, store.header, store.state)
         self._committee = CommitteeStreams(
             streams, lambda peer, raw: self._receiver.on_committee_message(peer, raw), find_addresses
@@ -207,15 +207,15 @@ class Engine:
         return self.header.chain_time
 
     def trust(self, operation: SignedOperation) -> None:
-        """Take the signature of an operation as checked: this node has made it just now."""
+        """Count the signature of an operation as checked: this node has just made it."""
         self._mempool.note_verified([operation])
 
     async def submit(self, operation: SignedOperation) -> None:
         """Check an operation and send it on its way into a block. Submitting it once more is harmless.
 
         Raises:
-            InvalidOperation: it cannot be included on the last final state; the text says why. An operation with a
-                nonce may be ahead of its account's by others still to come.
+            InvalidOperation: it cannot be included on the last final state; the text says why. An operation may have a
+                nonce above the next one of its account: others may still come.
         """
         try:
             self._mempool.check(operation)
@@ -250,7 +250,7 @@ class Engine:
         self._wake()
 
     def _shares_itself(self, signer: bytes) -> bool:
-        """Whether the node of an account is here and sends its operations on their way as this one would."""
+        """Whether the node of an account is connected, and forwards its operations itself as this node would."""
         return self._committee.is_member(signer) and signer in self._network.peers()
 
     @property
@@ -260,7 +260,7 @@ class Engine:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether no block became final here for so long that none may be expected soon: nothing is paid."""
+        """Whether no block has become final here for so long that none is expected soon: then nothing is paid."""
         return self.silence > compute_stall(self.genesis.parameters.idle_beat_ms / 1000)
 
     def is_overdue(self, operation_id: bytes, patience: float) -> bool:
@@ -388,11 +388,12 @@ class Engine:
             await self._driver.on_clock()
 
     async def _post(self, source: bytes, method: Callable[..., Awaitable[Any]], *arguments: Any, size: int = 0) -> None:
-        """Let the loop call ``method``. Sources take turns; only this one waits if it has brought too much."""
+        """Let the loop call ``method``. Sources take turns; if this one has queued too much, only its own call
+        waits."""
         await self._events.put(source, (method, arguments), size)
 
     def _wake(self) -> None:
-        """Let the loop look at the mempool and the clock. If its inbox is full it is about to look anyway."""
+        """Let the loop look at the mempool and the clock. If its inbox is full, it does so soon anyway."""
         self._events.put_nowait(b"wake", (_do_nothing, ()))
 
     # What agreement asks (see Environment).
@@ -454,7 +455,7 @@ class Engine:
         self.pace.go_on_from(self.header)
 
     def _ask_for_votes(self) -> None:
-        """Have the operation made that ends the wait of a validator, if it has to wait."""
+        """If this validator must wait before it votes, ask for the operation that ends the wait."""
         if self._vote_store is not None and self._vote_store.lockout.is_locked and self._nursery is not None:
             self._nursery.start_soon(
                 unlock_voting, self.genesis, self._vote_store, self._mempool, lambda: self.state, self.submit

@@ -1,7 +1,7 @@
 """What other nodes send: messages of the committee and gossip, checked and handed to the event loop of agreement.
 
-All of it is untrusted. Decoding is bounded and strict; what is wrong is dropped with a debug line and costs its sender.
-Signatures are checked in worker threads before the loop sees a message, where there are more than a few.
+All of it is untrusted. Decoding is bounded and strict. A faulty message is dropped with a debug line and counts against
+its sender. If a message has more than a few signatures, they are checked in worker threads before the loop sees it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from p2p.network import GossipMessage, Misbehaviour, Network
 logger = structlog.get_logger(__name__)
 
 MEMBER_RATE = Rate(500, 4 << 20, 4.0)
-"""Messages and bytes a second that are taken from one member's links; what is beyond waits there. Many times what an
-honest one sends."""
+"""Messages and bytes a second that are taken from one member's links; the rest waits there. An honest member sends far
+less."""
 MAX_FORWARDED_BATCHES = 64
-"""Batches that members forwarded which may wait to be looked at; beyond, they are dropped: gossip brings them too."""
+"""Forwarded batches that may wait to be processed; further ones are dropped, since gossip brings their operations
+too."""
 MAX_SEEN_CERTIFICATES = 65_536
 """Gossiped certificates remembered, so that a copy is dropped at once."""
 RATE_WAIT_S = 0.25
@@ -45,7 +46,8 @@ RATE_WAIT_S = 0.25
 
 
 class Post(Protocol):
-    """Lets the event loop call a method. Sources take turns; the call waits while its own has brought too much."""
+    """Lets the event loop call a method. Sources take turns; the call waits while its own source has queued too
+    much."""
 
     async def __call__(
         self, source: bytes, method: Callable[..., Awaitable[Any]], *arguments: Any, size: int = 0
@@ -94,12 +96,12 @@ class Receiver:
             nursery.start_soon(self._listen, self._forwards, self._on_ops, None)
 
     def _has_credit(self, sender: bytes) -> bool:
-        """Whether the account of ``sender`` owns the least bond that counts for service, bonded or not."""
+        """Whether the account of ``sender`` owns at least the smallest bond that counts for service, bonded or not."""
         account = self._store.state.account(sender)
         return account.available + account.own_bond >= max(1, self._store.genesis.parameters.min_service_bond)
 
     def punish(self, sender: bytes) -> None:
-        """``sender`` gossiped an operation that no honest node sends: what it sends is dropped for a while."""
+        """``sender`` gossiped an operation that no honest node sends: its gossip is dropped for a while."""
         self._rate_limits["ops"].punish(sender, trio.current_time())
 
     async def on_committee_message(self, peer: bytes, payload: bytes) -> None:
@@ -200,13 +202,13 @@ class Receiver:
             if certificate.kind != VoteKind.FINALIZE:
                 continue
             is_known = self._store.height_of_block(certificate.block_id) is not None
-            # Any node may gossip, and a certificate that is believed silences this node or makes it sync.
+            # Any node may gossip, and a forged certificate, if believed, would silence this node or make it sync.
             validators = self._driver.epoch.find_validators(certificate.epoch)
             if validators is None:  # of an epoch far ahead, if of any: sync will tell
                 if not is_known:
                     self._sync.request_sync()
                 continue
-            # Of a block that is final already it may still show who contradicted itself.
+            # A certificate of a block that is final already may still prove an equivocation.
             is_of_use = not is_known or self._driver.has_new_votes(certificate, validators)
             if not is_of_use and not self._rebroadcaster.is_to_share(certificate):
                 continue

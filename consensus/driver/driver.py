@@ -3,8 +3,8 @@
 Every ``on_`` method is called by one task, the engine's loop, so that the state machine sees one thing at a time. The
 loop waits for worker threads that execute blocks and write to disk. Signatures are checked in worker threads before a
 message gets to the loop (:mod:`consensus.driver.message_checks`); the core then finds the verdicts in the cache. Votes
-are the exception: the signature of another's is checked on the loop, and an own one is made durable there, before the
-loop does anything else.
+are the exception: the signature of another validator's vote is checked on the loop, and an own vote is made durable
+there, before the loop does anything else.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ from p2p.runtime import Runtime
 logger = structlog.get_logger(__name__)
 
 UNREQUESTED_HEIGHTS = 256
-"""Heights above the last final block for which blocks are kept that agreement has not asked for."""
+"""Blocks that agreement has not asked for are kept up to this many heights above the last final one."""
 
 
 class Driver:
@@ -98,7 +98,7 @@ class Driver:
         self._me = b"" if vote_store is None else vote_store.key.public_key
         self._verifier = SignatureVerifier(runtime) if verifier is None else verifier
         self.checks = MessageChecks(genesis.chain_id, self._verifier, self._find_instance, self._is_near)
-        """Checks signatures of what comes before it is passed to this driver."""
+        """Checks the signatures of messages and blocks before they are passed to this driver."""
         self._detector = EquivocationDetector(genesis.chain_id, verify=self._verifier.verify)
         self._tree = BlockTree(store.header, store.state)
         self._executor = BlockExecutor(genesis, self._tree, mempool, self._verifier)
@@ -192,7 +192,7 @@ class Driver:
         return next((effect for effect in effects if isinstance(effect, Reject)), None)
 
     async def on_fetched(self, block: Block) -> None:
-        """A block that was asked for. That it is authentic was found out where it is known who sent it."""
+        """A block that was asked for. It is authentic: whoever received it has checked that."""
         await self._run(self.simplex, self.simplex.on_block(block))
 
     async def on_block(self, block: Block) -> None:
@@ -217,12 +217,12 @@ class Driver:
                 await self._run(instance, instance.on_message(certificate))
 
     async def on_snapshot(self, ends: Sequence[LightClientUpdate], state: State) -> None:
-        """A verified state far ahead, staged in the store, and the epoch ends that lead to it: go on from there."""
+        """Continue from a verified state far ahead, staged in the store, with the epoch ends that lead to it."""
         header, vote_store = ends[-1].header, self._vote_store
         if header.height <= self.head[0].height:
             return
         if vote_store is not None and state.validator_record(self._me) is not None:
-            # Among the blocks that are passed over may be one by which another machine took over the votes.
+            # One of the skipped blocks may be the one by which another machine took over the voting.
             await self._runtime.run_sync(vote_store.lock, self._runtime.random.randbytes(NONCE_BYTES))
         mark = None if vote_store is None else vote_store.mark
         await self._runtime.run_sync(self._store.adopt_snapshot, ends, state, mark)
@@ -234,9 +234,9 @@ class Driver:
         await self._run(self.simplex, ())
 
     async def on_clock(self) -> None:
-        """Do whatever is due: timeouts, the idle beat, a block to build. Also after anything that may be work."""
+        """Do what is due: timeouts, the idle beat, a block to build. Also called when there may be new work."""
         now = trio.current_time()
-        # First: a view in which there is nothing left to agree about must not time out.
+        # This comes first: a view in which there is nothing left to agree about must not time out.
         has_work = self._mempool.has_ready() or self._proposer.get_beat(*self.head) <= now
         if has_work != self.simplex.has_work:
             await self._run(self.simplex, self.simplex.on_work(has_work))
@@ -319,7 +319,7 @@ class Driver:
             self._environment.on_conflict(first, second)
 
     def _persist(self, effect: PersistVote) -> None:
-        """Blocks for the length of an fsync or two. StoreError ends the node: it must not vote on."""
+        """Blocks for one or two fsyncs. StoreError ends the node: it must not go on voting."""
         assert self._vote_store is not None
         self._vote_store.persist(effect.vote, effect.support)
         self._verifier.trust(effect.vote.signature_check(self._genesis.chain_id))
@@ -335,7 +335,7 @@ class Driver:
             self._queue(instance, instance.on_block(block))
 
     async def _execute(self, instance: Simplex, block: Block) -> None:
-        """Execute a block that the core ordered, or say in the tree what it waits for."""
+        """Execute a block that the core ordered, or record in the tree what it waits for."""
         node = self._tree.add(block)
         if self._tree.find_parent(block.header.parent_id) is None:
             node.status = BlockStatus.WAITING_FOR_PARENT  # agreement is ahead of the chain, which sync completes
@@ -377,7 +377,7 @@ class Driver:
             await self._finalize(nodes, commit.certificate)
 
     async def _finalize(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
-        """Write final blocks to disk, move the tree and the mempool on, and enter the next epoch if it is time."""
+        """Write final blocks to disk, advance the tree and the mempool, and enter the next epoch if it begins."""
         await self._runtime.run_sync(self._write_final, executed, certificate)
         for node in executed:  # those that sync brought were executed elsewhere
             self._report(self._detector.observe_block(node.block, self._epoch.find_validators))
@@ -464,7 +464,8 @@ class Driver:
         return instance if instance is not None and instance.epoch == epoch else None
 
     def _is_near(self, block: Block) -> bool:
-        """Whether a block is not far ahead and names the leader of its view: only such are kept unasked."""
+        """Whether a block is not far ahead and names the leader of its view. Others are kept only if they were asked
+        for."""
         header, epoch = block.header, self._epoch
         if header.height > self.head[0].height + UNREQUESTED_HEIGHTS:
             return False

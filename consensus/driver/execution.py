@@ -18,7 +18,8 @@ logger = structlog.get_logger(__name__)
 
 
 class BlockExecutor:
-    """Checks and executes blocks. Signatures that were checked before, alone or in the mempool, are not again."""
+    """Checks and executes blocks. Signatures that were checked before, alone or in the mempool, are not checked
+    again."""
 
     def __init__(self, genesis: Genesis, tree: BlockTree, mempool: Mempool, verifier: SignatureVerifier) -> None:
         self._genesis = genesis
@@ -27,7 +28,7 @@ class BlockExecutor:
         self._verifier = verifier
 
     async def execute(self, block: Block) -> ExecutedBlock | None:
-        """What a block leads to, whose parent is in the tree and was executed; None if the block is invalid."""
+        """The transition of a block whose parent is in the tree and was executed; None if the block is invalid."""
         known = self._tree.get_executed(block.id)
         if known is not None:
             return known

@@ -1,4 +1,4 @@
-"""Checks the signatures of what comes, many of them in worker threads, before the loop of agreement looks at it."""
+"""Checks the signatures of incoming messages, often in worker threads, before the loop of agreement sees them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from consensus.verifier import SignatureVerifier
 
 
 class MessageChecks:
-    """Looks at messages as the core is going to, so that the core finds the verdicts in the cache.
+    """Checks the same signatures as the core later does, so that the core finds the verdicts in the cache.
 
     ``find_instance`` returns the instance of an epoch, ``is_near`` says whether a block that nothing has asked for is
     worth a check.
@@ -38,9 +38,10 @@ class MessageChecks:
         self._is_near = is_near
 
     def is_old_news(self, message: Message | CompactPropose) -> bool:
-        """Whether a message is a certificate that changes nothing and shows no vote that is not known.
+        """Whether a message is a certificate that changes nothing and contains only known votes.
 
-        It stays so. Each member sends the certificates that it gathers, so that most of those that come are such.
+        Such a certificate never becomes useful later. Most certificates are of this kind: each member sends those that
+        it gathers.
         """
         if not isinstance(message, Certificate):
             return False
@@ -48,7 +49,7 @@ class MessageChecks:
         return instance is not None and not instance.is_relevant(message)
 
     async def verify(self, *messages: Message | CompactPropose) -> None:
-        """Check the signatures of messages that an instance is going to look at.
+        """Check the signatures of messages that an instance is going to check.
 
         Those of a few votes are left to it: they are checked on the event loop in any case.
         """
@@ -72,7 +73,7 @@ class MessageChecks:
             await self._verifier.check(_verify_block, block)
 
     def _find_rules(self, message: Message | CompactPropose) -> MessageValidation | None:
-        """The rules for a message, if an instance is going to look at its signatures."""
+        """The rules for a message, if an instance is going to check its signatures."""
         instance = self._find_instance(message.epoch)
         if instance is None:
             return None

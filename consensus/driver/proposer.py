@@ -1,9 +1,9 @@
 """When a validator that leads a view builds a block, and how.
 
-A block is proposed when there is something in it, at most every ``block_spacing_s``; when the chain's last block is
-a beat old; or when the block before would otherwise not become final. So an idle network makes one block per idle beat
-and is quiet in between. While a change of who serves waits to come into force, the beat is shorter: a newcomer would
-wait for its first request for minutes.
+A block is proposed when there is something in it, at most every ``block_spacing_s``; when the chain's last block is a
+beat old; or when the block before would otherwise not become final. So an idle network makes one block per idle beat
+and is quiet in between. While a change of who serves waits to come into force, the beat is shorter; otherwise a
+newcomer would wait minutes for its first request.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from p2p.runtime import Runtime
 logger = structlog.get_logger(__name__)
 
 CHANGE_BEAT_MS = 1_000
-"""Time after a block when the next is due, at most, while a change of who serves waits to come into force."""
+"""Longest time from one block until the next is due, while a change of who serves waits to come into force."""
 
 
 class Proposer:
     """Carries out the last ``Build`` that the core ordered. Times are trio's, in seconds.
 
-    ``patience`` is how long a leader waits before it spends an empty block on making the one before it final.
+    ``patience`` is how long a leader waits before it proposes an empty block only to make the one before it final.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Proposer:
         return trio.current_time() + (timestamp - self._runtime.now()) / 1000
 
     def get_beat(self, header: Header, state: State) -> float:
-        """When a block after ``header`` is due although there may be nothing in it; ``state`` is that after it."""
+        """When a block on ``header`` is due even if it is empty; ``state`` is the one after ``header``."""
         if self._last_beat is None or self._last_beat[0] is not header:
             beat = self._genesis.parameters.idle_beat_ms
             if is_change_pending(self._genesis, state, header.height + 1):
@@ -84,7 +84,7 @@ class Proposer:
         return self.get_time(header.timestamp + self._last_beat[1])
 
     def get_wakeup(self, simplex: Simplex) -> float:
-        """When there is reason enough for the block that was ordered; never if none was."""
+        """When the block that was ordered is due; never if none was ordered."""
         parent = None if self._order is None else self._tree.find_parent(self._order.parent_id)
         if self._order is None or parent is None:  # sync is about to bring the parent
             return math.inf
@@ -95,9 +95,9 @@ class Proposer:
         return max(due, self._not_before)
 
     def _get_empty_time(self, simplex: Simplex, header: Header, state: State) -> float:
-        """When there is reason enough for a block on ``header`` with nothing in it."""
+        """When an empty block on ``header`` is due."""
         beat = self.get_beat(header, state)
-        # A notarized block that is not final usually is about to be, so wait before a block is spent on it.
+        # A notarized block usually becomes final soon, so wait before proposing an empty block to make it so.
         return beat if simplex.is_settled else min(beat, self._ordered_at + self._patience)
 
     async def build(self, simplex: Simplex, epoch: Epoch) -> tuple[int, Block] | None:

@@ -26,7 +26,7 @@ from chain.types.operations import (
 )
 
 ConflictKey = tuple[object, ...]
-"""Names what only one pending operation of an account may ask for."""
+"""Names something that only one pending operation of an account may ask for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +41,7 @@ class Entry:
     size: int
     fee: int
     cost: int
-    """What it takes out of the available credit as soon as it is included, if that is known before."""
+    """What it takes out of the available credit when it is included, as far as that is known before."""
     ready: bool = False
     reason: str = ""
     """Why it is not ready, unless for an earlier nonce."""
@@ -60,7 +60,7 @@ class AccountQueue:
     payable: int
     owned: int
     next_nonce: int
-    """The first nonce that is missing or cannot be included: those pending below it follow the account's."""
+    """The first nonce that is missing or cannot be included: all pending ones below it are consecutive and can be."""
     nonced: dict[int, Entry] = field(default_factory=dict)
     one_time: dict[bytes, Entry] = field(default_factory=dict)
     """By id, in order of arrival."""
@@ -82,21 +82,21 @@ def update_from_state(pending: AccountQueue, account: Account) -> None:
 
 
 def get_cost(parameters: Parameters, operation: Operation, fee: int) -> int:
-    """What a one-time operation takes out of the available credit, but for the deposit for numbers left out."""
+    """What a one-time operation takes out of the available credit, without the deposit for skipped hold numbers."""
     if isinstance(operation, NoncedOperation | Capture | Dispute):
         return 0  # the fee of these two may come out of what they settle
     return fee + operation.amount + compute_hold_deposit(parameters) if isinstance(operation, Hold) else fee
 
 
 def count_work(operation: Operation) -> int:
-    """What it may cost to find out whether an operation can be included, in signature checks."""
+    """Cost of finding out whether an operation can be included, in signature checks."""
     if isinstance(operation, Capture):
         return 1 + sum(item.receipt is not None for item in operation.items)
     return 3 if isinstance(operation, Evidence) else 1
 
 
 def get_conflict_keys(operation: Operation) -> list[ConflictKey]:
-    """What of an account's one-time operations only one can have."""
+    """The conflict keys of a one-time operation: of two that share one, only one may be pending."""
     if isinstance(operation, Hold):
         return [("hold", operation.seq, operation.attempt)]
     if isinstance(operation, Capture):
@@ -107,7 +107,7 @@ def get_conflict_keys(operation: Operation) -> list[ConflictKey]:
 
 
 def get_dependencies(operation: Operation) -> list[bytes]:
-    """The entries of the state, beside the accounts, without which an operation cannot be included."""
+    """The entries of the state, beside accounts, that an operation needs in order to be included."""
     if isinstance(operation, Capture):
         return [hold_key(item.delivery.hold) for item in operation.items]
     if isinstance(operation, DuelOperation):
@@ -118,10 +118,10 @@ def get_dependencies(operation: Operation) -> list[bytes]:
 
 
 def check_need(state: State, signed: SignedOperation) -> None:
-    """Whether what a one-time operation asks for is still to be had, as far as that can be told cheaply.
+    """Check, as far as that is cheap, that a one-time operation can still have its effect.
 
     Raises:
-        InvalidOperation: it has happened, or is not its signer's to ask for.
+        InvalidOperation: its effect has happened already, or its signer may not ask for it.
     """
     operation = signed.operation
     if isinstance(operation, Hold):
@@ -135,7 +135,7 @@ def check_need(state: State, signed: SignedOperation) -> None:
 
 
 def is_payee(state: State, operation: Capture, signer: bytes) -> bool:
-    """Whether all that a capture names is there to be captured by its signer."""
+    """Whether the signer of a capture may capture all holds that it names."""
     holds = [state.hold(item.delivery.hold) for item in operation.items]
     return all(hold is not None and hold.payee == signer for hold in holds)
 

@@ -1,4 +1,4 @@
-"""Choosing operations for a block, one after the other, as long as there is room: what is turned down gives room back.
+"""Choosing operations for a block, one by one, while there is room. A rejected operation gives its room back.
 
 Pending operations stand in *queues*. A queue keeps its order. Queues are served in turns of equal bytes (an
 operation's rank is the bytes before it in its queue), ties by arrival: a flood fills only its own queue, and nothing is
@@ -15,10 +15,11 @@ from chain.types.operations import NoncedOperation, SignedOperation
 from consensus.mempool.entries import count_work
 
 REJECTED_WORK_BUDGET = 2_048
-"""Work on operations that turn out not to be includable, in signature checks, before a block is left as full as it is:
-it takes time, and is not paid for."""
+"""Work on operations that cannot be included, in signature checks, after which a block is left as full as it is: nobody
+pays for this work."""
 LINE_REJECTED_WORK_BUDGET = 64
-"""The share of a line, beyond which the line is closed: about one capture of as many holds as it may name."""
+"""The part of that work that one line may cause before it is closed: about one capture with the most holds it may
+name."""
 
 
 class PackableOperation(Protocol):
@@ -33,7 +34,7 @@ class PackableOperation(Protocol):
 class BlockPacker(Iterator[SignedOperation]):
     """Draws ready operations for a block of at most ``max_bytes`` of them, without those ``excluded`` by id.
 
-    Of each line it keeps what is given to it, and so it may be drawn from in another thread.
+    It copies the lines that it is given, so another thread may draw from it.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class BlockPacker(Iterator[SignedOperation]):
         raise StopIteration
 
     def reject(self, operation: SignedOperation) -> None:
-        """The operation drawn last cannot be included after all; if it has a nonce, none after it in its line can."""
+        """The operation drawn last cannot be included. If it has a nonce, neither can any after it in its line."""
         work = count_work(operation.operation)
         assert self._last is not None and self._last[1].operation is operation
         number, entry = self._last

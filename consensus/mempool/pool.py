@@ -1,21 +1,20 @@
 """Operations that wait for a block. Pure: it reads no clock and no network; time is passed in (seconds).
 
 An operation is *ready* if the ledger would take it on the last final state. Otherwise it *waits*: for an earlier nonce,
-for credit, or for a block that its author has and this node has not (a capture may overtake its hold). What has waited
-for :data:`MAX_UNREADY_WAIT_S` is dropped. Only ready operations count as work and are selected.
+for credit, or for a block that its author has and this node has not (a capture may overtake its hold). An operation
+that has waited for :data:`MAX_UNREADY_WAIT_S` is dropped. Only ready operations count as work and are selected.
 
 Room in the pool costs nothing until an operation is included, so it is bounded by the credit that an account owns.
 
 - One account holds at most :data:`MAX_NONCED` operations with a nonce and :data:`MAX_ACCOUNT_BYTES` in all. It can pay
-  the fees of all of them, and all its ready holds at once, from what it has in the last final state. What excludes
-  each other (one nonce, one hold number, one hold captured twice) is taken once.
+  the fees of all of them, and all its ready holds at once, from what it has in the last final state. Of operations that
+  exclude each other (the same nonce, the same hold number, a second capture of a hold) only one is taken.
 - Room is shared in proportion to credit (:mod:`consensus.mempool.room`).
 - A block is filled in turns of equal bytes, so that an account's flood fills only its own lines. An owner of
   many accounts has many lines, but pays for the bytes that they take in the block.
 
-What a final block may have changed is judged again later (:mod:`consensus.mempool.revalidation`). Until then an
-operation may count as ready that no longer is. The proposer that tries to include it finds out, and calls
-:meth:`Mempool.reject`.
+Operations that a final block may affect are judged again later (:mod:`consensus.mempool.revalidation`). Until then an
+operation may wrongly count as ready. The proposer that tries to include it notices, and calls :meth:`Mempool.reject`.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ MAX_READY_BLOCKS = 256
 MAX_NONCED = 64
 """Pending operations with a nonce, per account."""
 MAX_ACCOUNT_BYTES = 256 * 1024
-"""Pending bytes, per account: room for a whole window of holds, and for captures of as many."""
+"""Pending bytes per account: room for a whole window of holds, and for their captures."""
 MAX_WAITING_OPERATIONS = 2_048
 """Waiting operations in all."""
 MAX_FINAL_IDS = 65_536
@@ -64,11 +63,12 @@ MAX_FINAL_IDS = 65_536
 MAX_VERIFIED_IDS = 32_768
 """Operations remembered whose signature holds, beside those pending."""
 DEADLINE_MARGIN_MS = 5_000
-"""Chain time in ms that must be left until the deadline of a hold: it is ready while the next blocks could take it."""
+"""Chain time in ms that must be left until a hold's deadline for it to be ready: the next blocks must be able to take
+it."""
 MAX_REJECTIONS = 3
 """How often a proposer may find that a ready operation cannot be included before it is dropped."""
 REVALIDATION_BUDGET = 256
-"""Work spent on judging again after a block, and at each :meth:`Mempool.expire`, in signature checks."""
+"""Work of revalidation after each block, and at each :meth:`Mempool.expire`, in signature checks."""
 
 
 class AlreadyKnown(InvalidOperation):
@@ -82,8 +82,8 @@ class PoolFull(InvalidOperation):
 class Mempool:
     """Pending operations on top of a final state.
 
-    Callers check signatures between :meth:`check` and :meth:`add`, many at a time and elsewhere, unless
-    :meth:`is_verified` says that it was done.
+    Callers check signatures between :meth:`check` and :meth:`add`, in batches and in other threads, unless
+    :meth:`is_verified` says that they hold.
     """
 
     def __init__(
@@ -148,14 +148,13 @@ class Mempool:
     # Admission.
 
     def check(self, signed: SignedOperation) -> None:
-        """Whether :meth:`add` would take an operation, as far as that can be told cheaply.
+        """Check, as far as that is cheap, that :meth:`add` would take an operation.
 
         Raises:
-            AlreadyKnown: it is pending or final.
-            InvalidNonce: its nonce is used, or another operation with it is pending (the first one wins).
-            CannotPay: its account cannot pay the fee on top of what it has pending.
-            PoolFull: its account, or the pool, has no room.
-            InvalidOperation: it is malformed, or asks for what has happened, or another pending one asks for, already.
+            AlreadyKnown: it is pending or final. InvalidNonce: its nonce is used, or another operation with it is
+            pending (the first one wins). CannotPay: its account cannot pay the fee on top of what it has pending.
+            PoolFull: its account, or the pool, has no room. InvalidOperation: it is malformed, or its effect has
+            happened, or another pending operation asks for the same.
         """
         check_form(signed)
         if signed.id in self._entries:
@@ -181,8 +180,8 @@ class Mempool:
                 rival = pending.conflicts.get(conflict)
                 if rival is not None and self._entries[rival].ready:
                     raise InvalidOperation("another pending operation of the account asks for the same")
-        # The fees of captures and disputes come out of what they settle. Their account may have nothing available, but
-        # one that owns nothing at all captures only what is there to be captured. (Who may dispute owns a hold.)
+        # The fees of captures and disputes come out of what they settle, so their account may have nothing available.
+        # If it owns nothing at all, all holds that it captures must be open. (An account that may dispute owns a hold.)
         if isinstance(operation, Capture | Dispute):
             captures_own = isinstance(operation, Capture) and is_payee(self._state, operation, signer)
             if pending.owned < fee and not captures_own:
@@ -259,7 +258,7 @@ class Mempool:
     def has_ready(self, excluded: Container[bytes] = ()) -> bool:
         """Whether there is work for a block, beside the operations ``excluded`` by id (those in blocks not yet final).
 
-        Constant time but for the excluded ones.
+        It takes constant time, plus time for the excluded ones.
         """
         ready = len(self._entries) - len(self._waiting)
         if not ready or not excluded:
@@ -284,7 +283,7 @@ class Mempool:
         return list(self.draw(max_bytes, excluded))
 
     def reject(self, operation_id: bytes, reason: str, now: float) -> None:
-        """Let a selected operation wait, because it cannot be included on the state of a block under way."""
+        """Put a selected operation back to wait, because it cannot be included on the state of a block under way."""
         self._now = now
         entry = self._entries.get(operation_id)
         if entry is None:
@@ -302,7 +301,8 @@ class Mempool:
     # What a final block changes.
 
     def on_final(self, block: Block, state: State, changed: Iterable[bytes], now: float) -> None:
-        """Go on to a newly final block: drop what it included or made impossible, and judge again what it touched.
+        """Advance to a newly final block: drop operations that it included or made impossible, and revalidate those it
+        touched.
 
         ``changed`` are the keys of the state that it changed.
         """
@@ -330,14 +330,14 @@ class Mempool:
         self.expire(now)
 
     def on_snapshot(self, header: Header, state: State, now: float) -> None:
-        """Go on from a state far ahead. What was pending is dropped; its authors submit it again."""
+        """Continue from a state far ahead. Pending operations are dropped; their authors submit them again."""
         for operation_id in list(self._entries):
             self.remove(operation_id)
         self._now, self._final_at, self._state = now, -math.inf, state
         self._context = self._make_context(header)
 
     def expire(self, now: float) -> None:
-        """Drop what has waited too long, and judge again some of what may have become ready or impossible."""
+        """Drop operations that have waited too long, and revalidate some that may have become ready or impossible."""
         self._now = now
         while self._waiting:
             operation_id, since = next(iter(self._waiting.items()))
@@ -347,7 +347,7 @@ class Mempool:
         work = REVALIDATION_BUDGET
         while work > 0 and (marked := self._revalidation.find_marked()) is not None:
             work -= self._revalidate(self._entries[marked])
-        # And in turns everything else: deadlines pass, epochs end, and what was noted as stale may have been forgotten.
+        # All others in turns: deadlines pass, epochs end, and some marks may have been forgotten.
         work = min(REVALIDATION_BUDGET // 16, len(self._revalidation))
         while work > 0 and (oldest := self._revalidation.find_oldest()) is not None:
             work -= self._revalidate(self._entries[oldest])
@@ -400,7 +400,7 @@ class Mempool:
             pending.next_nonce += 1
 
     def _revalidate(self, entry: Entry) -> int:
-        """Find out whether a one-time operation is ready; one that never will be is dropped. Returns the work done."""
+        """Find out whether a one-time operation is ready, and drop it if it never will be. Returns the work done."""
         signed = entry.operation
         operation, signer = signed.operation, signed.signer
         self._revalidation.note_judged(signed.id, signer)

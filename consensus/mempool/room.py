@@ -1,7 +1,7 @@
 """Who has how much pending, and who makes room when the pool is full. Pure.
 
-Room is shared in proportion to credit. The account with the most bytes *per credit that it owns* makes room: split
-among however many accounts, the same credit gets the same room. A share is left to accounts with little pending, so
+Room is shared in proportion to credit. The account with the most bytes *per credit that it owns* makes room: the same
+credit gets the same room, however many accounts it is split among. A share is left to accounts with little pending, so
 that the wealthy do not shut newcomers out.
 """
 
@@ -16,7 +16,8 @@ MAX_POOL_BYTES = 32 << 20
 MAX_POOL_OPERATIONS = 100_000
 """Pending operations in all."""
 SMALL_ACCOUNT_BYTES = MAX_OPERATION_BYTES
-"""Pending bytes of an account up to which its room comes out of the share of those with little pending."""
+"""An account with at most so many pending bytes has *little pending*: its room comes out of the share for such
+accounts."""
 SMALL_ACCOUNTS_DIVISOR = 8
 """Every eighth byte of the pool is left to accounts with little pending."""
 
@@ -40,7 +41,7 @@ class Room:
         return self.size + size > self._max_bytes or self._operations >= self._max_operations
 
     def can_be_made(self, size: int, owned: int) -> bool:
-        """Whether others make room for an account that would have ``size`` bytes pending, and owns ``owned`` credit."""
+        """Whether others make room for an account with ``owned`` credit that would have ``size`` bytes pending."""
         crowd = self._get_crowd()
         is_in_share = size <= SMALL_ACCOUNT_BYTES and crowd is self._large
         return is_in_share or crowd.has_above(crowd.compute_class(size, owned))
@@ -62,7 +63,7 @@ class Room:
         return self._large if has_share and self._large else self._all
 
     def resize(self, signer: bytes, pending: AccountQueue, difference: int) -> None:
-        """An account has one operation more, of ``difference`` bytes, or one less if that is negative."""
+        """An account has one more operation, of ``difference`` bytes, or one less if ``difference`` is negative."""
         before = pending.size
         pending.size += difference
         self.size += difference
@@ -76,7 +77,7 @@ class Room:
         self._large.update(signer, pending.size - _count_small(pending.size), pending.owned)
 
     def note_waiting(self, signer: bytes, pending: AccountQueue) -> None:
-        """Take into account how much of what an account has pending waits."""
+        """Note how many of an account's pending bytes are not ready."""
         self._waiting.update(signer, pending.waiting_size, pending.owned)
 
 

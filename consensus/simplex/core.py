@@ -17,7 +17,7 @@ Rules
     1. On entering view v as its leader: propose a block of view v on the highest notarized block, of view p.
         - The body justifies the place: the notarization of the parent in p (for the epoch's first block, the
           finalization of the parent; none on genesis), and the nullifications of p+1 ... v-1, or of the last
-          ``MAX_NULLIFICATIONS`` of these views, so that a long halt makes no block too large.
+          ``MAX_NULLIFICATIONS`` of these views, so that no block becomes too large after a long halt.
         - A proposal is well formed if p < v, the leader of v signed it, the justification is complete, and the header
           agrees with it in epoch, view, height, parent and proposer.
     2. On the first well-formed proposal of view v:
@@ -26,8 +26,8 @@ Rules
         - If the block is valid: send notarize for it, once per view.
     3. On a certificate:
         - A notarization or a finalization of view v or later, or a nullification of v, enters the view after it.
-        - On a notarization, unless nullify was sent in its view: send finalize for its block. A finalization of a view
-          in which no notarization came is no reason to send finalize.
+        - On a notarization, unless nullify was sent in its view: send finalize for its block. A finalization
+          alone, in a view without a notarization, is no reason to send finalize.
     4. On a finalization: its block and all its ancestors are final.
     5. On timeout in view v, and again at growing intervals:
         - Send nullify for v, unless finalize was sent in v.
@@ -266,7 +266,7 @@ class Simplex:
     # Inputs. Each returns the effects to carry out, in their order.
 
     def start(self) -> list[Effect]:
-        """Take back what was durable, repeat the votes that may still count, and begin.
+        """Restore what was durable, repeat the votes that may still count, and begin.
 
         Raises:
             InvalidMessage: the support is not what was made durable.
@@ -284,7 +284,7 @@ class Simplex:
         return self._act()
 
     def on_message(self, message: Message) -> list[Effect]:
-        """Take a message from anyone. What is of another epoch, stale or known has no effect."""
+        """Take a message from anyone. A message that is stale, known or of another epoch has no effect."""
         try:
             match message:
                 case Vote():
@@ -342,7 +342,7 @@ class Simplex:
         return self._act()
 
     def renew_answers(self) -> None:
-        """Answer as many times as at first again: for the engine to call now and then when no timer runs any more."""
+        """Reset the counts of answers (rule 6). The engine calls it now and then once no timer runs any more."""
         self._replies.reset()
 
     # Acting: all that the current view allows.
@@ -360,7 +360,7 @@ class Simplex:
         return effects
 
     def _lead(self) -> None:
-        """Rule 1: propose on the highest notarized block; on one of the last height, propose it again."""
+        """Rule 1: propose a block on the highest notarized one, or that one again if it has the last height."""
         here = self._views[self.view]
         if self.leader != self._me or here.proposal is not None:
             return
@@ -394,7 +394,7 @@ class Simplex:
         )
 
     def _notarize(self) -> None:
-        """Rule 2: vote for the proposal once its place is free and it and all before it were checked."""
+        """Rule 2: vote for the proposal once its place is free and it and its ancestors are valid."""
         message = self._views[self.view].proposal
         if message is None or not self._may_sign(NOTARIZE, self.view):
             return
@@ -430,7 +430,7 @@ class Simplex:
     # Signing.
 
     def _may_sign(self, kind: VoteKind, view: int) -> bool:
-        """Whether a vote of ours would be of use and none of ours in ``view`` forbids it: see "Slashable"."""
+        """Whether a vote of ours is useful, and no other vote of ours in ``view`` forbids it: see "Slashable"."""
         if self._key is None or view <= self._views.final_view or self.is_finished:
             return False
         return self._views[view].find_rival(kind, self._me) is None
@@ -458,7 +458,7 @@ class Simplex:
         return sign_proposal(self._key, self.chain_id, self.epoch, self.view, block_id)
 
     def _verify_others(self, checks: Iterable[crypto.SignatureCheck]) -> bool:
-        """Whether signatures hold; those of this validator itself are not checked."""
+        """Whether signatures hold; this validator's own are not checked."""
         return self._validation.verify(check for check in checks if check.public_key != self._me)
 
     # Votes.
@@ -493,7 +493,7 @@ class Simplex:
             self._count(vote)
 
     def _observe(self, votes: Iterable[Vote]) -> None:
-        """Compare votes whose signatures hold with whatever else their signers said."""
+        """Compare votes whose signatures hold with the other votes of their signers."""
         self._effects += [Conflict(first, second) for first, second in self._detector.observe(votes)]
 
     def _count(self, vote: Vote) -> None:

@@ -1,9 +1,9 @@
-"""Equivocation: two votes of one validator in one view that no honest validator signs both. Pure.
+"""Equivocation: two votes of one validator in one view, of which an honest validator signs at most one. Pure.
 
-An equivocating validator sends the two votes to different nodes, and agreement soon forgets the votes that it does not
-need: in views that were nullified, after a view has ended, in a second certificate of the same kind. So one memory
-keeps every vote whose signature holds, of recent views: votes sent to this node, votes inside certificates, and votes
-in the bodies of blocks, which reach nodes outside the committee too.
+An equivocating validator sends the two votes to different nodes. Agreement soon forgets the votes that it does not
+need: those of nullified views, those that come after a view has ended, and those in a second certificate of the same
+kind. So this memory keeps all votes of recent views whose signatures hold: votes sent to this node, votes inside
+certificates, and votes in the bodies of blocks, which also reach nodes outside the committee.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class EquivocationDetector:
         return vote.signer in self._equivocators.get((vote.epoch, vote.view), ())
 
     def is_new(self, vote: Vote) -> bool:
-        """Whether a vote is worth checking: of a view that is remembered, and not known yet."""
+        """Whether a vote is worth checking: its view is remembered, and the vote is not known yet."""
         place = vote.epoch, vote.view
         if self._is_too_old(place) or self.has_equivocated(vote):
             return False
         return (vote.kind, vote.block_id) not in self._views.get(place, {}).get(vote.signer, ())
 
     def has_new_votes(self, certificate: Certificate, validators: ValidatorSet) -> bool:
-        """Whether a vote in a certificate is worth checking (:meth:`is_new`), or a signer is none of ``validators``.
+        """Whether a vote in a certificate is worth checking (:meth:`is_new`), or a signer is not in ``validators``.
 
-        Most certificates come from several members and tell nothing new, so this makes no votes of them.
+        Most certificates come from several members and contain nothing new, so this constructs no votes.
         """
         place, statement = (certificate.epoch, certificate.view), (certificate.kind, certificate.block_id)
         if self._is_too_old(place):
@@ -63,7 +63,8 @@ class EquivocationDetector:
         return not unknown <= self._equivocators.get(place, set())
 
     def observe(self, votes: Iterable[Vote]) -> list[VotePair]:
-        """Remember votes whose signatures hold. Returns the pairs that no honest validator signs, the one known first.
+        """Remember votes whose signatures hold. Returns the pairs that no honest validator signs, each with the older
+        vote first.
 
         Certificates name signers by position, so a wrong committee yields wrong signers: both votes are verified again
         before a pair is returned.
@@ -97,7 +98,8 @@ class EquivocationDetector:
         return self.observe(_list_votes(certificate, validators))
 
     def observe_block(self, block: Block, find_validators: Callable[[int], ValidatorSet | None]) -> list[VotePair]:
-        """Remember the votes in the body of a block that was executed; ``find_validators`` tells them by epoch."""
+        """Remember the votes in the body of a block that was executed; ``find_validators`` returns the committee of an
+        epoch."""
         return self.observe(_get_votes(block, find_validators))
 
     def _remember(self, vote: Vote) -> None:
@@ -121,7 +123,7 @@ def _get_votes(block: Block, find_validators: Callable[[int], ValidatorSet | Non
 
 
 def _list_votes(certificate: Certificate, validators: ValidatorSet | None) -> list[Vote]:
-    """The votes inside; none if the committee is surely not its own, as after a restart within the epoch."""
+    """The votes inside; none if the committee is surely another, as after a restart within the epoch."""
     if validators is None or any(position >= len(validators) for position in certificate.signers):
         return []
     return list(certificate.votes(validators))

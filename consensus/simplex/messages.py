@@ -2,7 +2,7 @@
 
 A *message* travels: a proposal, a vote or a certificate, as one byte that names its kind and the record's canonical
 bytes. An *effect* is an order to the engine, which carries out the effects of all calls one by one, in the order in
-which they were returned; above all, no effect may happen before a :class:`PersistVote` in front of it is durable.
+which they were returned. Above all, an effect that follows a :class:`PersistVote` must wait until that is durable.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def decode_message(raw: bytes) -> Message:
 class PersistVote:
     """Make ``support`` and then ``vote`` durable before anything that follows.
 
-    The support is what the vote would be worthless without after a crash of everybody: the block that a notarize
-    names, the notarization that a finalize rests on, nothing for a nullify. It is needed until a block of its view or
-    a later one is final, and is given back to the next instance at its construction.
+    After a crash of all validators, a vote is worthless without its support: the block that a notarize names, the
+    notarization that a finalize rests on; a nullify needs none. The support is kept until a block of its view or a
+    later one is final, and is passed to the constructor of the next instance.
     """
 
     vote: Vote
@@ -139,7 +139,7 @@ class Build:
 class ExecuteBlock:
     """Execute ``block`` on its parent, which was checked or is final, and answer with ``on_executed``.
 
-    The answer may take its time: while the parent is still to come, or the block is ahead of the engine's clock.
+    The answer may be delayed: until the parent has come, or while the block is ahead of the engine's clock.
     """
 
     block: Block
@@ -149,7 +149,8 @@ class ExecuteBlock:
 class Fetch:
     """Get a block that is certified but not held, from one of ``peers``, and answer with ``on_block``.
 
-    Asked again at every timeout until it is there; an observer has none, so that its engine keeps trying by itself.
+    It is repeated at every timeout until the block is there. An observer has no timeouts, so its engine must retry by
+    itself.
     """
 
     block_id: bytes
@@ -160,8 +161,8 @@ class Fetch:
 class Commit:
     """The block named by ``certificate``, a finalization, and all its ancestors are final.
 
-    ``blocks`` are those of its branch at hand, oldest first, the final block last. If the first is not a child of the
-    block that was final before, those in between were missed and the engine syncs them.
+    ``blocks`` are the blocks of its branch that are at hand, oldest first, the final block last. If the first is not a
+    child of the block that was final before, the blocks in between are missing and the engine syncs them.
     """
 
     certificate: Certificate
@@ -170,9 +171,10 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class UpdateFinality:
-    """More stake has signed the finalization of a block that was committed: ``certificate`` may replace the one known.
+    """More stake has signed the finalization of a committed block: ``certificate`` may replace the known one.
 
-    At most twice for a view: once all have signed it, or with what is known when a later block becomes final.
+    It comes at most twice for a view: when all have signed it, and with the votes known when a later block becomes
+    final.
     """
 
     certificate: Certificate
@@ -188,7 +190,7 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A message or block was refused: its sender is faulty (surely if it ``is_forged``), or behind."""
+    """A message or block was refused: its sender is faulty (certainly if ``is_forged``), or behind."""
 
     reason: str
     is_forged: bool = False

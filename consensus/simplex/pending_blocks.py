@@ -1,4 +1,4 @@
-"""What agreement needs of the blocks of an epoch that are not final yet: which to execute next, and which to fetch."""
+"""The blocks of an epoch that are not final yet: which to execute next, and which to fetch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PendingBlocks:
         return block_id in self._requests
 
     def add(self, block: Block, is_valid: bool = False) -> None:
-        """Keep an authentic block; one that was built here ``is_valid`` and is not executed again."""
+        """Keep an authentic block. A block that was built here is added as valid, and is not executed again."""
         self._requests.pop(block.id, None)
         if block.height > self.finalized.height:
             self._tree.add(block, BlockStatus.VALID if is_valid else BlockStatus.HELD)
@@ -103,7 +103,7 @@ class PendingBlocks:
             node.status = BlockStatus.HELD
 
     def finalize(self, certificate: Certificate) -> tuple[Block, ...]:
-        """Make a held block final; returns it after those ancestors at hand that were not final, oldest first."""
+        """Make a held block final. Returns it and its ancestors at hand that were not final, oldest first."""
         block = self.get(certificate.block_id)
         assert block is not None
         branch = [block]

@@ -1,4 +1,4 @@
-"""What validators that are behind, or were told something else, are sent: rule 6 of :mod:`consensus.simplex.core`."""
+"""Messages to validators that are behind, or may have seen other proposals: rule 6 of :mod:`consensus.simplex.core`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MAX_REPLY_CERTIFICATES = 16
 """Certificates in one answer to a validator that is behind."""
 
 VAIN_VOTE_PEERS = 3
-"""Validators that a vote which came to nothing is shown to."""
+"""Validators to which a vote for a block that was not notarized is sent."""
 
 MAX_REPLIES = 4
-"""Answers to one validator between two timeouts or changes of view here, about each ``MAX_REPLY_CERTIFICATES``
+"""Answers to one validator between two timeouts or changes of view here, for each range of ``MAX_REPLY_CERTIFICATES``
 views."""
 
 
 class Replies:
-    """Answers of ``me`` (empty: an observer), counted. What is to be sent is appended to ``effects``."""
+    """Makes and counts the answers of ``me`` (empty: an observer). Messages to send are appended to ``effects``."""
 
     def __init__(self, me: bytes, views: Views, validators: ValidatorSet, effects: list[Effect]) -> None:
         self._me, self._views, self._validators, self._effects = me, views, validators, effects
@@ -29,7 +29,7 @@ class Replies:
         """Answers by signer and range of views."""
 
     def reset(self) -> None:
-        """Answer as many times as at first again."""
+        """Begin to count answers anew."""
         self._given.clear()
 
     def may_answer(self, vote: Vote, view: int) -> bool:
@@ -37,14 +37,15 @@ class Replies:
         return vote.signer != self._me and self._given.get(_get_subject(vote, view), 0) < MAX_REPLIES
 
     def answer(self, vote: Vote, view: int) -> None:
-        """Send the signer of ``vote``, whose signature holds, the certificates by which it gets to ``view``."""
+        """Send the signer of ``vote``, whose signature holds, the certificates that bring it to ``view``."""
         subject = _get_subject(vote, view)
         self._given[subject] = self._given.get(subject, 0) + 1
         known = self._views.get_certificates(vote.view, view, MAX_REPLY_CERTIFICATES)
         self._effects += [Send(vote.signer, certificate) for certificate in known]
 
     def pass_on(self, votes: Iterable[Vote]) -> None:
-        """Show votes that came to nothing to a few others in turns, who may have been told something else.
+        """Send votes for blocks that were not notarized to a few other validators, in turns: they may know conflicting
+        votes.
 
         An observer sends nothing.
         """

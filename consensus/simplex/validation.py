@@ -1,4 +1,5 @@
-"""What makes votes, certificates and proposals of one epoch valid, as far as can be told without executing a block.
+"""What makes votes, certificates and proposals of one epoch valid, as far as it can be checked without executing a
+block.
 
 The rules are those of the docstring of :mod:`consensus.simplex.core`. Nothing here has state.
 """
@@ -19,7 +20,7 @@ from consensus.simplex.messages import Message, Propose, Repropose
 
 
 def get_parent_certificate(message: Propose | Repropose) -> Certificate | None:
-    """What a proposal rests on; None for the first block after genesis."""
+    """The certificate of a proposal's parent; None for the first block after genesis."""
     return message.block.body.parent_certificate if isinstance(message, Propose) else message.certificate
 
 
@@ -42,7 +43,7 @@ class FinalizedBlock:
 
 
 def is_authentic(block: Block, verify: crypto.Verify = crypto.verify_all) -> bool:
-    """Whether body and signature are those of the header. A peer that passes a block on could change them."""
+    """Whether body and signature belong to the header. A peer that passes a block on could change them."""
     return block.body.root == block.header.body_root and verify([block.signature_check()])
 
 
@@ -51,7 +52,8 @@ class MessageValidation:
     """Validity in one epoch. It has no state, and may be used in any thread.
 
     Args:
-        root: the block that the epoch starts from, or any later final one, after which a child of the first is too old.
+        root: the block that the epoch starts from, or a later final one. With a later one, a child of the first
+            block is too old.
         verify: checks signatures.
     """
 
@@ -71,7 +73,7 @@ class MessageValidation:
         return type(self)(self.chain_id, self.epoch, self.root, verify)
 
     def validate(self, message: Message) -> None:
-        """Check a message as far as that can be told without knowing anything else of the epoch.
+        """Check a message as far as possible without knowing other messages of the epoch.
 
         Raises:
             InvalidMessage: naming the part at fault.
@@ -94,7 +96,7 @@ class MessageValidation:
             raise ForgedMessage("vote", "not signed by its signer")
 
     def validate_certificate(self, certificate: Certificate) -> None:
-        """Check that a quorum of this epoch signed a certificate, or of the epoch before.
+        """Check that a quorum of this epoch or of the one before signed a certificate.
 
         Raises:
             InvalidMessage: malformed, of another epoch, or not signed by a quorum.
@@ -103,7 +105,7 @@ class MessageValidation:
             raise InvalidMessage("certificate", "a signature does not hold")
 
     def get_signatures(self, certificate: Certificate) -> list[crypto.SignatureCheck]:
-        """The signatures that a certificate stands on, after the rest of it was checked.
+        """Check all of a certificate but its signatures, and return these.
 
         Raises:
             InvalidMessage: malformed, of another epoch, or its signers are no quorum.
@@ -129,9 +131,9 @@ class MessageValidation:
             raise ForgedMessage("signature", "the proposal is not signed by its leader")
 
     def validate_header(self, proposal: Proposal, header: Header) -> None:
-        """Whether the leader of its view signed a proposal, and ``header`` is the one that it names.
+        """Check that the leader of its view signed a proposal, and that ``header`` is the one that it names.
 
-        This is cheap, and says whether the block is worth more.
+        This is cheap, and says whether the block is worth further work.
 
         Raises:
             InvalidMessage: naming the part at fault.
@@ -144,10 +146,10 @@ class MessageValidation:
             raise InvalidMessage("height", "beyond the end of the epoch")
 
     def validate_proposal(self, message: Propose | Repropose) -> None:
-        """Whether the leader of its view signed it and it carries the justification of its place that it must.
+        """Check that the leader of its view signed a proposal, and that it carries the justification of its place.
 
-        Left to the caller: that the views since the parent's were nullified as far as that justification does not
-        reach, and that the parent's height is one less, or for a ``Repropose`` that the block is the last.
+        The caller must check two things: that the views since the parent's which the justification does not cover were
+        nullified; and that the parent's height is one less, or, for a ``Repropose``, that the block is the last.
 
         Raises:
             InvalidMessage: naming the part at fault.

@@ -30,7 +30,8 @@ class ViewTimer:
         """Views nullified since a block became final."""
 
     def run(self, view: int, *, is_busy: bool, is_behind: bool) -> None:
-        """Have time run while ``is_busy``: from now, if it did not. One that ``is_behind`` waits the shortest time."""
+        """Run the timer while ``is_busy``; it starts now if it was stopped. With ``is_behind`` it waits the shortest
+        time."""
         if is_busy != self.is_running:
             self.is_running = is_busy
             doublings = min((0 if is_behind else self._nullified) + self._retries, MAX_DOUBLINGS)
@@ -43,7 +44,7 @@ class ViewTimer:
         self.is_running = False
 
     def enter_view(self) -> None:
-        """Another view is the current one; the driver replaces its timer when time runs again."""
+        """Enter another view; the driver replaces its timer when this one runs again."""
         self.is_running, self._retries = False, 0
 
     def note_nullified(self) -> None:

@@ -22,25 +22,26 @@ VIEW_WINDOW = 16
 """How far ahead of the current view votes and proposals are kept."""
 
 MAX_PAST_VIEWS = 16
-"""Notarized views before the last final one whose votes are kept: more than blocks whose late votes count."""
+"""Notarized views before the last final one whose votes are kept: more than there are blocks whose late votes count."""
 
 
 @dataclass(slots=True)
 class View:
-    """Per kind the first vote of each signer and the certificate; the first valid proposal."""
+    """The first vote of each signer and the certificate, by kind; and the first valid proposal."""
 
     votes: dict[VoteKind, dict[bytes, Vote]] = field(default_factory=lambda: {kind: {} for kind in VoteKind})
     certificates: dict[VoteKind, Certificate] = field(default_factory=dict)
     proposal: Propose | Repropose | None = None
     second_hand: set[Vote] = field(default_factory=set)
-    """Votes known only from a certificate, so that the first time their signer sends them is no repetition."""
+    """Votes known only from a certificate. When their signer first sends one itself, that is no repetition."""
 
     def add(self, vote: Vote) -> None:
         """Keep a vote that has no rival."""
         self.votes[VoteKind(vote.kind)][vote.signer] = vote
 
     def find_rival(self, kind: VoteKind, signer: bytes) -> Vote | None:
-        """The vote of ``signer`` that excludes one of ``kind``, unless it says the same."""
+        """A known vote of ``signer`` whose kind excludes ``kind``. (Two of one kind exclude each other unless they are
+        equal.)"""
         return next((self.votes[other][signer] for other in EXCLUSIVE_KINDS[kind] if signer in self.votes[other]), None)
 
     def gather(self, vote: Vote, validators: ValidatorSet) -> Certificate | None:
@@ -75,7 +76,8 @@ class Views:
         """The latest view with a finalization."""
         self.finalization = finalized.certificate if self.final_view else None
         self.highest, self.highest_id, self.highest_view = finalized.certificate, finalized.block_id, self.final_view
-        """The notarization or finalization that the latest block notarized stands on, its id, and its view."""
+        """The certificate of the highest notarized block (a notarization or finalization), the id of that block, and
+        the view."""
 
     def __getitem__(self, view: int) -> View:
         if view not in self._open:
@@ -98,9 +100,9 @@ class Views:
                 here.second_hand.add(vote)
 
     def close(self, finalization: Certificate) -> list[Vote]:
-        """Forget what lies before the view of a finalization, but for the votes in the last views notarized.
+        """Forget the views before that of a finalization, but for the votes in the last notarized views.
 
-        Returns notarize votes in the last of the views since the finalization before for blocks that came to nothing.
+        Returns the notarize votes for blocks that were not notarized, of recent views since the finalization before.
         """
         before, self.final_view, self.finalization = self.final_view, finalization.view, finalization
         vain: list[Vote] = []
@@ -118,7 +120,8 @@ class Views:
         return vain
 
     def extend_finalization(self, block_id: bytes, *, only_if_all: bool) -> Certificate | None:
-        """The last finalization, if it is of this block, by more stake than before (or by all), if votes have come."""
+        """The last finalization with further votes, if it is of this block and there are any; ``only_if_all``: if all
+        have signed."""
         if self.finalization is None or self.finalization.block_id != block_id:
             return None
         here = self[self.final_view]
@@ -134,9 +137,8 @@ class Views:
     def get_certificates(self, start: int, end: int, count: int) -> list[Certificate]:
         """The latest finalization, the highest notarization, and nullifications after it.
 
-        The nullifications are of the views from ``start`` to before ``end``.
-
-        At most ``count``, the nullifications of the earliest views.
+        The nullifications are of the views from ``start`` to before ``end``, the earliest ones if there are more than
+        ``count`` certificates in all.
         """
         found = [] if self.finalization is None else [self.finalization]
         if self.highest is not None and self.highest_view > self.final_view:
@@ -160,8 +162,8 @@ class Views:
     def get_open_votes(self, signer: bytes, view: int) -> list[Vote]:
         """Votes of ``signer`` that may still count when it is in ``view``.
 
-        They are its finalize votes of the last views that are not final, and all its votes of this and later views; it
-        signed those of later views before a crash.
+        They are its finalize votes of the last views that are not final, and all its votes of this and later views. It
+        has votes of later views only if it signed them before a crash.
         """
         last = range(max(self.final_view + 1, self.highest_view - VIEW_WINDOW), view)
         return self.get_votes(signer, last, [FINALIZE]) + self.get_votes(signer, range(view, view + VIEW_WINDOW))
@@ -173,7 +175,7 @@ class Views:
         return [votes[kind][signer] for votes in found for kind in wanted if signer in votes[kind]]
 
     def get_notarize_votes(self, block_id: bytes, view: int) -> list[Vote]:
-        """One notarize for a block by each signer known to have sent it, in ``view`` or a later one, by signer."""
+        """For each signer, one of its known notarize votes for a block, in ``view`` or a later one."""
         found: dict[bytes, Vote] = {}
         known = self._past | self._open
         for number in sorted(number for number in known if number >= view):
