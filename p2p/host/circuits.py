@@ -1,4 +1,4 @@
-"""The circuits of a node through relays: the reservations that it holds, and those that others open to it."""
+"""The circuits of a node through relays: its reservations, and the circuits that others open to it."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Circuits:
     async def accept(self, stream: RawStream) -> None:
         """Accept the connection that comes through a relay, and hold its stream as long as it lasts.
 
-        A node that dials only its relays comes through a relay that this node may not have asked for circuits. Such
-        circuits get no more room than direct connections of the relay.
+        A node that dials only its own relays may come through a relay from which this node has not asked for circuits.
+        Such circuits get no more room than direct connections of the relay.
 
         Raises:
             NetworkError: the stream broke, or the relay opens too many circuits.

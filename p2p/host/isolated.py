@@ -1,9 +1,9 @@
 """Isolated streams: one request to a stranger, on a connection outside of the swarm.
 
 Servers of the DHT are strangers: they speak neither gossip nor any other protocol of this network, and some belong to
-the network of another chain. As connections of the swarm they would be counted as peers, gossiped to, asked for blocks,
-and banned for announcements that are signed for another chain. So an isolated stream has a connection of its own. It is
-dialled by the rules like any other and serves nothing.
+the network of another chain. In the swarm they would be counted as peers, get gossip, be asked for blocks, and be
+banned for announcements that are signed for another chain. So an isolated stream has a connection of its own. It is
+dialled by the rules like any other, and no protocol is served on it.
 
 It authenticates with a throwaway key, made for this run of the node, unless ``authenticated_as_self``. So servers do
 not learn which account asks, and closing the connection is not taken for a crash of this node.

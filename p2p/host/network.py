@@ -73,12 +73,13 @@ class Libp2pNetwork:
     """One node's end of the network; see :class:`p2p.network.Network`. Runs while :meth:`run` does.
 
     ``listen`` are multiaddresses such as ``/ip4/0.0.0.0/tcp/4001`` (port 0 picks a free one); without any, the node
-    only dials out. ``directory`` knows where peers are that a client of this relay asks for, and which connections to
-    protect. ``announce`` replaces what :attr:`listen_addresses` reports, for a node behind a forwarded port. ``rules``
-    say what may be dialled. With ``relay`` it relays for others, within these limits. ``public`` says whether others
-    can dial it; None finds out (``p2p.nat.dial_back``), but an announced address counts as dialable. With ``upnp`` it
-    asks the router to forward its ports. With ``hole_punching`` it replaces circuits by direct connections where NATs
-    allow (``p2p.nat.hole_punching``), if it listens and dials without a proxy. ``limits`` bound inbound connections.
+    only dials out. ``directory`` knows the addresses of peers that clients of this relay ask for, and which connections
+    to protect. ``announce`` replaces what :attr:`listen_addresses` reports, for a node behind a forwarded port.
+    ``rules`` say what may be dialled. With ``relay`` it relays for others, within these limits. ``public`` says whether
+    others can dial it; None finds out (``p2p.nat.dial_back``), but an announced address counts as dialable. With
+    ``upnp`` it asks the router to forward its ports. With ``hole_punching`` it replaces circuits by direct connections
+    where NATs allow (``p2p.nat.hole_punching``), if it listens and dials without a proxy. ``limits`` bound inbound
+    connections.
 
     Where the rules allow only some addresses, the node is *anonymous*: it does not listen, nothing it sends names an
     address, and it reaches the rest of the network by circuits through the relays at which it has a reservation.
@@ -332,14 +333,15 @@ class Libp2pNetwork:
             await self.disconnect(peer)
 
     def _get_weight(self, peer: bytes) -> int:
-        """By which a peer keeps its connection when there are too many. It can be banned like all others."""
+        """The weight of a peer: with more of it, its connection is kept when there are too many. It can be banned all
+        the same."""
         if self._circuits.has_reservation(peer):
             return OWNERS_CHOICE
         is_client = self.relay is not None and self.relay.table.has_reservation(peer, trio.current_time())
         return max(self._directory.get_weight(peer), int(is_client))
 
     def _release(self, peer: bytes) -> None:
-        """Forget what was granted to a peer, and by it, for as long as it is connected."""
+        """A peer has disconnected: forget what it granted and what it was granted for the time of its connection."""
         self._circuits.release(peer)
         if self.relay is not None:
             self.relay.table.release(peer)
@@ -351,20 +353,21 @@ class Libp2pNetwork:
     def _get_addresses_for_others(self, peer: bytes) -> Sequence[str]:
         """Where this relay may dial ``peer`` on request: only addresses with at least its own reach.
 
-        A peer announces any address it likes, and addresses that only this node can dial are not for strangers to use.
-        Nor is it for them to have one dialled as often as they like.
+        A peer can announce any address. Strangers must not use this relay to reach addresses that only it can dial, nor
+        to have an address dialled as often as they like.
         """
         reach = get_scope(self.listen_addresses)
         allowed = [address for address in self._directory.get_addresses(peer) if get_reach(address) >= reach]
         return self._pace.admit(allowed, trio.current_time())
 
     def _get_scope(self) -> Reach:
-        """From how far the network is reached, by the addresses of this node and those that its owner names."""
+        """The scope of the network: from how far it is reached, judged by this node's addresses and those that its
+        owner names."""
         trusted = [format_endpoint(*endpoint) for endpoint in self._rules.trusted if is_ip_address(endpoint[0])]
         return get_scope((*trusted, *self.listen_addresses))
 
     def _get_quota_key(self, peer: bytes) -> bytes:
-        """What a peer counts against, with all others of its address; empty if that is not known or exempt."""
+        """The quota key of a peer's address, which all peers there share; empty if it is not known or exempt."""
         remote = self._connections.get_remote_endpoint(peer)
         return b"" if remote is None else self.gater.get_quota_key(remote[0])
 

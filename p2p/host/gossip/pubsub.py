@@ -1,7 +1,7 @@
 """Gossip over libp2p (gossipsub 1.1): messages are signed, checked and delivered, with guards.
 
 Messages of ``/meshsub/1.1.0`` are signed. The sender is the Ed25519 key in the peer id of the publisher, and the
-signature is checked against that key alone. Whom a message goes to is for :mod:`p2p.host.gossip.router` to say;
+signature is checked against that key alone. :mod:`p2p.host.gossip.router` decides to whom a message goes.
 :mod:`p2p.host.workarounds` says what a guard is.
 """
 
@@ -48,7 +48,7 @@ MAX_UNFINISHED_BYTES = 16 << 20
 STREAM_REOPEN_DELAY_S = 0.5
 """Time after which a stream that a neighbour has reset is opened again."""
 REFUSAL = "protocols not supported"
-"""How the library begins to say that a peer serves none of the protocols that a stream was opened for."""
+"""Beginning of the library's error when a peer serves none of the protocols that a stream was opened for."""
 NEIGHBOUR_RATE = Rate(items=200, size=4 << 20, burst=5.0)
 """New messages from one neighbour."""
 GOSSIP_RATE = Rate(items=400, size=8 << 20, burst=5.0)
@@ -64,7 +64,7 @@ GOSSIP_RATE_POLL_S = 0.05
 
 
 def bounded_gossip_queues() -> None:
-    """The queue to a peer holds 32 RPCs and drops what exceeds it, and RPCs above 1 MiB are dropped.
+    """The queue to a peer holds 32 RPCs and drops further ones, and RPCs above 1 MiB are dropped.
 
     Here it holds more RPCs, up to a number of bytes. Delete when Pubsub takes both bounds as arguments.
     """
@@ -75,7 +75,7 @@ class GuardedPubsub(Pubsub):
     """Signing, checking and local delivery of gossip.
 
     ``deliver(topic, sender, payload, neighbour)`` is called with every message of a subscribed topic that another peer
-    published; ``neighbour`` is the connected peer that brought it. ``count`` is that of all RPCs.
+    published; ``neighbour`` is the connected peer that brought it. ``count`` counts the bytes of all RPCs.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class GuardedPubsub(Pubsub):
         self._limiter = Limiter(NEIGHBOUR_RATE, GOSSIP_RATE)
         self._reads = Limiter(READ_RATE, TOTAL_READ_RATE)
         self._subscribes = Limiter(SUBSCRIPTION_RATE)
-        # The stream that each peer sends on, and what reads it: resetting a stream does not wake its reader.
+        # The stream on which each peer sends, and the scope of its reader: resetting a stream does not wake the reader.
         self._inbound: dict[ID, tuple[INetStream, trio.CancelScope]] = {}
         self._unfinished = Budget(2 * (MAX_RPC_BYTES + READ_CHUNK_BYTES), MAX_UNFINISHED_BYTES)
         self._neighbours: dict[int, bytes] = {}  # of the messages being handled, by id()
         self._opening: dict[ID, bool] = {}  # peers to which a stream is being opened, and whether to look again then
-        # Sequence numbers start at the clock's seconds, so that a restarted node's first messages pass for old ones
-        # and are dropped. Delete when they cannot repeat after a restart within a second.
+        # The library starts sequence numbers at the clock's seconds. After a quick restart, a node's first messages
+        # then look old and are dropped. Delete when they cannot repeat after a restart within a second.
         self.counter = first_sequence
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
@@ -115,8 +115,8 @@ class GuardedPubsub(Pubsub):
         - Streams are read without a deadline, and a peer may have any number of them, with a megabyte in each.
         - A record of the sender's addresses is verified and kept each time, which nothing here needs.
 
-        Here a peer has one stream, an RPC has few items and a deadline, and each item is handled before the next one. A
-        faster sender is read more slowly, so that nothing is lost. Delete when all four are gone.
+        Here a peer has one stream, an RPC has few items and a deadline, and each item is handled before the next one.
+        From a faster sender this node reads more slowly, so that nothing is lost. Delete when all four are gone.
         """
         peer_id = stream.muxed_conn.peer_id
         peer = public_key_of(peer_id) or b""
@@ -146,7 +146,7 @@ class GuardedPubsub(Pubsub):
                 await quietly(stream.reset)
 
     def _hold(self, peer: bytes, change: int) -> None:
-        """Account for bytes of incomplete RPCs. With too many, the peer with most of them loses its stream."""
+        """Count bytes of incomplete RPCs. When there are too many, the peer with most of them loses its stream."""
         largest = self._unfinished.hold(peer, change)
         if largest is not None and peer_id_of(largest) in self._inbound:
             self._inbound[peer_id_of(largest)][1].cancel()
@@ -177,7 +177,7 @@ class GuardedPubsub(Pubsub):
             await trio.lowlevel.checkpoint()
 
     async def _wait(self, limiter: Limiter, peer: bytes, items: int, size: int) -> bool:
-        """Wait until the limiter admits these. Returns whether it was necessary."""
+        """Wait until the limiter admits these. Returns whether there was a wait."""
         waited = False
         while not limiter.admit(peer, size, trio.current_time(), items):
             waited = True
@@ -185,9 +185,9 @@ class GuardedPubsub(Pubsub):
         return waited
 
     async def _note_subscription(self, peer_id: ID, change: rpc_pb2.RPC.SubOpts) -> None:
-        """What the library's ``handle_subscription`` does, without its three tasks.
+        """Like the library's ``handle_subscription``, but without its three tasks.
 
-        And a peer that unsubscribes and subscribes again does not get all recent messages again.
+        A peer that unsubscribes and subscribes again does not get all recent messages again.
         """
         topic = change.topicid
         present = peer_id in self.peer_topics.get(topic, ())
@@ -211,8 +211,8 @@ class GuardedPubsub(Pubsub):
         await self.router.on_peer_subscribed(peer_id, topic)
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
-        """A stream that breaks while it is opened, or is agreed on too slowly, is never opened again while the peer
-        stays connected. It may have run over that one of two connections which was closed.
+        """A stream that breaks while it is opened, or whose protocol is agreed on too slowly, is never opened again
+        while the peer stays connected. It may have used a surplus connection that was then closed.
 
         Here it is opened again, unless the peer says that it does not serve gossip. Delete when the library does so.
         """
@@ -224,9 +224,9 @@ class GuardedPubsub(Pubsub):
             raise StreamClosed from error
 
     async def _handle_new_peer_with_retry(self, peer_id: ID, timeout: float | None = None) -> None:
-        """A peer gets a stream, and a task that opens it until it succeeds, for each connection that it makes.
+        """A peer gets a stream, and a task that tries to open it, for each connection that it makes.
 
-        Here one task opens one stream. Delete when the library has no more.
+        Here one task opens one stream. Delete when the library has only one.
         """
         if peer_id in self._opening:
             self._opening[peer_id] = True
@@ -240,9 +240,9 @@ class GuardedPubsub(Pubsub):
             del self._opening[peer_id]
 
     async def _peer_stream_retry_task(self, peer_id: ID) -> None:
-        """A peer that resets each stream to it has the next opened at once, for ever, at 4 ms each.
+        """If a peer resets each stream to it, the next is opened at once, for ever, at 4 ms each.
 
-        Delete when there is a pause between.
+        Delete when there is a pause in between.
         """
         await trio.sleep(STREAM_REOPEN_DELAY_S)
         await super()._peer_stream_retry_task(peer_id)
@@ -272,9 +272,10 @@ class GuardedPubsub(Pubsub):
             self._neighbours.pop(id(msg), None)
 
     def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
-        """A slow subscriber loses the newest messages beyond 32; ours lose the oldest beyond a longer queue.
+        """The queue of a slow subscriber holds 32 messages, and the newest are dropped; ours is longer, and drops the
+        oldest.
 
-        Delete when the library's subscription takes a size and sheds the oldest.
+        Delete when the library's subscription takes a size and drops the oldest.
         """
         sender = public_key_of(publish_message.from_id)
         if publish_message.from_id != self.my_id.to_bytes():
@@ -295,7 +296,7 @@ class GuardedPubsub(Pubsub):
         await super().stream_handler(stream)
 
     def connection_lost(self, connection: INetConn) -> None:
-        """A gossip stream that ran over ``connection`` is noticed to be dead only when it is next written to."""
+        """A dead gossip stream over ``connection`` is noticed only at the next write. Here it is ended at once."""
         peer = connection.muxed_conn.peer_id
         stream = self.peers.get(peer)
         if stream is not None and stream.muxed_conn is connection.muxed_conn:
@@ -312,7 +313,7 @@ async def _read(stream: INetStream, max_bytes: int) -> bytes:
 
 
 def _is_older(stream: INetStream, other: INetStream) -> bool:
-    """Whether ``stream`` was opened before ``other``, as far as that can be told."""
+    """Whether ``stream`` was surely opened before ``other``."""
     assert isinstance(stream, NetStream) and isinstance(other, NetStream)
     one, two = stream.muxed_stream, other.muxed_stream
     if not isinstance(one, YamuxStream) or not isinstance(two, YamuxStream) or one.conn is not two.conn:

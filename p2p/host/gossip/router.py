@@ -28,15 +28,15 @@ GOSSIP_WINDOW_HEARTBEATS = 5
 GOSSIP_HISTORY_HEARTBEATS = 10
 """Heartbeats for which a message is kept."""
 LAZY_DEGREE = 6
-"""Peers outside the mesh that get an IHAVE at each heartbeat, at least; a quarter of them if that is more."""
+"""Least number of peers outside the mesh that get an IHAVE at each heartbeat; a quarter of them if that is more."""
 MAX_CONTROL_ENTRIES = 32
-"""Entries of one kind (IHAVE, GRAFT, …) of one RPC that are read: one for each topic of ours, and some."""
+"""Entries of one kind (IHAVE, GRAFT, …) of one RPC that are read: one for each topic of ours, and some more."""
 MAX_MESSAGE_IDS = 512
 """Message ids of one kind of one RPC that are read."""
 MAX_QUEUED_TOTAL_BYTES = 32 << 20
 """Bytes that wait for all neighbours together."""
 FREE_QUEUE_BYTES = 256 << 10
-"""Bytes that may wait for one neighbour whatever waits for the others."""
+"""Bytes that may wait for one neighbour, however much waits for the others."""
 CONTROL_RATE = Rate(items=10, size=512 << 10, burst=5.0)
 """RPCs with control entries from one neighbour; it needs one or two a second."""
 
@@ -70,14 +70,14 @@ class GuardedGossipSub(GossipSub):
             spam_protection_enabled=False,
             eclipse_protection_enabled=False,
         )
-        # Kept in number only, whatever their size. Delete when the cache is bounded by bytes.
+        # The library bounds the number of messages, not their size. Delete when its cache is bounded by bytes.
         self.mcache = BoundedCache(GOSSIP_WINDOW_HEARTBEATS, GOSSIP_HISTORY_HEARTBEATS)
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
         """The times of PRUNE and IHAVE are kept for every topic that a peer makes up, and never forgotten.
 
         Here only entries of this node's topics are read, one for each topic, and a bounded number of message ids.
-        Delete when unknown topics leave no trace, and no RPC makes more work than it did to its sender.
+        Delete when unknown topics leave no trace, and no RPC costs its receiver more work than its sender.
         """
         peer = public_key_of(sender_peer_id) or b""
         if not self._limiter.admit(peer, rpc.control.ByteSize(), trio.current_time()):
@@ -102,7 +102,7 @@ class GuardedGossipSub(GossipSub):
     async def handle_iwant(self, iwant_msg: rpc_pb2.ControlIWant, sender_peer_id: ID) -> None:
         """A message that is asked for a thousand times in one RPC is sent a thousand times, in one RPC.
 
-        Here it is sent once, and in RPCs no larger than a neighbour accepts. Delete when that is so.
+        Here it is sent once, and in RPCs no larger than a neighbour accepts. Delete when the library does that.
         """
         if not self._check_iwant_rate_limit(sender_peer_id):
             return
@@ -139,7 +139,7 @@ class GuardedGossipSub(GossipSub):
     def _prune_pending_messages(self, peer_id: ID) -> None:
         """A hundred messages are kept for each peer that has not subscribed to their topic, in case it does later.
 
-        A new subscriber gets the recent messages anyway. Delete when only peers that are new get them.
+        Here none are kept: a new subscriber gets the recent messages anyway. Delete when only new peers get them.
         """
         self._pending_messages.pop(peer_id, None)
 
@@ -153,10 +153,10 @@ class GuardedGossipSub(GossipSub):
                 await trio.sleep(self.heartbeat_interval)
 
     def gossip_heartbeat(self) -> defaultdict[ID, dict[str, list[bytes]]]:
-        """IHAVE skips peers in prune back-off, so that the leaves of a star never learn of what they miss.
+        """IHAVE skips peers in prune back-off, so that the leaves of a star never learn which messages they miss.
 
-        Delete when hub and leaves all get every message. The list emptied here only ever grows when the adaptive mode
-        is off.
+        Here those peers get it too. Delete when hub and leaves all get every message. ``recent_message_deliveries`` is
+        emptied because it only grows when the adaptive mode is off.
         """
         self.recent_message_deliveries.clear()
         lazy: defaultdict[ID, dict[str, list[bytes]]] = defaultdict(dict)
@@ -173,4 +173,5 @@ class GuardedGossipSub(GossipSub):
         return lazy
 
     async def _do_px(self, px_peers: list[Any]) -> None:
-        """Peers named in a PRUNE are dialled: any peer makes us dial any address. Delete when off by default."""
+        """Peers named in a PRUNE are dialled, so any peer could make us dial any address. Delete when off by
+        default."""

@@ -43,7 +43,7 @@ def count_items(raw: bytes) -> tuple[int, int]:
     """How many messages and how many subscriptions an encoded RPC has.
 
     Raises:
-        MalformedMessage: it is malformed, or has more of something than an honest one.
+        MalformedMessage: it is malformed, or has more items of a kind than an honest one.
     """
     counts: Counter[int] = Counter()
     control = 0
@@ -58,7 +58,7 @@ def count_items(raw: bytes) -> tuple[int, int]:
 def is_sound(message: rpc_pb2.Message) -> bool:
     """Whether the fields of a message beside its payload are no larger than those of an honest one.
 
-    They are kept and passed on with the payload. A second topic may be one without subscribers.
+    They are kept and passed on with the payload. Only one topic is allowed: a second may have no subscribers.
     """
     return (
         len(message.topicIDs) == 1

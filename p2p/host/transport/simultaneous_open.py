@@ -22,7 +22,7 @@ MAX_PUNCHES = 10
 async def open_simultaneously(local: Endpoint, remote: Endpoint) -> trio.SocketStream:
     """A TCP connection between two addresses, dialled from here, from there, or both.
 
-    From ``remote`` a NAT may have made another port of the same host.
+    A NAT may have changed the port of ``remote``, so any port of that host is accepted.
 
     Raises:
         OSError: the local address cannot be used, or no connection came about.

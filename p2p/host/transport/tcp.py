@@ -31,8 +31,8 @@ class DialRules:
     """What may be dialled, and how.
 
     ``allowed`` are the only endpoints that may be dialled; None allows all. ``proxy`` is the SOCKS5 server through
-    which every connection is made; None dials directly. ``trusted`` are endpoints that the owner names: names of hosts
-    among them may stand for any address, others only for one in the scope of the network.
+    which every connection is made; None dials directly. ``trusted`` are endpoints that the owner names: their host
+    names may resolve to any address, other names only to one in the scope of the network.
     """
 
     allowed: frozenset[Endpoint] | None = None
@@ -122,7 +122,7 @@ class GuardedTCP(tcp.TCP):
         return [one for one in addresses if is_trusted or is_in_scope(one, self._get_scope())]
 
     async def dial_with_source(self, maddr: Multiaddr, source: tuple[str, int]) -> IRawConnection:
-        """The library's hole punching dials from any other port where it cannot have the chosen one. Ours is below."""
+        """The library's hole punching dials from another port if it cannot have the chosen one. Ours is below."""
         raise OpenConnectionError(f"no dialling from the chosen source {source}")
 
     async def open_simultaneously(self, local: Endpoint, remote: Endpoint, initiator: bool) -> IRawConnection:
@@ -131,7 +131,7 @@ class GuardedTCP(tcp.TCP):
         ``initiator`` says which of the two begins the handshake; TCP has no say in that.
 
         Raises:
-            OpenConnectionError: the rules forbid it, since it would go around a proxy and tell who is behind it; or the
+            OpenConnectionError: the rules forbid it, since it would bypass a proxy and reveal who is behind it; or the
                 local address cannot be used; or no connection came about.
         """
         if not self._rules.is_unlimited:

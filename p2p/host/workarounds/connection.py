@@ -15,9 +15,9 @@ READ_BYTES = 64 << 10
 
 
 class EagerLock:
-    """What ``trio.Lock`` is in ``async with``, but one that is free is taken without giving the turn to other tasks.
+    """Like ``trio.Lock`` in ``async with``, but a free lock is taken without a checkpoint.
 
-    Nor does it keep a record of its owner, which is most of what ``trio.Lock`` costs.
+    It does not record its owner either, which is most of the cost of ``trio.Lock``.
     """
 
     __slots__ = ("_is_taken", "_waiting")
@@ -28,21 +28,21 @@ class EagerLock:
 
     async def __aenter__(self) -> None:
         if self._is_taken:
-            await self._waiting.park()  # who leaves hands it over
+            await self._waiting.park()  # the task that leaves passes the lock on
         self._is_taken = True
 
     async def __aexit__(self, *_: object) -> None:
         self._is_taken = bool(self._waiting.unpark())
 
     def write_lock(self) -> EagerLock:
-        """The library asks its lock of readers and writers for the half of the writers, and uses no other."""
+        """The library has a readers-writer lock here, and uses only the writer's half."""
         return self
 
 
 class BufferedReads:
     """Each message of the peer is read in two system calls: one for its length of two bytes, one for the rest.
 
-    Here all that has come is taken at once. Delete when the library does that.
+    Here one call reads all that has come. Delete when the library does that.
     """
 
     def __init__(self, connection: ReadWriteCloser) -> None:
@@ -64,10 +64,10 @@ class BufferedReads:
 
 
 class DecryptedReads:
-    """What was decrypted is read out of a file in memory, which takes a dozen calls for the twelve bytes of a header.
+    """Decrypted bytes are read out of a file in memory, which takes a dozen calls for the twelve bytes of a header.
 
-    Here what was decrypted and not read is at hand: its length is that of this object. Delete when a read of what is
-    there costs about what a slice does.
+    Here they are sliced from a buffer; the length of this object is the number of unread bytes. Delete when reading
+    buffered bytes costs about as much as a slice.
     """
 
     def __init__(self, connection: ISecureConn) -> None:
@@ -75,7 +75,7 @@ class DecryptedReads:
         self._data = b""
         self._start = 0
         self.heard_at = trio.current_time()
-        """When something came last."""
+        """When bytes last arrived."""
 
     def __len__(self) -> int:
         return len(self._data) - self._start
@@ -88,7 +88,7 @@ class DecryptedReads:
         return data
 
     async def read(self, n: int | None = None) -> bytes:
-        """The next ``n`` bytes, once they have come, or those of one message."""
+        """The next ``n`` bytes, once they have come; None: what is here, or else the next message."""
         size = 1 if n is None else n
         if len(self) < size:
             data = bytearray(self._data[self._start :])
@@ -102,7 +102,7 @@ class DecryptedReads:
 def ease_connection(connection: ISecureConn) -> None:
     """Reads and writes of a connection wait even for a free lock; see also :class:`BufferedReads`.
 
-    Here a lock that is free is taken at once. Delete when it is.
+    Here a free lock is taken at once. Delete when the library does that.
     """
     encrypted = connection.conn if isinstance(connection, SecureSession) else None
     if isinstance(encrypted, BaseNoiseMsgReadWriter):

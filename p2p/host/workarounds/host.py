@@ -77,9 +77,10 @@ class GuardedHost(BasicHost):
         """See :meth:`_schedule_identify`."""
 
     def get_addrs(self) -> list[Multiaddr]:
-        """Gossip sends these along, signed, with nearly every message, and dials what others send.
+        """Gossip attaches these, signed, to nearly every message, and dials the addresses that others attach.
 
-        A node's addresses are in its announcements and nowhere else. Delete when gossip can be told to leave them out.
+        Here it finds none: a node's addresses are in its announcements and nowhere else. Delete when gossip can be told
+        to leave them out.
         """
         return []
 
@@ -124,10 +125,10 @@ def build_host(
 
 
 async def close_host(host: GuardedHost) -> None:
-    """Leaving ``host.run()`` alone leaks 3 descriptors and 9 tasks.
+    """Only leaving ``host.run()`` leaks 3 descriptors and 9 tasks.
 
-    Connections are closed side by side first: the library takes 0.2 s for each in turn. The listeners end even if there
-    is no time for that. Delete when ``host.run()`` closes the host.
+    Here connections are first closed concurrently: the library takes 0.2 s for each, one after the other. The listeners
+    end even if the deadline passes before. Delete when ``host.run()`` closes the host.
     """
     swarm = host.get_network()
     assert isinstance(swarm, GuardedSwarm)
@@ -139,7 +140,7 @@ async def close_host(host: GuardedHost) -> None:
 
 
 async def close_connections(connections: Sequence[INetConn]) -> None:
-    """Close these side by side, within a deadline. Never raises."""
+    """Close these concurrently, within a deadline. Never raises."""
     async with trio.open_nursery() as nursery:
         for connection in connections:
             nursery.start_soon(_close_connection, connection)

@@ -30,12 +30,12 @@ def install() -> None:
 
 
 def cheap_window_updates() -> None:
-    """Yamux answers every read with a window update: as many frames go back as come. Its setting against that has no
-    effect on reads of less than half a window. And the window doubles with every few bytes that are read, so that it
-    has grown before the protocol of the stream is agreed on.
+    """Yamux answers every read with a window update, so it sends as many frames as it receives. Its setting against
+    that has no effect on reads of less than half a window. And the window doubles with every few bytes that are read,
+    so that it has grown before the protocol of the stream is agreed on.
 
-    Here the window is opened again, and grows, when half of it has been read, as go-yamux does. Delete when the library
-    does so.
+    Here the window is updated, and grows, when half of it has been read, as in go-yamux. Delete when the library does
+    so.
     """
 
     async def release(stream: YamuxStream, *, bytes_read: int = 0) -> None:
@@ -84,7 +84,7 @@ def bounded_windows() -> None:
 
 
 def ipv6_remote_addresses() -> None:
-    """The other end of an IPv6 connection has no address: the four parts of a socket's name are taken for an error.
+    """The other end of an IPv6 connection has no address: a socket name of four parts is taken for an error.
 
     Delete when ``get_remote_address`` answers for IPv6.
     """

@@ -35,12 +35,12 @@ MUTUAL_DIAL_WINDOW_S = 10.0
 
 
 class PeerRefused(SwarmException):
-    """A connection that is not wanted because of the peer's identity."""
+    """A connection is refused because of the peer's identity."""
 
 
 class _NoAutoConnector(AutoConnector):
     async def maybe_connect(self) -> None:
-        """The library dials known addresses by itself, which gives away who hides behind a relay.
+        """The library dials known addresses by itself, which reveals who hides behind a relay.
 
         Here only :mod:`p2p.discovery` decides whom to dial. Delete when it can be switched off.
         """
@@ -50,7 +50,7 @@ class GuardedSwarm(Swarm):
     """The connections of one host. Built without a resource manager: its default refuses by the process's memory."""
 
     refused: frozenset[bytes] = frozenset()
-    """Peers that no connection is made with, whichever side dials."""
+    """Peers with which no connection is made, whichever side dials."""
 
     gater: ConnectionGater = ConnectionGater(ConnectionLimits())
     """Which inbound connections are accepted; :func:`p2p.host.workarounds.host.build_host` gives each host its own."""
@@ -102,9 +102,9 @@ class GuardedSwarm(Swarm):
                 await quietly(raw.close)
 
     def stop_listening(self) -> None:
-        """Have the listeners end, whatever of the host can still be closed in order. Takes no time and cannot fail.
+        """End the listeners, even if the host cannot be closed in order. Takes no time and cannot fail.
 
-        A listener is a system task: where its close is cut short, as in a process that was stopped meanwhile, it would
+        A listener is a system task. If its close is cut short, as in a process that was suspended meanwhile, it would
         keep its port until the process ends. Delete when listeners end with the swarm.
         """
         for listener in self.listeners.values():
@@ -113,9 +113,10 @@ class GuardedSwarm(Swarm):
                 nursery.cancel_scope.cancel()
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
-        """Any key authenticates a connection, even the node's own.
+        """A key of any kind authenticates a connection, even the node's own.
 
-        Peers are Ed25519 accounts, so all others are closed. Delete when the kinds of keys are an argument.
+        Peers are Ed25519 accounts, so connections with other keys are closed. Delete when the kinds of keys are an
+        argument.
         """
         peer = public_key_of(muxed_conn.peer_id)
         if peer is None or muxed_conn.peer_id == self.self_id or self._is_refused(peer):
@@ -127,19 +128,19 @@ class GuardedSwarm(Swarm):
         return peer in self.refused or self.gater.peers.is_banned(peer, trio.current_time())
 
     async def new_stream(self, peer_id: ID) -> INetStream:
-        """A cancelled call keeps one of the connection's 256 stream slots, and when none is left it blocks silently.
+        """A cancelled call keeps one of the connection's 256 stream slots. With no slot left, calls block silently.
 
-        Here it is not cancelled but has a deadline. Delete when the number of free slots survives cancellation at any
-        checkpoint.
+        Here a call is shielded from cancellation and has a deadline. Delete when a cancelled call frees its slot at
+        every checkpoint.
         """
         with shielded(UPGRADE_TIMEOUT_S):
             return await super().new_stream(peer_id)
         raise SwarmException("too many streams to this peer are open")
 
     async def dial_peer(self, peer_id: ID) -> list[INetConn]:
-        """Opening a stream to a peer that has just gone dials it, at any address ever heard of it.
+        """Opening a stream to a peer that has just gone dials it, at any of its addresses ever heard of.
 
-        We dial on purpose only. Delete when ``new_stream`` does not dial.
+        Here only :meth:`dial` dials. Delete when ``new_stream`` does not dial.
         """
         raise SwarmException("the peer is not connected")
 
@@ -205,7 +206,7 @@ def is_superseded(stream: NetStream) -> bool:
 def share_port(connection: INetConn) -> Endpoint | None:
     """Let other sockets use the local port of a TCP connection that this node dialled. Returns its local address.
 
-    A connection does not tell its socket, so this reaches through to it. Delete when it does.
+    A connection does not expose its socket, so this reaches into its private attributes. Delete when it does.
     """
     if not is_outbound(connection) or connection.is_closed or is_circuit(connection):
         return None
@@ -229,7 +230,7 @@ def _created(connection: INetConn) -> float:
 
 
 class ConnectionEvents(INotifee):
-    """Calls ``connected`` and ``disconnected`` with each connection made and lost; the other events are of no use."""
+    """Calls ``connected`` and ``disconnected`` with each connection made and lost; other events are ignored."""
 
     def __init__(self, connected: Callable[[INetConn], None], disconnected: Callable[[INetConn], None]) -> None:
         self._connected = connected

@@ -85,7 +85,7 @@ class GuardedYamux(Yamux):
     ) -> None:
         super().__init__(secured_conn, peer_id, is_initiator)
         self.misbehaviour: Misbehaviour | None = None
-        """What the peer did that ended the connection, if it did something."""
+        """The misbehaviour of the peer that ended the connection, if any."""
         remote = secured_conn.get_remote_address()
         self.source_address = None if remote is None else remote[0]
         self._peer = public_key_of(peer_id) or b""
@@ -116,8 +116,8 @@ class GuardedYamux(Yamux):
     async def _read(self, n: int | None = None) -> bytes:
         """A frame passes through a loop that takes locks and writes a log line at each step.
 
-        Here frames that do nothing but bring data, or open a window, are taken in at once, and the loop gets the others
-        alone. Delete when a frame of a few hundred bytes costs 10 us.
+        Here frames that only carry data or open a window are handled at once, and the loop gets only the others. Delete
+        when a frame of a few hundred bytes costs 10 us.
         """
         if self._in_body or n != HEADER_SIZE:
             return await self._decrypted.read(n)
@@ -128,7 +128,8 @@ class GuardedYamux(Yamux):
                 return header
 
     def _take_in(self, header: bytes) -> bool:
-        """Take in a frame, if it is such a one, and its data is here and well within the bounds on unread bytes."""
+        """Handle a frame of data or a window update at once, if its data is here and well within the bounds on unread
+        bytes."""
         _, kind, flags, stream_id, length = struct.unpack(YAMUX_HEADER_FORMAT, header)
         stream = self.streams.get(stream_id)
         if flags or stream is None or self.event_shutting_down.is_set():
@@ -147,8 +148,8 @@ class GuardedYamux(Yamux):
     async def _admit(self, header: bytes) -> None:
         """Frames of unknown kinds are skipped, and frames are read at any rate, without a pause for other tasks.
 
-        Here the former end the connection, and frames are read no faster than an honest peer sends; a faster sender
-        has to wait. Delete when both are so.
+        Here frames of unknown kinds end the connection, and frames are read no faster than an honest peer sends; a
+        faster sender has to wait. Delete when the library does both.
         """
         misbehaviour, cost = check_frame(header, self.is_initiator)
         if misbehaviour is not None:
@@ -207,7 +208,7 @@ class GuardedYamux(Yamux):
 
     @property
     def has_room(self) -> bool:
-        """Whether another frame of data is left to the task that writes them."""
+        """Whether another frame of data may be queued for the task that writes them."""
         is_up = self._nursery is not None and not self.event_shutting_down.is_set()
         return is_up and self._outbox_bytes < BATCH_BYTES
 
@@ -215,11 +216,11 @@ class GuardedYamux(Yamux):
         """Cancelling a writer tears the encrypted stream in two, which ends the whole connection; and a writer that
         waits for a stopped peer keeps ``close`` waiting for the lock for ever. Each frame is encrypted and sent alone.
 
-        Here frames are written whole, within a deadline. Those of data are left to a task that writes all there are, as
-        long as few of them wait; who has any other to write waits, and those that came meanwhile go out together.
-        And a write that fails ends the connection: the library would go on to read what the peer has left behind,
+        Here frames are written whole, within a deadline. While few frames of data wait, they are queued for a task that
+        writes all of them together; the caller waits for any other frame, and frames that come meanwhile go out
+        together. A write that fails ends the connection: the library would go on to read what the peer has left behind,
         megabytes of it. Delete when a cancelled write leaves the connection usable, a failed one ends it, and many
-        small frames cost about what one large one does.
+        small frames cost about as much as one large frame.
         """
         if data[1] == TYPE_DATA and self.has_room:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -249,10 +250,10 @@ class GuardedYamux(Yamux):
             await trio.lowlevel.checkpoint_if_cancelled()
 
     def _check_whole(self) -> None:
-        """Write nothing more to a connection that is broken.
+        """Refuse to write to a connection that is broken.
 
         Raises:
-            RawConnError: it is.
+            RawConnError: the connection is broken.
         """
         if self._broken:
             self._outbox.clear()
@@ -266,7 +267,7 @@ class GuardedYamux(Yamux):
         return self._queued
 
     def _write_soon(self) -> None:
-        """Have a task write what there is, once the tasks that can run now have added theirs."""
+        """Have a task write the waiting frames, once the tasks that can run now have added theirs."""
         if self._has_writer:
             self._outbox_filled.unpark()
         elif self._nursery is not None:
@@ -305,9 +306,9 @@ class GuardedYamux(Yamux):
     async def _measure_rtt_loop(self) -> None:
         """A stopped peer or a dead link is never noticed.
 
-        The library's own health monitor opens a stream per ping (4 ms of CPU at each end) and pings one peer after the
-        other; the multiplexer's ping costs one frame. Here any bytes that arrive count as an answer, because a pong may
-        wait behind megabytes on a slow link. Delete when the multiplexer closes on missing pongs.
+        The library's own health monitor opens a stream for each ping (4 ms of CPU at each end) and pings one peer after
+        the other; a ping of the multiplexer costs one frame. Here any bytes that arrive count as an answer, because a
+        pong may wait behind megabytes on a slow link. Delete when the multiplexer closes on missing pongs.
         """
         while not self.event_shutting_down.is_set():
             await trio.sleep(self._keepalive_interval)
@@ -344,7 +345,8 @@ class GuardedUpgrader(TransportUpgrader):
 async def read_stream(stream: NetStream, most: int) -> bytes:
     """A read takes three locks and writes log lines in five layers.
 
-    Here what has come is taken at once. All that ends a stream is left to the library. Delete when a read costs 10 us.
+    Here bytes that have come are returned at once. The end of a stream is left to the library. Delete when a read costs
+    10 us.
     """
     muxed = stream.muxed_stream
     assert isinstance(muxed, YamuxStream)
@@ -367,7 +369,7 @@ async def read_stream(stream: NetStream, most: int) -> bytes:
 
 
 def has_room(stream: NetStream, size: int) -> bool:
-    """Whether so many bytes can be written without waiting for the peer, or for what others write."""
+    """Whether so many bytes can be written without waiting for the peer or for other writes."""
     muxed = stream.muxed_stream
     assert isinstance(muxed, YamuxStream) and isinstance(muxed.conn, GuardedYamux)
     return size <= muxed.send_window and muxed.conn.has_room
@@ -376,8 +378,8 @@ def has_room(stream: NetStream, size: int) -> bool:
 async def write_stream(stream: NetStream, data: bytes) -> None:
     """A write takes three locks and writes log lines in four layers.
 
-    Here its frame is made at once; the window admits it (:func:`wait_for_window`). What is wrong with a stream that
-    cannot be written to is left to the library. Delete when a write costs 10 us.
+    Here its frame is made at once; the window has room for it (:func:`wait_for_window`). If a stream cannot be written
+    to, the library says why. Delete when a write costs 10 us.
     """
     muxed = stream.muxed_stream
     assert isinstance(muxed, YamuxStream)
@@ -393,7 +395,8 @@ async def wait_for_window(stream: NetStream) -> int:
     """How many bytes the peer will take now; waits while there are none.
 
     A write that waits more than 5 s for the window resets its stream: write no more than this at a time. The checks
-    become ever rarer, since a peer may have this node wait in hundreds of streams. Delete when a write waits for ever.
+    become rarer and rarer, since a peer may keep this node waiting in hundreds of streams. Delete when a write waits
+    for ever.
 
     Raises:
         StreamFailure: the peer has taken nothing for :data:`WINDOW_TIMEOUT_S`.
@@ -412,7 +415,7 @@ async def wait_for_window(stream: NetStream) -> int:
 def ease(stream: NetStream) -> None:
     """Each message waits for locks that nobody holds, and each time its task goes to the end of the queue.
 
-    Here a lock that is free is taken at once. Delete when it is.
+    Here a free lock is taken at once. Delete when the library does that.
     """
     muxed = stream.muxed_stream
     assert isinstance(muxed, YamuxStream)
@@ -424,7 +427,7 @@ def ease(stream: NetStream) -> None:
 def keep_window(stream: NetStream) -> None:
     """A window grows with the speed at which the peer sends, and a relay whose other end is slow buffers all of it.
 
-    Here the stream keeps the window that it begins with. Delete when the limit of a stream is an argument.
+    Here the stream keeps its initial window. Delete when the limit of a stream is an argument.
     """
     vars(stream.muxed_stream)["_apply_autotune_epoch"] = lambda buffered: 0
 
