@@ -12,6 +12,7 @@ from consensus.network.committee_streams import (
     COMMITTEE_PROTOCOL,
     MAX_QUEUED_MESSAGE_BYTES,
     MAX_QUEUED_MESSAGES,
+    MESSAGE_WRITE_TIMEOUT_S,
     CommitteeStreams,
 )
 from consensus.network.gossip import Batch
@@ -20,6 +21,7 @@ from p2p.simulation.internet import SimulatedInternet
 from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchange import Exchange
 from p2p.streams.exchanges import Streams
+from p2p.streams.frames import WINDOW_BYTES
 from tests.support.keys import make_key
 
 ONE, TWO, THREE = (make_key(number).public_key for number in (1, 2, 3))
@@ -130,6 +132,33 @@ def test_a_slow_member_holds_up_no_other_and_its_queue_is_bounded() -> None:
         for _ in range(20):
             send(one, TWO, bytes(900_000))
         assert one.links._queues[TWO].size <= MAX_QUEUED_MESSAGE_BYTES
+
+    play(script)
+
+
+def test_a_link_that_takes_nothing_for_long_is_opened_anew() -> None:
+    opened: list[float] = []
+    received: list[bytes] = []
+
+    async def script(hub: SimulatedInternet, nursery: trio.Nursery) -> None:
+        one, two = await make_ends(hub, nursery, ONE, TWO)
+
+        async def stall_once(exchange: Exchange) -> None:
+            opened.append(trio.current_time())
+            if len(opened) == 1:
+                await trio.sleep_forever()
+            while (frame := await exchange.receive()) is not None:
+                received.extend(Batch.decode(frame).items)
+
+        two.streams.handle(COMMITTEE_PROTOCOL, stall_once)
+        messages = [bytes([number]) * (WINDOW_BYTES // 4) for number in range(8)]
+        for payload in messages:
+            send(one, TWO, payload)
+            await trio.sleep(0.1)
+        await trio.sleep(MESSAGE_WRITE_TIMEOUT_S - 1.0)
+        assert len(opened) == 1
+        await trio.sleep(2.0)
+        assert len(opened) == 2 and received and received == messages[-len(received) :]
 
     play(script)
 
