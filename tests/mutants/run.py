@@ -2,7 +2,7 @@
 
 A patch begins with two lines, ``Rule:`` (what it breaks) and ``Test:`` (arguments for pytest, the smallest that kill
 it). Every test must pass on the unchanged copy. The exit status is 1 if a mutant survives, or does not apply any more,
-or breaks more than its rule (the test cannot even be collected).
+or breaks more than its rule: the test cannot even be collected, or fails for a name that does not exist.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ PARTS = ("chain", "consensus", "p2p", "serving", "benchmarks", "tests", "docs", 
 
 PASSED, FAILED = 0, 1
 """What pytest returns; anything else is no verdict."""
+
+_MISSING = re.compile(r".*\b(?:NameError|ImportError|ModuleNotFoundError|AttributeError)\b(?!.*'NoneType').*")
+"""A failure that says nothing of a rule: the patch uses a name that the code no longer has."""
 
 TIMEOUT = 300
 
@@ -117,6 +120,9 @@ def judge(mutant: Mutant, tree: Path) -> str:
     finally:
         restore(mutant, tree)
     if status == FAILED:
+        missing = _MISSING.search(output)
+        if missing is not None:
+            return f"fails for a name that does not exist: {missing[0]}"
         failed = re.search(r"^FAILED (\S+)", output, re.MULTILINE)
         return failed[1] if failed is not None else f"no test failed by name:\n{output[-PRINTED:]}"
     return "SURVIVED" if status == PASSED else f"no verdict from pytest ({status}):\n{output[-PRINTED:]}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.mutants.run import ROOT, Mutant, apply, copy_tree, judge, load
+from tests.mutants.run import ROOT, Mutant, apply, copy_tree, judge, load, restore
 
 IN_GATE = (
     "capture-above-the-price",
@@ -52,6 +54,20 @@ def test_each_applies_and_names_a_test_that_exists(mutant: Mutant, tree: Path) -
         assert f"def {function.partition('[')[0]}(" in (ROOT / path).read_text(), test
 
 
+def test_none_uses_a_name_that_does_not_exist(tree: Path, tmp_path: Path) -> None:
+    """Its test would fail whether or not the rule were broken."""
+    for mutant in load():
+        apply(mutant, tree)
+        for name in mutant.get_files():
+            target = tmp_path / mutant.name / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((tree / name).read_bytes())
+        restore(mutant, tree)
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "F821", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
 @pytest.mark.parametrize(
     "name",
     [IN_GATE[0], *(pytest.param(name, marks=pytest.mark.long) for name in IN_GATE[1:])],
@@ -59,6 +75,18 @@ def test_each_applies_and_names_a_test_that_exists(mutant: Mutant, tree: Path) -
 def test_it_is_killed(name: str, tree: Path) -> None:
     [mutant] = [mutant for mutant in load() if mutant.name == name]
     assert judge(mutant, tree).startswith("tests/")
+
+
+def test_a_mutant_that_calls_what_does_not_exist_is_not_killed(tree: Path, tmp_path: Path) -> None:
+    patch = tmp_path / "stale.patch"
+    name, test = "consensus/simplex/core.py", "tests/consensus/simplex/test_core.py::test_no_finalize_after_nullify"
+    lines = (ROOT / name).read_text().splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if line.startswith("    def on_timeout("))
+    patch.write_text(
+        f"Rule: none.\nTest: {test}\n--- a/{name}\n+++ b/{name}\n@@ -{number},3 +{number},4 @@\n"
+        f" {lines[number - 1]}\n {lines[number]}\n+        self.no_such_method()\n {lines[number + 1]}\n"
+    )
+    assert "no_such_method" in judge(Mutant("stale", patch, "none", (test,)), tree)
 
 
 def test_a_mutant_that_breaks_nothing_survives(tree: Path, tmp_path: Path) -> None:
