@@ -19,7 +19,7 @@ from serving.offload.protocol import DIGEST_SALT_BYTES, Message, decode_message
 from serving.openai.requests import Request
 
 NO_SALT = bytes(DIGEST_SALT_BYTES)
-"""Stands for the salt of a text that there is not."""
+"""Stands for the salt of a missing text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class DeliveredTexts:
 
 
 class AnswerTap(Protocol):
-    """Watches the answer of a backend, and makes a transcript of what is reported beside its tokens."""
+    """Watches the answer of a backend, and makes a transcript of the log-probabilities in it."""
 
     @property
     def asked(self) -> bytes:
@@ -83,9 +83,9 @@ class OffloadContext:
 
     @property
     def first_round(self) -> int:
-        """The first round of the serving period that the last final block is in.
+        """The first round of the serving period of the last final block.
 
-        Not of the next block's, whose draws a node that is one block behind does not know.
+        The next block may be in another period, but a node that is one block behind does not know the draws of that.
         """
         engine = self.engine
         return get_period(engine.genesis.parameters, engine.state, engine.header.height).first_round

@@ -9,8 +9,8 @@
                                    ◀──        KeepAlive…, ResponseHead, ResponseChunk…, Completed  |  Failed, end
     Receipt, end                   ──▶
 
-An originator that loses the connection in the middle of an answer begins another exchange, with ``Resume`` in place of
-all that comes before the first missing byte; the executor sends ResponseChunk…, Completed as above, or Declined.
+An originator that loses the connection in the middle of an answer begins another exchange with ``Resume``. The executor
+then sends the rest (ResponseChunk…, Completed as above), or Declined.
 
 The offer carries the request and the terms of the hold, unsigned, so that a candidate answers in one round trip and
 works while the payment becomes final.

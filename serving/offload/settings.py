@@ -16,9 +16,9 @@ class OriginatorSettings:
     queue_timeout_s: float = 120.0
     """The same while keep-alives say that the request is queued, and for an answer that is not streamed."""
     max_queue_timeout_s: float = 330.0
-    """The same at most, where twice the predicted time to the first token is longer."""
+    """Most for the same, if twice the predicted time to the first token is longer."""
     token_timeout_s: float = 0.05
-    """As much longer for an answer that is not streamed, per token that it may have."""
+    """Added for an answer that is not streamed, per token that it may have."""
     stall_timeout_s: float = 15.0
     """For each next message."""
     pause_timeout_s: float = 60.0
@@ -28,17 +28,18 @@ class OriginatorSettings:
     hold_time_ms: int = 600_000
     """Least chain time for which a hold is good (:mod:`serving.offload.originator.hold_time`)."""
     max_hold_time_ms: int = 1_800_000
-    """Most chain time for which one is: an executor that falls silent keeps the payer's credits for so long."""
+    """Most chain time for which a hold is good: an executor that falls silent keeps the payer's credits for so long."""
     enabled: bool = True
     """Whether any request is offloaded; if not, no other node is an executor for this one."""
     choices: int = 4
-    """Candidates of a draw of which the one with the least predicted time is asked first; 1: as they are drawn."""
+    """Number of candidates of which the one with the least predicted time is asked first; 1: the order of the draw."""
     attempts: int = 8
-    """Executors that are asked for one request at most, as far as the chain allows; 1: none takes another's place."""
+    """Most executors that are asked for one request, as far as the chain allows; 1: a failed one is not replaced."""
     hedging: bool = False
     """Whether another executor is asked too if the first content is late (``serving.offload.originator.hedging``)."""
     exploration: float = 0.05
-    """Probability of asking another of them, drawn evenly from those that are not predicted to be far slower."""
+    """Probability of asking another candidate first, drawn evenly from those that are not predicted to be far
+    slower."""
     corrects: bool = True
     """Whether predictions are corrected by what was measured."""
     keeps_conversations: bool = True
@@ -78,4 +79,4 @@ class ExecutorSettings:
     buffer_bytes: int = 1 << 20
     """Bytes of an answer that the backend may write ahead of what is sent."""
     paid_share: int = 10
-    """Credit before a hold is final, as a divisor of what its payer has paid this node."""
+    """The credit of a payer before a hold is final is one part in so many of what it has paid this node."""

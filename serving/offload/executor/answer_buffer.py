@@ -1,4 +1,4 @@
-"""The buffer between a backend and an originator: what the one has written of an answer and the other was not sent."""
+"""The buffer between a backend and an originator: the part of an answer that is written and not sent yet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from serving.backends.backend import BackendError
 from serving.openai.answers import Answer
 
 DUE_SHARE = 0.2
-"""Part of an interval around its beginning in which what was gathered until then goes. A busy node is later than that,
-and sends it with more."""
+"""Part of an interval around its beginning in which gathered pieces are sent at once. A busy node that is later sends
+them together with more."""
 
 
 class BufferFull(Exception):
@@ -24,7 +24,7 @@ class AnswerBuffer:
     A message between nodes costs about the same whatever its length, and a token is a few dozen bytes. So the first
     piece goes at once, and later ones at the next multiple of ``interval`` seconds of trio's clock, or once there are
     ``size`` bytes. The buffers of all answers give out at the same moments, so that their messages share a write on the
-    connection. Once it holds ``limit`` bytes, who puts more waits, unless nothing is taken out for a while.
+    connection. Once it holds ``limit`` bytes, :meth:`put` waits for room, or fails if nobody reads.
     """
 
     def __init__(self, limit: int, interval: float, size: int) -> None:
@@ -35,18 +35,20 @@ class AnswerBuffer:
         self._data = bytearray()
         self._is_closed = False
         self._failure: str | None = None
-        """Why it broke off. An error that is kept would keep the frames that it is raised in, and what they hold."""
+        """Why the answer broke off. It is a text: a stored exception would keep alive its frames and their
+        variables."""
         self.is_gathered = False
-        """Whether what is put in was gathered until a multiple of the interval; if that is now, it goes at once."""
+        """Whether the pieces put in were already gathered until a multiple of the interval. If that is now, they go at
+        once."""
         self._is_first = True
         self._is_read = True
         self._least = 1
-        """Bytes that the reader waits for: a token that comes before does not wake it."""
+        """Bytes for which the reader waits: fewer do not wake it."""
         self._changed = trio.lowlevel.ParkingLot()
 
     @property
     def is_read(self) -> bool:
-        """Whether what is put in is taken out, sooner or later."""
+        """Whether somebody reads, now or soon."""
         return self._is_read
 
     @is_read.setter

@@ -1,8 +1,8 @@
-"""What a backend of an executor writes of an answer, ahead of what is sent.
+"""Has a backend of an executor write an answer ahead of the sending of it.
 
-It writes into a buffer of bounded size, in a task of its own: its slot is free as soon as it has finished, however
-slowly the originator reads. Where it is cut in the middle of an answer, another backend writes the rest by another
-writer (:mod:`serving.failover.continued_answer`).
+The backend writes into a buffer of bounded size, in a task of its own. So its slot is free as soon as it has finished,
+however slowly the originator reads. If it is cut in the middle of an answer, another backend writes the rest through
+another writer (:mod:`serving.failover.continued_answer`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AnswerWriter:
 
     def __init__(self, settings: ExecutorSettings, backend: ScheduledBackend, begun: int = 0) -> None:
         self.buffer = AnswerBuffer(settings.buffer_bytes, settings.coalescing_s, CHUNK_BYTES)
-        """What is written and not sent yet."""
+        """The bytes that are written and not sent yet."""
         self.backend = backend
         self.slot_at: float | None = None
         """When the request got its first slot."""
@@ -110,7 +110,7 @@ class AnswerWriter:
                 await self.buffer.put(passed)
 
     def note_end(self, completion_bytes: int) -> None:
-        """The answer was sent to its end, with so many completion bytes in all."""
+        """The answer was sent to its end, with ``completion_bytes`` in all."""
         if self._timer is not None:
             self._timer.finish((completion_bytes - self._begun) / BYTES_PER_TOKEN)
 
@@ -121,7 +121,8 @@ class AnswerWriter:
     async def stop(self) -> None:
         """Stop the backend, and wait until its slot is free, which takes a moment.
 
-        A cancellation that came meanwhile would be raised where another may be handled, and each hold the other.
+        The wait is shielded: a cancellation raised here could chain with an exception being handled, in a cycle of
+        references.
         """
         self.cancel()
         with trio.CancelScope(shield=True):

@@ -1,7 +1,8 @@
-"""What of an executor's bond stands behind the requests of each payer.
+"""The part of an executor's bond that stands behind the requests of each payer.
 
-A payer that holds much and owes little could keep the whole bond occupied, at no cost but the fee of a hold. So what is
-backed beyond what its payer has paid this node before takes no more than a share of the bond, for all payers together.
+A payer with large holds that buys little could keep the whole bond occupied, at no cost but the fees of its holds. So a
+payer's requests are backed in full up to the amount that it has paid this node before. All that exceeds these amounts,
+for all payers together, is backed by a share of the bond.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from consensus.engine import Engine
 from serving.accounting.payee import Payee
 
 UNPROVEN_SHARE = 4
-"""Divisor of the bond that gives the part for requests beyond what their payers have paid before."""
+"""One part in so many of the bond is for requests beyond the amounts that their payers have paid before."""
 
 
 class BondExhausted(Exception):
-    """The bond does not cover a request; the message says why. ``is_for_now``: it may, once others are settled."""
+    """The bond does not cover a request; the message says why. ``is_for_now``: it may do so once others are settled."""
 
     def __init__(self, needed: int, free: int, is_for_now: bool) -> None:
         super().__init__(f"this request needs a bond of {needed} micro-credits, {max(0, free)} are free here")
@@ -33,7 +34,7 @@ class BondShares:
         self._payee = payee
         self._me = public_key
         self._payers: dict[bytes, bytes] = {}
-        """Those of the requests that are backed, by the ids of their holds."""
+        """The payers of the requests that are backed, by hold id."""
 
     @contextmanager
     def back(self, payer: bytes, hold_id: bytes, price: int) -> Iterator[None]:

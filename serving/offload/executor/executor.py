@@ -52,7 +52,8 @@ LOOP_BODY_BYTES = 8 << 10
 """Longest body that is read on the event loop: to hand it to a thread takes as long."""
 
 STALLED_RETRY_MS = 5000
-"""Time after which a payer without credit may ask again while the ledger is stalled: the next block may end that."""
+"""Time after which a payer without credit may ask again while the ledger is stalled: the next block may have come by
+then."""
 
 MAX_RETRY_AFTER_MS = 7 * 86_400_000
 """Longest time that is told."""
@@ -68,9 +69,9 @@ class DeclineReason(StrEnum):
     CLOSED = "closed"
     """The owner's hours, or the owner's own use."""
     MODEL = "model"
-    """The model is not served, or not to others, or not with what the request asks for."""
+    """The model is not served, or not to others, or lacks something that the request asks for."""
     UNPAID = "unpaid"
-    """The payer owes, or has too many offers that are not paid yet."""
+    """The payer has left offers unpaid, or has too many that are not paid yet."""
     STALLED = "stalled"
     """No block becomes final, and the payer has no credit."""
     BOND = "bond"
@@ -110,8 +111,8 @@ class Executor:
         blame: Callable[[bytes], None] = lambda peer: None,
         predictor: Predictor | None = None,
     ) -> None:
-        """``blame`` is called with the key of a peer for each offer that it should not have made. ``predictor`` is that
-        of the node, which learns the lengths of the answers that are given here.
+        """``blame`` is called with the key of a peer for each offer that it should not have made. ``predictor`` is the
+        one of the node; it learns the lengths of the answers given here.
         """
         self._context = context
         self._backend_pool = backend_pool
@@ -132,11 +133,12 @@ class Executor:
         self._tasks = OwnedTasks()
         self.served = 0
         self.declines = dict.fromkeys(DeclineReason, 0)
-        """Offers that were declined, for now or for good, by why."""
+        """Offers that were declined, for now or for good, by reason."""
         self.declined_for_now = 0
         """Those of them that may come again: the node was busy or closed."""
         self.decision_times = Histogram(DECISION_BOUNDS_S)
-        """Seconds from the arrival of an offer until it is accepted or declined; its body comes meanwhile."""
+        """Seconds from the arrival of an offer until it is accepted or declined; this includes the arrival of its
+        body."""
 
     @property
     def declined(self) -> int:
@@ -220,10 +222,10 @@ class Executor:
         await session.follow(exchange)
 
     async def _decide(self, exchange: Exchange, hold_id: bytes, offer: Offer, unpaid: ExitStack) -> tuple[Job, bool]:
-        """What to do for an offer with acceptable terms, and whether it waits first.
+        """The job for an offer with acceptable terms, and whether it waits first.
 
         Raises:
-            _Declined: nothing.
+            _Declined: the offer is not accepted.
         """
         model = offer.hold.model
         backend, *others = self._find_backends(model)
@@ -272,7 +274,7 @@ class Executor:
         return job, decision is Decision.QUEUE or not may_start
 
     def _find_backends(self, model: str) -> list[ScheduledBackend]:
-        """The backends of ``model`` in the order in which to ask them. What is broken is not offered to others.
+        """The backends of ``model`` in the order in which to ask them, without broken ones.
 
         Raises:
             _Declined: none works.
@@ -285,7 +287,7 @@ class Executor:
         return found
 
     def _make_demand(self, payer: bytes, offer: Offer, service_s: float) -> Demand:
-        """What an offer asks of admission: ``service_s`` of a slot while its originator waits and its hold is good."""
+        """The demand of an offer: a slot for ``service_s``, while its originator waits and its hold is good."""
         settings = self._settings
         rest = (offer.hold.deadline - self._context.engine.chain_time()) / 1000 - settings.capture_time_s
         max_wait_s = max(0.0, min(self._policy.parameters.max_wait_s, settings.max_queue_wait_s, rest - service_s))
@@ -309,7 +311,7 @@ class Executor:
         A long body is read in a thread, one at a time.
 
         Raises:
-            _Declined: it is none, the terms of the offer do not suit it, or too many bodies are on their way.
+            _Declined: it is no request, the terms of the offer do not suit it, or too many bodies are on their way.
             NetworkError: it does not have the size that was offered, or is too slow.
         """
         has_paid = self._payee.history.get_paid(exchange.peer) > 0
@@ -322,7 +324,7 @@ class Executor:
         raise _decline_busy()
 
     async def _receive_body(self, exchange: Exchange, offer: Offer, received: OfferedBody) -> bytes:
-        """The request that was offered. If it does not come, that is an offer left unpaid.
+        """The request that was offered. If it does not come, the offer counts as unpaid.
 
         Raises:
             NetworkError: it does not have the size that was offered, or is too slow.
@@ -347,7 +349,7 @@ class Executor:
         """Decline offers outside of the owner's hours, and for models that other nodes do not get.
 
         Raises:
-            _Declined: it is one.
+            _Declined: this is such an offer.
         """
         availability = self._availability.check()
         if not availability.is_open:
@@ -357,7 +359,7 @@ class Executor:
             raise _Declined(DeclineReason.MODEL, "the model is not served to other nodes")
 
     def _check_payable(self, payer: bytes, amount: int) -> None:
-        """Decline what is paid neither soon nor on credit: it would only wait, and keep a slot.
+        """Decline offers that can be paid neither soon nor on credit: they would only wait, and occupy a slot.
 
         Raises:
             _Declined: the ledger is stalled, and the credit of ``payer`` does not cover ``amount``.
@@ -403,7 +405,7 @@ class Executor:
         """The request in ``body``, and the tap on its answer.
 
         Raises:
-            _Declined: it is none, or the terms of the offer do not suit it.
+            _Declined: it is no request, or the terms of the offer do not suit it.
         """
         hold = offer.hold
         if compute_digest(offer.salt, body) != hold.request_digest:

@@ -37,11 +37,12 @@ class ExecutorAnswer:
         self._job = job
         self._note_written = note_written
         self._first = self._writer = AnswerWriter(settings, job.backend)
-        """The one that begins it, and the one that writes it at present."""
+        """The writer that begins the answer, and the present one."""
         self._cut: list[ScheduledBackend] = []
         """Backends that were cut in the middle of it."""
         self._seen = AnswerInspector(stream=False)
-        """What is read when nothing is being read: nothing, or all that was."""
+        """Inspector of the bytes read so far while no writer is being read: empty before the first, final after the
+        last."""
         self._whole: ContinuedAnswer | None = None
         """While it is read."""
         self._tapped = 0
@@ -78,10 +79,10 @@ class ExecutorAnswer:
         return await self._first.buffer.get_head()
 
     async def read(self, head: Answer) -> AsyncGenerator[bytes, None]:
-        """Whole events of a stream (any bytes, else). No backend works for it any more once this is closed.
+        """Whole events of a stream; any bytes of another answer. Once this is closed, no backend works for it any more.
 
         Raises:
-            BackendError: it broke off, and nobody goes on with it. What says so in the answer itself is not passed on.
+            BackendError: it broke off, and nobody continues it. An error event in the answer is not passed on.
         """
         async with AsyncExitStack() as stack:
             begun = await self._open(stack, self._first, head)
@@ -90,7 +91,7 @@ class ExecutorAnswer:
                 async with aclosing(self._whole.read()) as body:
                     async for chunk in body:
                         yield chunk
-            finally:  # it holds this answer, to ask for the rest: both would stay, with the body of the request
+            finally:  # it refers to this answer, to ask for the rest: the cycle would keep the body of the request
                 self._seen, self._whole = self._whole.inspector, None
 
     def note_end(self) -> None:
@@ -98,7 +99,7 @@ class ExecutorAnswer:
         self._writer.note_end(self.inspector.completion_bytes)
 
     def make_transcript(self) -> bytes | None:
-        """The transcript of what was read, if there is one; may run in a thread."""
+        """The transcript of the part that was read, if there is one; may run in a thread."""
         return None if self._job.tap is None else self._job.tap.make_transcript(self._tapped)
 
     async def _write(
@@ -117,7 +118,7 @@ class ExecutorAnswer:
         writer.buffer.close(failure)
 
     async def _open(self, stack: AsyncExitStack, writer: AnswerWriter, head: Answer) -> Part:
-        """What ``writer`` gives, with an inspector for it; it ends with ``stack``."""
+        """The output of ``writer``, with an inspector for it; it ends with ``stack``."""
         request = self._job.request
         inspector = AnswerInspector(
             head.is_stream,
@@ -133,7 +134,7 @@ class ExecutorAnswer:
     async def _read(
         self, writer: AnswerWriter, head: Answer, inspector: AnswerInspector
     ) -> AsyncGenerator[bytes, None]:
-        """What ``writer`` gives, up to an error event.
+        """The output of ``writer``, up to an error event.
 
         Raises:
             BackendError: it broke off, or ended too early.
@@ -153,7 +154,7 @@ class ExecutorAnswer:
             raise BackendError(inspector.error or "the backend broke off")
 
     async def _ask_for_rest(self, stack: AsyncExitStack, request: Request, written: int) -> Part | None:
-        """Have another backend write the rest, of which ``written`` completion bytes have come. None: none does."""
+        """Have another backend write the rest, after the ``written`` completion bytes so far. None: none does."""
         job = self._job
         self._cut.append(self._writer.backend)
         backends = tuple(find_continuing(job.find_backends(), request, self._cut))

@@ -16,14 +16,14 @@ from serving.scheduling.backend_pool import ScheduledBackend
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What was accepted: an offer, the request that came with it, and the backend that is to answer it.
+    """An accepted offer: its terms, its request, and the backend that is to answer it.
 
-    ``others`` are asked if that fails before there is content. ``find_backends`` finds those of the model that live by
-    then, to go on with an answer that was cut. ``body`` is the body as it was offered, which the request's digest and
-    price count. ``unpaid`` is what counts as unpaid, and ends when the hold is final. Until then the answer is sent if
-    the payer ``has_credit``, and the backend asked if the request ``may_start``. ``demand`` is for its slot. While
-    another can be asked, a backend may take ``patience_s`` for its first content. ``length`` is told of the answer.
-    ``tap`` is that on an answer which others may check.
+    ``others`` are asked if that backend fails before there is content. ``find_backends`` returns the living backends of
+    the model, to continue an answer that was cut. ``body`` is the body as it was offered, from which the request's
+    digest and price follow. ``unpaid`` is closed when the hold is final; until then the request counts as unpaid, the
+    answer is sent only if the payer ``has_credit``, and the backend is asked only if the request ``may_start``.
+    ``demand`` is that for a slot. While another backend can be asked, one has ``patience_s`` for its first content.
+    ``length`` learns the length of the answer. ``tap`` is the tap on an answer that others may check.
     """
 
     hold_id: bytes

@@ -1,9 +1,8 @@
 """How many offers an executor looks at, a second (pure).
 
-To turn an offer down costs some milliseconds, whatever it says. So the rate of a payer grows with its allowance, which
-grows with its payments, and all payers together that have paid nothing take no more than a part of a processor. Beyond
-its rate a payer is not heard. Far beyond it, the payer is blamed: an honest one with many users may exceed its rate at
-first, but never by so much.
+To decline any offer costs some milliseconds. So a payer's rate grows with its allowance, which grows with its payments.
+All payers that have paid nothing share a part of a processor. Offers beyond the rate are not read. A payer far beyond
+it is blamed: an honest one with many users may exceed its rate at first, but never by so much.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from serving.accounting.payment_history import FIRST_ALLOWANCE, MAX_ALLOWANCE, P
 OFFERS_PER_ALLOWANCE = 4
 """Offers a second of a payer, for each offer that it may have unpaid."""
 STRANGERS_RATE = Rate(items=64.0, size=math.inf, burst=1.0)
-"""Offers a second of all payers together whose allowance is no larger than at first."""
+"""Offers a second of all payers together that still have their initial allowance."""
 BURST_S = 2.0
 """Seconds of offers that a payer may make at once."""
 BLAME_FACTOR = 4

@@ -1,7 +1,8 @@
-"""The bodies of offers that are on their way or being read: how many bytes arrived, and which give way.
+"""The bodies of offers that are on their way or being read: how many bytes arrived, and which are dropped.
 
-What counts is what has arrived, not what is announced. Beyond a bound the body that began first gives way: an honest
-one arrives within moments. Each payer has a share of the room, and a part of it is kept for those that have paid.
+Bytes that have arrived count, not the announced size. Beyond a bound the body that began first is dropped: an honest
+one arrives within moments. Each payer has a share of the room, and a part of the room is reserved for payers that have
+paid.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import dataclass, field
 import trio
 
 PAYER_SHARE = 4
-"""Divisor of the room that gives the part for the bodies of one payer."""
+"""One part in so many of the room is the most for the bodies of one payer."""
 PAID_SHARE = 4
-"""Divisor of the room that gives the part kept for payers that have paid this node."""
+"""One part in so many of the room is reserved for payers that have paid this node."""
 
 
 @dataclass(eq=False, slots=True)
@@ -40,7 +41,7 @@ class OfferedBodies:
 
     @contextmanager
     def receive(self, payer: bytes, has_paid: bool) -> Iterator[OfferedBody]:
-        """Count a body within the context, which is left early if the body gives way."""
+        """Count a body within the context, which is cancelled if the body is dropped."""
         body = OfferedBody(payer, has_paid)
         self._bodies[body] = None
         try:

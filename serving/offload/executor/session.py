@@ -1,12 +1,12 @@
 """An offload session: one offer that this node has accepted, from the backend's first byte to the capture.
 
-The session works and secures the payment side by side, and settles whatever the end is. It runs in a task of its own
-and is *followed* by the handlers of the exchanges that carry it: an originator that aborts its exchange ends the
-session. An originator that is lost in the middle of an answer, because a relay died or an address changed, may come
-back for a while on another exchange and say how much it has; the answer goes on from there.
+The session answers and secures the payment concurrently, and settles in any case. It runs in a task of its own and is
+*followed* by the handlers of the exchanges that carry it: an originator that aborts its exchange ends the session. An
+originator that is lost in the middle of an answer, because a relay died or an address changed, may come back for a
+while on another exchange and say how much it has. The answer continues from there.
 
-The backend works at once, but nothing of the answer leaves before the hold is final, except within the credit line of
-the payer. What it writes (:mod:`serving.offload.executor.executor_answer`) waits in a buffer of bounded size.
+The backend works at once, but nothing of the answer is sent before the hold is final, except within the credit line of
+the payer. Until then the answer (:mod:`serving.offload.executor.executor_answer`) waits in a buffer of bounded size.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from serving.openai.requests import Request
 log = structlog.get_logger(__name__)
 
 MAX_UNPAID_BYTES = 4096
-"""Completion bytes beyond those that the hold covers, after which a stream is ended for its length."""
+"""A stream is ended as too long after so many completion bytes beyond those that the hold covers."""
 ANSWER_RESERVE_BYTES = 2 << 20
-"""Room that a stream leaves below :data:`~serving.offload.protocol.MAX_ANSWER_BYTES`: for what the buffer holds, and
-for its end."""
+"""Room that a stream leaves below :data:`~serving.offload.protocol.MAX_ANSWER_BYTES`: for the buffered bytes, and for
+its end."""
 MAX_RESUMPTIONS_ALLOWED = 3
 """Most resumptions of one answer that the executor allows: each may ask for the whole answer again."""
 
@@ -77,14 +77,14 @@ class OffloadSession:
         self._terms = job.offer.hold
         self._payment = SessionPayment(context, settings, credit_line, exchange.peer, job)
         self._answer = ExecutorAnswer(settings, job, partial(_note_written, context, job))
-        """What the backends give. Its inspector has seen as much as was sent."""
+        """The output of the backends. Its inspector has seen the bytes that were sent."""
         self._salt = context.make_salt()
         """Of the answer's digest."""
         self._answered = bytearray()
-        """The answer as far as it was sent, for an originator that may resume it."""
+        """The bytes of the answer that were sent, for an originator that may resume it."""
         self._transcript_salt = context.make_salt()
         self._transcript: bytes | None = None
-        """What the backend reported beside what was sent."""
+        """The encoded transcript of the bytes that were sent."""
         self._sent_at = 0.0
         """When a message was sent last."""
         self._is_answered = False
@@ -101,7 +101,7 @@ class OffloadSession:
         """Bytes of the answer that the originator has, or that were sent in the present exchange."""
         self._resumptions = 0
         self._patience = settings.resume_timeout_s
-        """Seconds for which the originator may yet be away, in all."""
+        """Seconds that are left for the originator to be away, in all."""
         self._resumed = trio.Event()
         """Set and replaced by each resumption."""
 
@@ -116,7 +116,7 @@ class OffloadSession:
         self._job.length.end(self._answer.inspector.completion_bytes, is_cut_off=is_cut_off)
 
     async def run(self) -> bool:
-        """Work to the end, whatever it is. Returns whether the whole answer was handed over.
+        """Run the session to its end. Returns whether the whole answer was handed over.
 
         Raises nothing but a cancellation from outside.
         """
@@ -133,7 +133,8 @@ class OffloadSession:
         return is_served
 
     async def follow(self, exchange: Exchange) -> None:
-        """Wait until the session is over. A cancellation in here ends it, unless the originator may yet resume it."""
+        """Wait until the session is over. A cancellation of this wait ends it, unless the originator may still resume
+        it."""
         try:
             await self._over.wait()
         finally:
@@ -141,7 +142,7 @@ class OffloadSession:
                 self._scope.cancel()
 
     async def resume(self, exchange: Exchange, received: int) -> None:
-        """Go on in ``exchange`` after the first ``received`` bytes of the answer, and :meth:`follow` it.
+        """Continue the answer in ``exchange`` after its first ``received`` bytes, and :meth:`follow` the session.
 
         Raises:
             NetworkError: the originator cannot have received so much, or has come back too often.
@@ -157,7 +158,7 @@ class OffloadSession:
         await self.follow(exchange)
 
     async def _run(self) -> bool:
-        """Work and secure the payment side by side; settle whatever the end is.
+        """Answer and secure the payment concurrently; settle in any case.
 
         Raises:
             NetworkError, Cancelled: the originator left. Any other failure is sent to it.
@@ -199,7 +200,7 @@ class OffloadSession:
         return True
 
     def _note_left(self) -> None:
-        """The originator left before anything of the answer came: what it made the backend work counts against it."""
+        """The originator left before any of the answer came: the work that it caused counts against it."""
         began_at = self._answer.began_at
         if self._payment.hold is not None and began_at is not None and not self._is_late:
             now = trio.current_time()
@@ -219,7 +220,7 @@ class OffloadSession:
         self._payment.settle(delivery, receipt, is_own_fault=is_own_fault, has_content=has_content)
 
     def _keep_texts(self) -> None:
-        """Keep what was asked and answered, in case that a duel is about it."""
+        """Keep request and answer, in case a duel is about them."""
         keep, job = self._context.keep, self._job
         if keep is not None:
             salt, answer, transcript = job.offer.salt, bytes(self._answered), self._transcript or b""
@@ -229,7 +230,7 @@ class OffloadSession:
     # The end of the payment
 
     async def _watch_deadline(self) -> None:
-        """Leave in time to capture what was delivered: after the deadline the payer takes the hold back."""
+        """Stop in time to capture the delivered part: after the deadline the payer takes the hold back."""
         rest = (self._terms.deadline - self._context.engine.chain_time()) / 1000
         await trio.sleep(rest - self._settings.capture_time_s)
         self._is_late = True
@@ -257,7 +258,7 @@ class OffloadSession:
     # The answer
 
     async def _pass_answer(self, nursery: trio.Nursery) -> Completed:
-        """Pass on what the backends write, once it may leave. They work in ``nursery``.
+        """Pass on the output of the backends, once it may be sent. They work in ``nursery``.
 
         Raises:
             BackendError: they refused, broke off, ended too early, or answered at more length than is paid.
@@ -299,7 +300,7 @@ class OffloadSession:
                 return
 
     async def _take_whole(self, body: AsyncIterator[bytes], status: int) -> None:
-        """Take an answer that is no stream: it is sent with the delivery."""
+        """Take an answer that is not a stream: it is sent with the delivery."""
         async for chunk in body:
             if status == 200 and self._is_hold_used_up():
                 raise BackendError("the answer is longer than the request allows")
@@ -318,17 +319,18 @@ class OffloadSession:
         return _compute_price(self._context, self._job, usage)
 
     def _is_hold_used_up(self) -> bool:
-        """Whether so much was delivered that the hold pays no more of it: the backend keeps to no limit."""
+        """Whether the hold pays for no more of the answer: the backend ignores the limit."""
         paid = max(0, self._answer.inspector.completion_bytes - MAX_UNPAID_BYTES)
         return self._compute_price(Usage(len(self._job.body), paid)) > self._terms.amount
 
     def _is_at_limit(self) -> bool:
-        """Whether a stream has to end, because no more of it is paid or the next piece may not fit."""
+        """Whether a stream must end, because the hold pays for no more of it or the next piece may not fit."""
         is_full = len(self._answered) > MAX_ANSWER_BYTES - ANSWER_RESERVE_BYTES
         return self._answer.inspector.completion_bytes > 0 and (is_full or self._is_hold_used_up())
 
     async def _send_chunk(self, chunk: bytes) -> None:
-        """Pass on whole events of a stream (any bytes, else); an error event becomes a failure message instead."""
+        """Pass on whole events of a stream, or any bytes of another answer. An error event becomes a failure message
+        instead."""
         self._take(chunk)
         if chunk:
             await self._send_rest()
@@ -343,9 +345,10 @@ class OffloadSession:
         self._answered += chunk
 
     async def _send_rest(self, last: Completed | None = None) -> Exchange:
-        """Send what the originator lacks of the answer, and the ``last`` message of this side. Returns the exchange.
+        """Send the bytes of the answer that the originator lacks, and the ``last`` message of this side. Returns the
+        exchange.
 
-        What belongs together goes out together: the head with the first bytes, and the end with the last ones.
+        The head is sent together with the first bytes, and the end with the last ones.
 
         Raises:
             NetworkError: it is gone for good.
@@ -382,7 +385,7 @@ class OffloadSession:
         self._sent_at = trio.current_time()
 
     async def _is_back(self, failed: Exchange) -> bool:
-        """Whether the originator goes on in another exchange than ``failed``; if it was lost, it is waited for."""
+        """Whether the originator continues in another exchange than ``failed``. If it was lost, this waits for it."""
         if failed is self._exchange and failed.is_lost:
             started = trio.current_time()
             self._answer.note_read(is_read=False)
@@ -393,7 +396,7 @@ class OffloadSession:
         return failed is not self._exchange
 
     async def _send_keep_alives(self) -> None:
-        """Say that the work goes on, whenever there was nothing of the answer to send for a while."""
+        """Send a keep-alive whenever nothing was sent for a while."""
         self._sent_at = trio.current_time()
         while True:
             due = self._sent_at + self._settings.keep_alive_interval_s
@@ -412,15 +415,15 @@ class OffloadSession:
 
 
 def _note_written(context: OffloadContext, job: Job, written: int) -> None:
-    """The backends are done, however long the originator reads: an answer has no more content than bytes.
+    """The backends are done: lower the backing to the price of ``written`` bytes, an upper bound of the content.
 
-    It belongs to no session: the answer would hold its session, which holds the answer and the body of the request.
+    It is no method of the session: the answer would refer to its session, which refers to the answer and to the body.
     """
     _back_only(context, job, _compute_price(context, job, Usage(len(job.body), written)))
 
 
 def _back_only(context: OffloadContext, job: Job, price: int) -> None:
-    """Have no more of the bond stand behind a request than what its answer costs."""
+    """Reduce the bond behind a request to the cost of its answer."""
     context.payments.payee.lower_backing(job.hold_id, price)
 
 

@@ -1,6 +1,6 @@
-"""The payment of one session: its hold comes, is covered, and is captured or refunded in the end.
+"""The payment of one session: its hold arrives, is covered, and is captured or refunded in the end.
 
-It is covered once it is final, or within the credit line of the payer. Until then nothing of the answer is sent.
+The hold is covered once it is final, or within the credit line of the payer. Until then nothing of the answer is sent.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class SessionPayment:
         """Set once the hold is final, or within the credit line of the payer: until then nothing is sent."""
 
     async def secure(self, exchange: Exchange) -> None:
-        """Receive the hold by ``exchange``, and see it final.
+        """Receive the hold through ``exchange``, and wait until it is final.
 
         Raises:
-            PaymentFailed: it does not come, is not what was offered, is not valid, or not final in time.
-            NetworkError, CodecError, trio.TooSlowError: nothing comes that can be read.
+            PaymentFailed: it does not come, is not what was offered, is not valid, or not final in time. NetworkError,
+            CodecError, trio.TooSlowError: nothing readable comes.
         """
         message = await receive_message(exchange, self._settings.payment_timeout_s)
         if not isinstance(message, Payment):
@@ -117,8 +117,8 @@ class SessionPayment:
     ) -> None:
         """Have the hold captured for ``delivery``, or refunded if that earned nothing.
 
-        An answer that failed after there was content, or by its length, counts as an offer that was left unpaid: a
-        payer may choose requests whose answers fail at their end.
+        An answer that failed after there was content, or for its length, counts as an unpaid offer: a payer may choose
+        requests whose answers fail at their end.
         """
         payee = self._context.payments.payee
         if self.hold is None or (is_own_fault and has_content):

@@ -1,9 +1,9 @@
 """One attempt at an offload: the originator's side of the exchange with one executor.
 
-The attempt offers, pays with a hold of its own, passes the answer on as it comes, and signs a receipt once the
-executor's account of it was found right (:mod:`serving.offload.originator.received_answer`). An executor that is lost
-in the middle of a stream, because a relay died or an address changed, is sought again by every path there is, and the
-answer goes on where it was.
+The attempt offers, pays with a hold of its own, and passes the answer on as it comes. It signs a receipt once it has
+found the executor's delivery correct (:mod:`serving.offload.originator.received_answer`). If an executor is lost in the
+middle of a stream, because a relay died or an address changed, the attempt looks for it on every path, and the answer
+continues from the same place.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ from serving.prediction.output_length import AnswerLength
 log = structlog.get_logger(__name__)
 
 IN_FLIGHT_BYTES = 512
-"""Completion bytes that may be on their way when a user leaves: captured on top of others, they are not disputed."""
+"""Completion bytes that may be in flight when a user leaves: a capture of so many beyond those received is not
+disputed."""
 CONTENT_TYPES = ("application/json", EVENT_STREAM)
 """How the content type of an answer may begin."""
 MAX_CONTENT_TYPE_CHARS = 64
@@ -105,16 +106,16 @@ class OffloadAttempt:
         self.has_failed = False
         """Whether it did not, by the executor's fault."""
         self.has_stalled = False
-        """Whether it fell silent in the middle of an answer, which it may capture for."""
+        """Whether the executor fell silent in the middle of an answer, and may capture what it delivered."""
         self.begun_at = trio.current_time()
         self.first_token_s: float | None = None
         """How long the first content of a stream took."""
         self.ended_at: float | None = None
         """When the whole answer had come."""
         self.unread_s = 0.0
-        """Seconds in which the user did not take what was there."""
+        """Seconds in which received bytes waited for the user."""
         self._handed_at: float | None = None
-        """Since when the user has been free to take what is there; None: all of it is taken."""
+        """Since when received bytes have waited for the user; None: none wait."""
         self._context = context
         self._dialer = dialer
         self._settings = settings
@@ -184,11 +185,12 @@ class OffloadAttempt:
         return self._received.inspector
 
     def compute_waited(self, now: float) -> float:
-        """Seconds since it began in which the user was waiting for more."""
+        """Seconds since the attempt began in which the user waited for more."""
         return (now if self._handed_at is None else self._handed_at) - self.begun_at - self.unread_s
 
     def give_up(self) -> None:
-        """The executor has fallen silent: what is queued there, or late, is not waited for if another can be asked."""
+        """The executor has fallen silent: stop waiting if the request is queued there or late, and another can be
+        asked."""
         if not self._is_paid or self._patience.has_content or self.terms.is_last:
             return
         is_late = trio.current_time() >= self.begun_at + self.terms.prediction.time.first_token
@@ -205,7 +207,7 @@ class OffloadAttempt:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether its first content is waited for longer than it would be if no other were asked as well."""
+        """Whether the first content is waited for past its bound because another executor is asked as well."""
         return self._is_paid and self._patience.is_overdue
 
     @property
@@ -230,7 +232,7 @@ class OffloadAttempt:
         self._payer.set_max_capture(self.hold_id, 0)
 
     def keep_texts(self) -> None:
-        """Keep what was asked and answered, in case that a duel is about it: an executor may capture for any part."""
+        """Keep request and answer, in case a duel is about them: an executor may capture for any part of an answer."""
         keep = self._context.keep
         if keep is not None and self.inspector.completion_bytes:
             request, received = self.terms.request.body, self._received
@@ -268,11 +270,11 @@ class OffloadAttempt:
         self.is_queued = self.was_queued = reply.queued
 
     async def _pay(self) -> None:
-        # A hold of a period that has ended may come too late for a block, and the executor would take it for a lie.
+        # A hold for a period that has ended may miss its last block, and the executor would take that for deceit.
         if self._context.first_round != self.terms.round:
             raise AttemptFailed("the serving period ended before the payment")
         signed = self._payer.sign_hold(self._hold)
-        # A user that leaves now must not leave a hold behind that is promised until its deadline and never made.
+        # If the user leaves now, no hold may remain that is reserved until its deadline and was never submitted.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._settings.accept_timeout_s):
             await self.exchange.send(encode_message(Payment(signed)))
             try:
@@ -380,7 +382,7 @@ class OffloadAttempt:
         """A stream up to its first content.
 
         Raises:
-            BackendError: it broke off before that, or all that comes is without content.
+            BackendError: it broke off before that, or ended without content.
         """
         first = bytearray()
         async for chunk in chunks:
@@ -394,13 +396,13 @@ class OffloadAttempt:
         return bytes(first)
 
     async def _receive_chunks(self) -> AsyncGenerator[bytes, None]:
-        """What the user gets of the body, as it comes; ends when the delivery was found right and receipted.
+        """The bytes of the body for the user, as they come. It ends when the delivery was found correct and receipted.
 
-        The closing event of a stream is passed on only then: users hang up on it, which would cancel the receipt. What
-        comes after it is dropped: clients read no further.
+        The closing event of a stream is passed on only then: users hang up on it, which would cancel the receipt. Bytes
+        after it are dropped: clients read no further.
 
         Raises:
-            BackendError: the executor broke off, fell silent, or asks pay for what it did not deliver.
+            BackendError: the executor broke off, fell silent, or charges for more than it delivered.
         """
         closing = b""
         try:
@@ -440,7 +442,7 @@ class OffloadAttempt:
             raise
 
     def _take(self, data: bytes) -> bytes:
-        """Account for the next bytes of the body; returns what the user gets of them.
+        """Account for the next bytes of the body; returns those for the user.
 
         Raises:
             BackendError: the answer is too long.

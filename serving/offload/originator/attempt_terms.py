@@ -11,7 +11,7 @@ from serving.prediction.predictor import Prediction
 
 
 class Stalled(BackendError):
-    """The executor sent no content for too long. A pause is no lie: what was received may be captured."""
+    """The executor sent no content for too long. That is no deceit: it may capture what was received."""
 
 
 class SaidFailed(BackendError):
@@ -37,10 +37,10 @@ class Outrun(Exception):
 class AttemptTerms:
     """What one attempt offers: ``number`` is the executor's position in the lottery of the period begun with ``round``.
 
-    ``prediction`` is what was expected of it, and ``reason`` why it is asked. ``first_token_within_s``: after how long
-    another is asked instead, from when it has its slot (None: as the settings say). ``late_after_s``: after how long
-    another is asked as well (None: none is). ``is_last``: there is no other. ``longest_s``: how long the longest answer
-    is predicted to take, where whole answers of this executor were measured.
+    ``prediction`` is what was expected of it, and ``reason`` why it is asked. ``first_token_within_s``: seconds after
+    it has its slot when another is asked instead (None: as in the settings). ``late_after_s``: the same for asking
+    another as well (None: none is). ``is_last``: there is no other. ``longest_s``: predicted seconds of the longest
+    answer, if whole answers of this executor were measured.
     """
 
     request: Request

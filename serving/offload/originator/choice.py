@@ -24,12 +24,12 @@ from p2p.peers.announcement import PeerLoad
 from serving.prediction.predictor import Prediction
 
 AFFINITY_FACTOR = 1.5
-"""How many times the best predicted time a conversation stays with its node for."""
+"""A conversation stays with its node up to so many times the best predicted time."""
 EXPLORED_FACTOR = 2.0
-"""How many times the best predicted time a node is explored up to: users pay for it with their time."""
+"""Nodes are explored up to so many times the best predicted time: users pay for it with their time."""
 EQUAL_FACTOR, EQUAL_S = 1.1, 0.25
-"""Predicted times are as good as equal up to this factor and so many seconds more: no prediction is better than that,
-and whoever is a little ahead by chance would be asked for ever."""
+"""Predicted times count as equal up to this factor plus so many seconds. No prediction is more precise, and otherwise
+the one that is a little ahead by chance would be asked for ever."""
 
 
 class Reason(Enum):
@@ -64,9 +64,10 @@ def order_candidates(
 ) -> list[tuple[Candidate, Reason]]:
     """The candidates (in the order of the draw) in the order in which to ask them.
 
-    Of ``choices`` the first is chosen, or one of which nothing is known that was drawn before it: it is tried.
-    ``kept_by`` is the node that has answered the conversation. With the probability ``exploration`` the first is drawn
-    by ``chance``, of those that are not predicted to take far longer than the best.
+    The *choice* is the first ``choices`` of them that have the best rank. Of these, the first in the draw that is
+    nearly equal to the best, or of which nothing is known, is asked first. ``kept_by`` is the node that has answered
+    the conversation. With the probability ``exploration``, ``chance`` draws the first from those of the choice that are
+    not predicted to take far longer than the best.
     """
     ranked = sorted(candidates, key=lambda each: each.rank)
     if not ranked:
@@ -94,7 +95,8 @@ def is_kept(score: float, best: float) -> bool:
 
 
 class RequestsSent:
-    """Requests under way whose executors have not announced their load since: else all go to the same one at once."""
+    """Requests under way whose executors have not announced their load since. Without this count, all would go to one
+    executor."""
 
     def __init__(self) -> None:
         self._sent: dict[tuple[bytes, str], list[PeerLoad]] = {}

@@ -1,7 +1,7 @@
 """The share of its time for which a payer decodes the answers of one executor (pure). Times are in seconds.
 
-An executor may send the longest answers that there are, of events made to be decoded slowly. One that delivers text
-takes far less than its share, however fast. Beyond the share the payer reads on later, so that the executor waits.
+An executor may send answers of maximal length, made of events that are slow to decode. One that delivers text takes far
+less than its share, however fast it is. Beyond the share the payer delays reading, so that the executor waits.
 """
 
 from __future__ import annotations

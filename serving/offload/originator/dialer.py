@@ -18,8 +18,8 @@ from serving.offload.protocol import OFFLOAD_PROTOCOL
 class ExecutorDialer:
     """Finds executors and opens exchanges to them.
 
-    ``find`` is the announcement of a peer that is present, else None; ``get_addresses`` says where to dial a peer, and
-    ``has_left`` whether it took its leave.
+    ``find`` returns the announcement of a peer that is present, else None; ``get_addresses`` the addresses of a peer,
+    and ``has_left`` whether it has said that it leaves.
     """
 
     streams: Streams

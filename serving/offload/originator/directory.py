@@ -37,7 +37,7 @@ class ExecutorDirectory:
         return self._draws.table if self._is_enabled else None
 
     def has_executors(self, model: str, rules: ProviderRules = ANYBODY) -> bool:
-        """Whether another node stands behind ``model``, one that ``rules`` allow."""
+        """Whether another node that ``rules`` allow serves ``model``."""
         table = self._table
         return table is not None and any(
             model in entry.models and entry.public_key != self._me and self._is_allowed(entry.public_key, model, rules)
@@ -56,7 +56,7 @@ class ExecutorDirectory:
         return {model for entry in table.entries for model in entry.models} if table is not None else set()
 
     def find_speeds(self) -> dict[str, list[ServiceSpeed]]:
-        """What the other executors of each model announce of it, of those that are present."""
+        """The speeds that the other present executors announce, by model."""
         table, found = self._table, dict[str, list[ServiceSpeed]]()
         for entry in table.entries if table is not None else ():
             for model in entry.models:
@@ -68,9 +68,9 @@ class ExecutorDirectory:
     def draw(
         self, model: str, first_round: int, seq: int, amount: int = 0
     ) -> Iterator[tuple[int, bytes, PeerLoad, ServiceSpeed]]:
-        """Positions and keys of the candidates for a hold of ``amount`` that are in reach, as they were drawn.
+        """Positions and keys of the reachable candidates for a hold of ``amount``, in the order of the draw.
 
-        Each with what it announces of itself, and of the model.
+        Each comes with its announcement, and with what that says of the model.
         """
         least_bond = self._bond_per_hold * amount  # executors decline dearer holds
         for drawn in self._draws.draw(model, first_round, seq):
@@ -80,7 +80,7 @@ class ExecutorDirectory:
                     yield drawn.number, drawn.executor, *_read(announcement, model)
 
     def _find_present(self, executor: bytes, model: str) -> Announcement | None:
-        """What a peer announces that is present and, by that, has its backend of ``model`` alive."""
+        """The announcement of a peer, if it is present and announces a living backend of ``model``."""
         announcement = self._dialer.find(executor)
         return announcement if announcement is not None and model in announcement.models else None
 

@@ -1,7 +1,7 @@
-"""What the ledger says of the executors of this node's requests: the table, and who is drawn for a hold number.
+"""The executors of this node's requests by the ledger: the serving table, and the draw for each hold number.
 
-A node asks that several times for each request, also for those that it serves itself. It changes with a block, so that
-it is computed once for each state of the ledger.
+A node needs a draw several times for each request, also for those that it serves itself. Draws change only with a
+block, so each is computed once for each state of the ledger.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_DRAWS = 64
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """An executor that was drawn. ``number`` is its position, ``free_bond`` what of its bond no hold has locked."""
+    """An executor that was drawn. ``number`` is its position, ``free_bond`` the part of its bond that is not locked."""
 
     number: int
     executor: bytes

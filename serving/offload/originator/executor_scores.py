@@ -1,19 +1,20 @@
 """Scores of executors: what this node remembers of those that it asked. Pure: times are seconds of one monotonic clock.
 
 There is one score per executor and model: how often it delivered, how often it failed, and how often it gave a client
-error that another did not share. Old outcomes lose weight, both with time and with
-each new outcome, so an executor that was repaired is back within minutes. That is also why scores are kept in memory
-alone. A score decides who is asked last; it never replaces the order of the executor lottery.
+error that another did not share. Old outcomes lose weight, both with time and with each new outcome, so an executor
+that was repaired is back within minutes. That is also why scores are kept in memory only. A score decides who is asked
+last; it never replaces the order of the executor lottery.
 
-A stall in the middle of an answer is paid, the prompt above all, and costs its executor no work. So it is remembered
-for hours, beside what else the executor was paid: a payer that asks seldom would else be stalled every time.
+An executor that stalls in the middle of an answer is paid for the prompt and for what it sent, without doing the rest.
+So the amounts paid for stalled answers are remembered for hours, beside those paid for whole ones. Otherwise a payer
+that asks seldom could be stalled every time.
 
-Beside its score each has a circuit breaker, as the backends of the node have. The breaker is quicker: two failures in a
-row open it, whatever the record. And when the time has come to try an executor again, only one request does.
+Each executor also has a circuit breaker, as the backends of the node have. The breaker is quicker: two failures in a
+row open it, whatever the score. When the time has come to try an executor again, only one request does.
 
-There are requests to which every server answers with an error. A user with an API key who runs an executor, too, may
-send such on purpose, so that all others are asked last. So what an executor says that it cannot answer opens its
-breaker only if a second user is answered so, or a request without a key.
+Every server answers some requests with an error. A user with an API key who also runs an executor may send such
+requests on purpose, so that all other executors are asked last. So if an executor says that it cannot answer, this
+opens its breaker only after a second user, or a request without a key, got the same.
 """
 
 from __future__ import annotations
@@ -28,26 +29,27 @@ from serving.scheduling.circuit_breaker import CircuitBreaker
 HALF_LIFE_S = 120.0
 """Time after which an outcome has half of its weight."""
 OUTCOME_DECAY = 7 / 8
-"""Part of their weight that all earlier outcomes keep at each new one: together they weigh less than 8 new ones."""
+"""Part of their weight that earlier outcomes keep at each new one. Together they weigh less than 8 new ones."""
 FAILURE_WAIT_S = 10.0
-"""A failure weighs one more for every ten seconds that a user waited for it. It is then remembered longer: an executor
-that lets users wait and never answers is asked seldom."""
+"""The weight of a failure grows by one for every ten seconds that a user waited for it. So an executor that lets users
+wait and never answers is remembered longer, and asked seldom."""
 UNREACHABLE_WEIGHT = 0.25
-"""Weight of a connection that could not be made. It has cost a user seconds only, and a private executor whose address
+"""Weight of a connection that could not be made. It has cost a user only seconds, and a private executor whose address
 changes is soon back."""
 UNREACHABLE_WAIT_S = 15.0
 """Time for which such an executor waits."""
 FILTERED_WEIGHT = 0.25
-"""Weight of an error of a content filter, which goes to the user without a second opinion. One that filters nearly all
-is asked last."""
+"""Weight of an error of a content filter, which goes to the user without asking a second executor. With it, an executor
+that filters nearly all is asked last."""
 MAX_FAULT_SHARE = 1 / 3
 """Above this share of faults an executor is faulty. It starts with one success: a single fault counts for a while."""
 STALL_MEMORY_S = 6 * 3600.0
-"""Time for which an executor that was paid for an answer that it did not end is asked last."""
+"""Time for which an executor is asked last after it was paid for an answer that it did not finish."""
 PAID_HALF_LIFE_S = 3 * 3600.0
-"""Time after which what it was paid has half of its weight."""
+"""Time after which a payment to an executor has half of its weight."""
 MAX_STALLED_SHARE = 1 / 8
-"""It is not, if no larger share of what it was paid was for such answers: those who work stall now and then."""
+"""It is not asked last if at most this share of its payments was for such answers: honest executors stall now and
+then."""
 MAX_RETRY_AFTER_S = 60.0
 """Longest time to wait that is respected, or passed on to a user: executors may name any."""
 MAX_SCORES = 4096
@@ -60,11 +62,11 @@ class Rank(IntEnum):
     GOOD = 0
     """Newcomers as well."""
     WAITING = 1
-    """It has declined, and has said when it may be asked again; or it was out of reach a moment ago."""
+    """It has declined, and has said when it may be asked again; or it was recently out of reach."""
     FAULTY = 2
     """Too many of its outcomes were faults."""
     BROKEN = 3
-    """It has failed again and again, and it is not yet time to try it, or one request tries it now."""
+    """It has failed repeatedly, and it is not yet time to try it again, or one request is trying it now."""
 
 
 @dataclass(slots=True)
@@ -79,12 +81,12 @@ class ExecutorScore:
     paid: float = 0.0
     """What whole answers have cost, in micro-credits."""
     stalled: float = 0.0
-    """What answers have cost that it fell silent in."""
+    """What answers have cost in which it fell silent."""
     stalled_at: float = -math.inf
-    """When it did so last."""
+    """When it last fell silent in one."""
     waits_until: float = 0.0
     refused_user: str = ""
-    """The API key of the request that it said last that it cannot answer; empty: another outcome came since."""
+    """The API key of the last request that it refused as unanswerable; empty: another outcome came since."""
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     @property
@@ -99,7 +101,7 @@ class ExecutorScore:
         return is_remembered and self.stalled > MAX_STALLED_SHARE * (self.paid + self.stalled)
 
     def decay(self, now: float) -> None:
-        """Take off the weight that the outcomes have lost since the last time."""
+        """Reduce the weights of the outcomes by the time since the last call."""
         elapsed_s = max(0.0, now - self.updated_at)
         self._scale(0.5 ** (elapsed_s / HALF_LIFE_S))
         kept = 0.5 ** (elapsed_s / PAID_HALF_LIFE_S)
@@ -154,9 +156,9 @@ class ExecutorScores:
     ) -> None:
         """It broke off, fell silent, or lied about its delivery.
 
-        ``waited_s``: how long a user waited for an answer that did not begin. ``is_queued``: all that time in its
-        queue. Then it is overloaded, which is a fault, but not broken. ``user``: the API key of the request, if the
-        executor said itself that it cannot answer that.
+        ``waited_s``: how long a user waited for an answer that did not begin. ``is_queued``: the request was in its
+        queue all that time. Then the executor is overloaded, which is a fault, but not broken. ``user``: the API key of
+        the request, if the executor itself said that it cannot answer.
         """
         score = self._begin_outcome(executor, model, now)
         score.failed += 1.0 + waited_s / FAILURE_WAIT_S
@@ -179,7 +181,7 @@ class ExecutorScores:
         score.waits_until = now + UNREACHABLE_WAIT_S
 
     def note_unshared_error(self, executor: bytes, model: str, now: float) -> None:
-        """It gave a client error for a request that another answered."""
+        """It gave a client error for a request that another executor answered."""
         self._begin_outcome(executor, model, now).unshared_errors += 1.0
 
     def note_filtered(self, executor: bytes, model: str, now: float) -> None:

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 Begin = Callable[[AttemptTerms, Race, trio.Event], Awaitable[OffloadAttempt]]
 """Makes an attempt until its answer begins; sets the event once that is late."""
 FindHedge = Callable[[], AttemptTerms | None]
-"""Names whom to ask as well, on which terms; None: nobody."""
+"""Names the executor to ask as well, and the terms; None: nobody."""
 
 
 class HedgedRequest:
@@ -32,7 +32,7 @@ class HedgedRequest:
 
     def __init__(self, begin: Begin, counts: HedgeCounts) -> None:
         self.begun: list[OffloadAttempt] = []
-        """Those whose answers have begun, in that order. All but the last are client errors."""
+        """Attempts whose answers have begun, in that order. All but the last are client errors."""
         self.failures: list[AttemptFailed] = []
         """How the others failed."""
         self._begin = begin
@@ -84,7 +84,7 @@ class HedgedRequest:
         self._race.is_hedged = False
 
     async def _ask(self, terms: AttemptTerms, is_late: trio.Event, end: Callable[[], None]) -> None:
-        """Make one attempt, and ``end`` all if that gives the user's answer.
+        """Make one attempt, and call ``end`` if it gives the user's answer.
 
         Raises:
             CannotAfford: this node cannot pay for it.
@@ -112,7 +112,7 @@ class HedgedRequest:
 
 
 def is_last_word(attempt: OffloadAttempt) -> bool:
-    """Whether the user gets this answer whatever others say: not a client error, but for that of a content filter."""
+    """Whether the user gets this answer without asking others: all but client errors, and those of a content filter."""
     if attempt.answer.status not in CLIENT_ERRORS:
         return True
     return judge_status(attempt.answer.status, attempt.error_body) is Outcome.FILTERED

@@ -4,8 +4,8 @@ A hedged request (Dean and Barroso, "The Tail at Scale", 2013) is asked of a sec
 answer. The first content decides: its executor gives the answer, and the other is told to stop. Nothing is mixed, and
 there is one receipt.
 
-Hedges cost others' work that nobody pays for, and this node two holds. So they are few: at most :data:`MAX_PERCENT` of
-the attempts, in each :data:`WINDOW` of them and from the first one on.
+Hedges cost other nodes unpaid work, and this node a second hold. So they are few: at most :data:`MAX_PERCENT` of the
+attempts, in each :data:`WINDOW` of them and from the first one on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class HedgeBudget:
 
     def __init__(self) -> None:
         self._attempts: deque[bool] = deque(maxlen=WINDOW - 1)
-        """Whether each was a hedge, of those that are in one window with the next."""
+        """Whether each was a hedge, for the attempts that share a window with the next one."""
         self._hedges = 0
         """Of these."""
 
@@ -47,10 +47,10 @@ class HedgeBudget:
 
 @dataclass(slots=True)
 class Race:
-    """The attempts at one request that run side by side: the first with content is the answer."""
+    """The concurrent attempts at one request: the first with content is the answer."""
 
     is_hedged: bool = False
-    """Whether a second executor is asked. The first is then waited for beyond its bound: nothing is lost by that."""
+    """Whether a second executor is asked. Then waiting for the first beyond its bound costs nothing."""
     _winner: bytes | None = None
 
     def claim(self, hold_id: bytes) -> bool:

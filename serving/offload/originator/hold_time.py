@@ -10,17 +10,17 @@ from __future__ import annotations
 from serving.offload.settings import OriginatorSettings
 
 HOLD_FACTOR = 2.0
-"""How many times the predicted time of the longest answer a hold lasts for."""
+"""A hold lasts so many times the predicted time of the longest answer."""
 CAPTURE_S = 60.0
-"""As much longer: the time before the deadline at which executors stop."""
+"""Added to that: executors stop this long before the deadline."""
 LEDGER_SHARE = 0.9
-"""Of what the ledger allows: an executor that is some blocks behind would take more for too long."""
+"""Largest part of what the ledger allows: an executor some blocks behind would find a longer hold too long."""
 
 
 def compute_hold_time(settings: OriginatorSettings, longest_s: float, max_hold_time_ms: int) -> int:
     """Chain time in ms for which a hold is to be good.
 
-    ``longest_s``: how long the longest answer is predicted to take, and ``max_hold_time_ms`` what the ledger allows.
+    ``longest_s`` is the predicted time of the longest answer, and ``max_hold_time_ms`` what the ledger allows.
     """
     needed_ms = 1000 * (HOLD_FACTOR * longest_s + CAPTURE_S)
     most_ms = min(settings.max_hold_time_ms, LEDGER_SHARE * max_hold_time_ms)

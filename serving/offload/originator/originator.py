@@ -1,12 +1,12 @@
 """The originator: offloads requests of this node's users, and pays for them.
 
 Candidates come in the order of the executor lottery. Those that are not present, or that cannot take the request, are
-skipped; those with a bad score are asked last. Of the first few of the others the one with the least predicted time is
-asked first (``choice``), by what they announce and what this node has measured of them (``predictor``). A candidate
-that fails is replaced by the next until a byte of a streamed answer has gone to the user: another executor's text would
-contradict it, and only the rest of it can be asked for (``serving.failover.continued_answer``). So is one that answers
-with a client error, until a second executor does too. Where the owner wants it, the next is asked beside one that is
-late (``hedging``).
+skipped; those with a bad score are asked last. Of the first few of the others, the one with the least predicted time is
+asked first (``choice``), by their announcements and by what this node has measured of them (``predictor``). A candidate
+that fails is replaced by the next, until a byte of a streamed answer has gone to the user. After that another
+executor's text would contradict it, and only the rest can be asked for (``serving.failover.continued_answer``). A
+candidate that answers with a client error is replaced too, unless a second executor does the same. If the owner wants
+it, the next is asked beside one that is late (``hedging``).
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ log = structlog.get_logger(__name__)
 NUMBER_WAIT_S = 1.0
 """Time for which a request waits for a hold number: blocks that free some come more often."""
 NoteLeft = Callable[[OffloadAttempt], None]
-"""Is told of an attempt that ends before its answer has begun, because the user leaves or another attempt was first."""
+"""Called with an attempt that ends before its answer has begun, because the user leaves or another attempt was
+first."""
 
 
 class Originator:
@@ -97,8 +98,8 @@ class Originator:
     def preview(self, request: Request, expected: Expected) -> tuple[Prediction, Reason] | None:
         """The node that has the conversation, if :meth:`complete` would ask it now, or else the best of the choice.
 
-        That may not be the one that is asked first, as newcomers are tried: what is expected of them is a guess, and
-        no reason to serve here what another is known to answer sooner. None if there is nobody.
+        It may not be the one that is asked first, since newcomers are tried first. Predictions for them are guesses,
+        which must not decide between this node and a known one. None if there is nobody.
         """
         payer = self._context.payments.payer
         try:
@@ -120,7 +121,7 @@ class Originator:
         return self._context.payments.payer.compute_price(request.model, len(request.body), completion_bytes)
 
     def get_token_price(self, model: str) -> int:
-        """What a thousand bytes of an answer cost, and as many of a request, in micro-credits."""
+        """The costs of a thousand bytes of an answer, and of a thousand bytes of a request, in micro-credits."""
         return self._context.payments.payer.compute_price(model, 1_000, 1_000)
 
     def compute_expected_price(self, request: Request, expected: Expected) -> float:
@@ -141,8 +142,8 @@ class Originator:
         """Offload a request, and yield the attempt whose answer has begun. Leaving early cancels the executor's work.
 
         A client error is yielded once a second executor has answered with one, or if none is in reach, now or (by its
-        own word) soon. ``has_backend``: this node has a backend of the model that can confirm a client error, and
-        ``predict_here`` is the score of this node for the request at any time.
+        own word) soon. ``has_backend``: this node has a backend of the model that can confirm a client error.
+        ``predict_here`` returns the present score of this node for the request.
 
         Raises:
             CannotAfford: this node cannot pay for it.
@@ -197,7 +198,7 @@ class Originator:
             del refusal  # it holds this frame, which must not hold it
 
     def note_own_answer(self, doubted: AttemptTerms, status: int) -> None:
-        """This node's backend has answered a request with ``status`` to which an executor gave a client error."""
+        """This node's backend has answered with ``status`` a request to which an executor gave a client error."""
         if status == 200:
             self._note_unshared(doubted)
         elif status in CLIENT_ERRORS:
@@ -248,9 +249,10 @@ class Originator:
     ) -> Generator[AttemptTerms, bool | None, None]:
         """The attempts to make, one after the other, each with a candidate that was not asked before.
 
-        The loads of that moment decide about each: an attempt may have waited in a queue in vain. Where the first was
-        expected to be sooner than this node, those that no longer are end it; not where True is sent, for a hedge. Once
-        the serving period has ended, the candidates are drawn anew. ``stack`` returns the hold numbers.
+        Each is chosen by the loads of its moment: the attempt before may have waited in a queue in vain. If the first
+        was expected to be sooner than this node, the attempts end when no candidate is any more, unless True was sent,
+        for a hedge. When the serving period has ended, the candidates are drawn anew. ``stack`` returns the hold
+        numbers.
 
         Raises:
             TooManyPayments: no hold number is free.
@@ -279,7 +281,7 @@ class Originator:
                 elif (was_sooner or unpaid_s) and there_s >= here_s and not is_hedge:
                     return  # time has passed: what is left is no better than this node
                 asked.add(executor)
-                # The last one is waited for as long as the settings say: late is better than never.
+                # For the last one the longer waits of the settings apply: late is better than never.
                 is_last = len(asked) == most or len(left) == 1
                 is_patient = is_last or not request.stream
                 within_s = None if is_patient else self.predictor.bound_first_token(prediction)
@@ -306,9 +308,9 @@ class Originator:
                 )
 
     def _find_hedge(self, choosing: Generator[AttemptTerms, bool | None, None], amount: int) -> AttemptTerms | None:
-        """Whom to ask as well, where the first content of one that was asked is late; None: nobody.
+        """The terms for a second executor, when the first content of another is late; None: nobody.
 
-        The account must cover a second hold: one that is offered and not paid would count against this node.
+        The account must cover a second hold: an offer that is accepted and not paid would count against this node.
         """
         if not self._hedge_budget.has_room:
             return None
@@ -414,7 +416,7 @@ class Originator:
             except (NetworkError, CodecError, trio.TooSlowError, BackendError) as error:
                 attempt.reject()
                 now = trio.current_time()
-                # One that was seen to work meanwhile is busier than was thought. One that was not may never answer.
+                # An executor that was seen to work meanwhile is only busier than predicted. Any other may never answer.
                 is_queued = attempt.is_waiting
                 is_busy = is_queued and self._silences.get_content_at(terms.executor, model) > begun_at
                 waited_s = 0.0 if is_busy else now - begun_at
@@ -441,15 +443,15 @@ class Originator:
                 self._waiting.pop(key, None)
 
     def _count_unread(self, executor: bytes, model: str) -> int:
-        """Tokens of prompts that this node has sent to an executor, and that it has not read.
+        """Tokens of prompts that this node has sent to an executor, and that are not read yet.
 
-        Of an answer that is not streamed, nobody sees when its prompt is read.
+        Only streams count: with other answers it cannot be seen when the prompt is read.
         """
         waiting = self._waiting.get((executor, model), {})
         return sum(each.terms.prediction.unread_tokens for each in waiting if each.terms.request.stream)
 
     def _give_up(self, executor: bytes, model: str) -> None:
-        """An executor has fallen silent: nothing is waited for there that another could answer."""
+        """An executor has fallen silent: give up the attempts there that another could answer."""
         log.info("an executor has fallen silent", executor=format_address(executor), model=model)
         for attempt in self._waiting.get((executor, model), {}):
             attempt.give_up()

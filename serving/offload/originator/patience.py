@@ -3,8 +3,8 @@
 Keep-alives are free to send, and so are bytes that carry no content. They break a silence, but only content renews the
 patience: before the first content another executor can still take over, and after it a user sees the answer grow.
 
-While the request is queued, the patience is longer. It is longer again while the executor is seen to work, because
-content of its comes in other streams of this node. The same holds for an answer that is queued again in the middle,
+While the request is queued, the patience is longer. It is longer still while the executor is seen to work, that is,
+while other streams of this node get content from it. The same holds for an answer that is queued again in the middle,
 since giving it up would lose what has come. No attempt outlives its hold.
 
 If another executor could take over, the first content is waited for until it is *expected*
@@ -22,29 +22,29 @@ import math
 from serving.offload.settings import OriginatorSettings
 
 QUEUE_FACTOR = 2.0
-"""How many times the predicted time to its first token a request may be queued for."""
+"""A request may be queued for so many times the predicted time to its first token."""
 LONGEST_FACTOR = 1.5
-"""How many times the predicted time of the longest answer one that is not streamed may take."""
+"""An answer that is not streamed may take so many times the predicted time of the longest one."""
 SEEN_S = 30.0
 """Time for which content in another stream shows that an executor works."""
 MIN_QUEUED_S = 5.0
 """Least time for which a request is queued before it is late: keep-alives are so far apart."""
 PAYMENT_STEP_S = 0.5
-"""How much longer the first content is waited for at a time: while the hold is not final, or another is asked too."""
+"""Step by which the wait for the first content is extended, while the hold is not final or another is asked as well."""
 
 
 class Patience:
     """The patience for one answer that was paid for at ``now``, with a hold that is good for ``hold_s``.
 
-    ``max_tokens``: the most that one choice may have. ``longest_s``: how long that is predicted to take.
-    ``expected_by``: until when the first content of a stream is expected; None: not known, or nobody could take over.
-    One that ``is_queued`` is expected so much later as it has its slot later.
-    ``late_by``: the same of when the answer is late; None: no other is to be asked as well.
-    ``predicted_s``: how long the first token was predicted to take when the executor was chosen.
+    ``max_tokens``: the most that one choice may have. ``longest_s``: the predicted time of such an answer.
+    ``expected_by``: when the first content of a stream is expected; None: not known, or nobody could take over.
+    ``late_by``: when the answer is late; None: no other executor is asked as well. If the request ``is_queued``, both
+    moments move back by the wait for its slot. ``predicted_s``: the time to the first token that was predicted when the
+    executor was chosen.
     """
 
     deadline: float
-    """Until when the next content must come; of an answer that is not streamed, all of it."""
+    """Until when the next content must come; for an answer that is not streamed, all of it."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class Patience:
         queue_s = min(max(settings.queue_timeout_s, QUEUE_FACTOR * predicted_s), settings.max_queue_timeout_s)
         writing_s = 0.0 if stream else max(settings.token_timeout_s * max_tokens, LONGEST_FACTOR * longest_s)
         self._latest = min(now + queue_s + writing_s, self._end)
-        """How far keep-alives may put off the deadline."""
+        """How far keep-alives may extend the deadline."""
         self._latest_seen = min(now + settings.max_queue_timeout_s + writing_s, self._end)
-        """The same of an executor that is seen to work."""
+        """The same if the executor is seen to work."""
         self.deadline = min(now + settings.first_chunk_timeout_s, self._end) if stream else self._latest
         self._may_be_unpaid_until = now
         """Until when a hold that is not final excuses a stream without content."""
@@ -78,16 +78,16 @@ class Patience:
         self.is_queued = is_queued
         """Whether the request is queued, by the executor's last word."""
         self.quiet_since = now
-        """Since when nothing has come although the request was not queued."""
+        """Since when the request has not been queued and nothing has come."""
         self._within_s = expected_by - now if stream and expected_by is not None else None
         self._late_s = None if late_by is None else late_by - now
-        """Seconds from its slot after which the answer is late; None: that is of no interest, or no longer."""
+        """Seconds after getting its slot when the answer is late; None: lateness does not matter, or no longer."""
         self._queue_late_at = now + max(MIN_QUEUED_S, QUEUE_FACTOR * predicted_s)
         self._late_at = self._queue_late_at if late_by is not None else math.inf
         self.is_overdue = False
-        """Whether content did not come when it was expected, and is waited for beside that of another executor."""
+        """Whether expected content has not come, and the wait goes on because another executor is asked as well."""
         self._unexpected_until = now
-        """Until when, at most."""
+        """Until when that wait goes on, at most."""
         if not is_queued:
             self._begin(now)
         self._is_closed = False
@@ -121,9 +121,9 @@ class Patience:
             self.deadline = min(now + max(0.0, self._within_s), self.deadline)
 
     def excuse_unpaid(self, now: float, *, is_final: bool) -> bool:
-        """The deadline has passed, and the hold is final, or not. Returns whether that puts the deadline off.
+        """The deadline has passed. Returns whether it is extended because the hold is not final (``is_final``).
 
-        A hold that has become final meanwhile does once more.
+        It is extended once more when the hold has just become final.
         """
         if self.has_content or (is_final and not self._is_unpaid):
             return False
@@ -137,7 +137,8 @@ class Patience:
         return min(self.deadline, self._late_at)
 
     def take_late(self, now: float, *, is_final: bool) -> bool | None:
-        """Whether the answer is late now: once, and not while the hold is not final. None: not asked yet."""
+        """Whether the answer is late now. True only once, and not while the hold is not final. None: it is not time
+        yet."""
         if now < self._late_at:
             return None
         self._late_at = math.inf if is_final else now + PAYMENT_STEP_S
@@ -146,7 +147,7 @@ class Patience:
         return is_final
 
     def excuse_overdue(self, now: float) -> bool:
-        """The deadline has passed, and another executor is asked as well. Returns whether that puts it off."""
+        """The deadline has passed, and another executor is asked as well. Returns whether the deadline is extended."""
         if self.has_content:
             return False
         self.is_overdue = True

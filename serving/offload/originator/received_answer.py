@@ -1,7 +1,7 @@
-"""The answer of an executor as it arrived: what is owed for it, and what is wrong with the executor's account of it.
+"""The answer of an executor as it arrived: the amount owed, and faults in the executor's delivery. Pure.
 
-Pure. The originator counts and hashes every byte itself, and signs a receipt for nothing else. An executor can gain by
-saying that it delivered more, or something else, so its delivery is compared in every field.
+The originator counts and hashes every byte itself, and signs a receipt for nothing else. An executor could gain by a
+false delivery, so every field of it is compared.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from serving.openai.requests import Request
 
 
 class ReceivedAnswer:
-    """What has come of the answer to ``request``, for which ``amount`` micro-credits are held.
+    """The part of the answer to ``request`` that has come; ``amount`` micro-credits are held for it.
 
-    ``compute_price`` gives the price of a number of completion bytes. If it ``is_kept``, the answer is there as a whole
-    in the end.
+    ``compute_price`` gives the price of a number of completion bytes. If it ``is_kept``, the whole answer is stored.
     """
 
     def __init__(self, request: Request, amount: int, compute_price: Callable[[int], int], *, is_kept: bool) -> None:
         self.inspector = AnswerInspector(stream=False)
-        """Has seen as much of the answer as was received."""
+        """Has seen the bytes of the answer that were received."""
         self.salt = b""
         """Of the answer's digest."""
         self.size = 0
@@ -54,7 +53,7 @@ class ReceivedAnswer:
         )
 
     def take(self, data: bytes) -> bytes:
-        """Take the next bytes of the body; returns what the user gets of them: nothing after the end of a stream.
+        """Take the next bytes of the body; returns those for the user: none after the end of a stream.
 
         Raises:
             BackendError: the answer is too long.
@@ -74,7 +73,7 @@ class ReceivedAnswer:
         return min(self._compute_price(self.inspector.completion_bytes + in_flight), self._amount)
 
     def find_fault(self, completed: Completed, executor: bytes, chain_id: bytes, hold_id: bytes) -> str | None:
-        """What is wrong with the account that ``executor`` gives of its delivery for a hold, or None."""
+        """What is wrong with the ``delivery`` of ``executor`` for a hold, or None."""
         delivery, status = completed.delivery, self._status
         owed = self.compute_owed() if status == 200 else 0
         if not is_signed_delivery(executor, chain_id, completed):

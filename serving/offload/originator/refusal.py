@@ -12,14 +12,14 @@ from serving.offload.originator.executor_scores import MAX_RETRY_AFTER_S
 
 @dataclass(slots=True)
 class ClientErrors:
-    """Requests to which an executor answered with a client error, by what another executor or backend answered."""
+    """Requests to which an executor answered with a client error, by the answer of another executor or backend."""
 
     shared: int = 0
-    """A client error as well: it was passed on."""
+    """It gave a client error too, which was passed on."""
     unshared: int = 0
-    """The answer."""
+    """It gave the answer."""
     unconfirmed: int = 0
-    """Nothing, since no other was in reach: it was passed on."""
+    """No other was in reach: the error was passed on."""
 
 
 class NoExecutor(Exception):

@@ -1,10 +1,10 @@
-"""Which executors work and which have fallen silent, by what this node sees of its own streams. Pure, in seconds.
+"""Which executors work and which have fallen silent, judged by this node's own streams. Pure, in seconds.
 
-An executor that stalls may go on to say that it works, or that a request is queued: that costs nothing. Content does. A
-stream is *overdue* if its content does not come though the executor says that it is not queued: its first content by
-the time that it was expected, or the next for :data:`PAUSE_S`. An executor is *silent* once a stream is overdue and no
-content has come from it for as long in any other stream of this node. It is asked last for a while, and what is queued
-there need not be waited for. What is queued at one that is seen to work is waited for longer.
+An executor that stalls can still claim that it works, or that a request is queued: claims cost nothing, but content
+does. A stream is *overdue* if the executor says that it is not queued, and either its first content has not come when
+expected, or the next has not come for :data:`PAUSE_S`. An executor is *silent* if a stream is overdue and no other
+stream of this node has got content from it for as long. It is asked last for a while, and requests queued there need
+not wait. Requests queued at an executor that is seen to work wait longer.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import math
 from chain.collections import BoundedDict
 
 PAUSE_S = 8.0
-"""Seconds in the middle of a stream after which it is overdue, and in which another shows that its executor works."""
+"""Seconds without content in the middle of a stream after which it is overdue, unless another got some in that time."""
 SILENT_S = 15.0
-"""Seconds for which an executor is silent. Then it is asked again, and one overdue stream makes it silent again."""
+"""Seconds for which an executor counts as silent. Then it is asked again; one overdue stream makes it silent again."""
 MAX_EXECUTORS = 4096
 """Executors and models that are kept; beyond it, the one that changed longest ago is forgotten."""
 
@@ -27,7 +27,7 @@ class Silences:
     def __init__(self) -> None:
         self._content_at: BoundedDict[tuple[bytes, str], float] = BoundedDict(MAX_EXECUTORS)
         self._overdue_at: BoundedDict[tuple[bytes, str], float] = BoundedDict(MAX_EXECUTORS)
-        """When a stream was overdue last, where no content has come since."""
+        """When a stream was last overdue, for executors from which no content has come since."""
 
     def __len__(self) -> int:
         """Executors and models that are kept."""
