@@ -1,7 +1,8 @@
 """A whole answer, written as the events of a stream: for users of a backend that ignores ``stream``. Pure.
 
 Some servers answer a request for a stream in one piece. Clients that asked for events cannot read that. What a stream
-would have said is all there, so it is said late: the role, the text and the calls, the end, and the usage.
+would have said is all there, so it is said late: the role, the text and the calls, the end, and the usage. It must be
+there by the time at which a stream must begin: until then nobody knows that it will be no stream.
 """
 
 from __future__ import annotations
