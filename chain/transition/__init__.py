@@ -4,7 +4,8 @@
    a change of who serves comes into force.
 2. ``operations`` with ``context`` and ``fees``: the form of an operation, its fee, and the dispatch to its rule.
 3. ``payments`` with ``deposits`` and ``income``: who pays whom, and when.
-4. ``duels`` and ``checks``: a share of the answers is given a second time and judged, and their model is checked.
+4. ``duels`` and ``checks``: for a share of the answers, another node answers again and judges compare, or the model
+   is checked.
 5. ``validators`` with ``epoch_processing``: bonds, who may vote, who is jailed, and what the end of an epoch does.
 6. ``justification``: what a block shows about the views before it.
 7. ``restart`` and ``restart_file``: going on without a quorum.

@@ -48,9 +48,9 @@ HEADER_RESERVE_BYTES = 4 * 1024
 class Transition:
     """What a block leads to.
 
-    ``state`` is the state after it and ``changes`` the entries in which it differs from the one before; ``failures``
-    has, per operation, why it failed (its fee is paid) or None; ``duel_events`` and ``check_events`` what it did about
-    duels and about checks of the model, in order; ``steps`` which step made which changes.
+    ``state`` is the state after it, and ``changes`` the entries in which that differs from the state before.
+    ``failures`` has, per operation, why it failed (its fee is paid) or None. ``duel_events`` and ``check_events`` are
+    the events of duels and of checks of the model, in order. ``steps`` tells which step made which changes.
     """
 
     state: State
@@ -87,9 +87,9 @@ def state_transition(
 
 
 def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) -> Transition:
-    """:func:`state_transition` without what :func:`get_signature_checks` finds, for callers that check it elsewhere.
+    """:func:`state_transition` without the checks of :func:`get_signature_checks`, for callers that do these elsewhere.
 
-    What it returns is meaningless for a block that :func:`get_signature_checks` refuses, or whose claims do not hold.
+    The result is meaningless for a block that :func:`get_signature_checks` refuses, or whose signatures do not hold.
 
     Raises:
         InvalidBlock: any other rule is broken. Nothing else is raised, whatever the block holds.
@@ -100,7 +100,7 @@ def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) ->
 
 
 def _apply(genesis: Genesis, epoch: Epoch, parent: Header, state: State, block: Block) -> Transition:
-    """Check and execute what is left of a block once its header and its signatures were checked."""
+    """Check and execute the rest of a block, after its header and its signatures were checked."""
     if len(block.encoded) > MAX_BLOCK_BYTES:
         raise InvalidBlock("body", f"the block has {len(block.encoded)} bytes, more than {MAX_BLOCK_BYTES}")
     if block.body.root != block.header.body_root:
@@ -122,7 +122,7 @@ def _apply(genesis: Genesis, epoch: Epoch, parent: Header, state: State, block: 
 def get_signature_checks(
     genesis: Genesis, epoch: Epoch, parent: Header, block: Block, is_verified: IsVerified | None = None
 ) -> list[tuple[str, crypto.SignatureCheck]]:
-    """Every signature that a block stands on, each with the field it belongs to, after the evidence's form was checked.
+    """Check the form of a block's agreement evidence. Returns every signature it rests on, each with its field.
 
     Raises:
         InvalidBlock: the agreement evidence is missing, misplaced, or lacks a quorum.
@@ -151,7 +151,7 @@ def verify_signatures(
 
 
 def check_header(genesis: Genesis, epoch: Epoch, parent: Header, header: Header) -> None:
-    """Check every header field that depends neither on the body nor on the state, but for what ``epoch`` fixes.
+    """Check every header field that depends only on the parent's header and on ``epoch``, not on body or state.
 
     Raises:
         InvalidBlock: a field is wrong.
@@ -188,10 +188,10 @@ def check_header(genesis: Genesis, epoch: Epoch, parent: Header, header: Header)
 
 
 def check_reveal(state: StateReader, header: Header) -> None:
-    """Check that the proposer reveals what its commitment in the parent's state is of.
+    """Check that the proposer's reveal opens its commitment in the parent's state.
 
     Raises:
-        InvalidBlock: something else, or it has no commitment.
+        InvalidBlock: it does not, or there is no commitment.
     """
     validator = state.validator_record(header.proposer)
     if (
@@ -218,7 +218,7 @@ def verify_finality(genesis: Genesis, validators: ValidatorSet, header: Header, 
 
 
 def check_finality(genesis: Genesis, header: Header, certificate: Certificate) -> None:
-    """Check that ``certificate`` says that the block of ``header`` is final; whether its signers did is not checked.
+    """Check that ``certificate`` says that the block of ``header`` is final, but not its signatures.
 
     Raises:
         InvalidCertificate: it says something else.
@@ -251,7 +251,7 @@ def execute(genesis: Genesis, epoch: Epoch, parent: Header, state: State, header
 def _begin(
     genesis: Genesis, epoch: Epoch, parent: Header, state: State, header: Header, body: Body
 ) -> tuple[SteppedOverlay, BlockContext, _Opened]:
-    """Everything that a block does before its operations, and what it opened."""
+    """The steps of a block before its operations. Returns what it opened."""
     overlay = SteppedOverlay(state)
     overlay.begin(Stage.MISSED_LEADS)
     overlay.put(HISTORY_KEY, state.history.append(parent.id))
@@ -278,9 +278,9 @@ class _Opened:
 
 
 def _open_drawn(overlay: StateOverlay, genesis: Genesis, header: Header) -> _Opened:
-    """Open the duels and checks that this block draws: before its operations, by which its proposer could change draws.
+    """Open the duels and checks that this block draws. This precedes its operations, or they could influence the draws.
 
-    The duels come first: if the treasury cannot pay for all, answers are rather compared than checked.
+    Duels come first: if the treasury cannot pay for all, comparing answers has precedence over checking models.
     """
     parameters, now = genesis.parameters, header.chain_time
     if not parameters.duels.rate:
@@ -302,8 +302,9 @@ def _finish(
     failures: list[str | None],
     opened: _Opened,
 ) -> Transition:
-    """What a block does after its operations, and what the last block of a round or an epoch does besides."""
-    # After the operations: however far chain time has come, a dispute in the block after the capture is in time.
+    """The steps of a block after its operations, and those of the last block of a round or an epoch."""
+    # After the operations: then a dispute in the block after the capture is always in time, however far chain time
+    # jumps.
     overlay.begin(Stage.SETTLEMENT)
     settle_due_captures(overlay, genesis.parameters, header.height, header.chain_time)
     duel_events, check_events = [*opened.duels], [*opened.checks]
@@ -344,8 +345,8 @@ def build_block(
 
     ``reveal`` opens the commitment of ``key`` in ``state``; ``late_votes`` count
     (:func:`~chain.transition.validators.participation.process_votes`). Takes ``operations``, whose signatures must have
-    been checked, in order, until the block is full. An operation that cannot be included is left out, and passed to
-    ``on_rejected`` before the next one is taken. Returns the block, its transition, and the operations left out, each
+    been checked, in order, until the block is full. An operation that cannot be included is skipped, and passed to
+    ``on_rejected`` before the next one is taken. Returns the block, its transition, and the skipped operations, each
     with the reason.
 
     Raises:

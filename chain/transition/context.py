@@ -25,6 +25,6 @@ class BlockContext:
 
     @classmethod
     def after(cls, genesis: Genesis, header: Header) -> BlockContext:
-        """That of the block after ``header``, with the earliest chain time that it may have."""
+        """The context of the block after ``header``, with the earliest chain time that it may have."""
         height = header.height + 1
         return cls(genesis, get_epoch(genesis.parameters, height), height, header.chain_time)

@@ -1,4 +1,5 @@
-"""Queues of deadlines: one for each stage, in order of time, since a stage is equally long for all."""
+"""Queues of deadlines: one for each kind of stage. All stages of a kind are equally long, so each queue is in order of
+time."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from chain.state.state import StateOverlay
 
 
 def add_deadline(overlay: StateOverlay, stage: int, hold_id: bytes, ends_at: int) -> None:
-    """Note when a stage that something about a hold has just entered ends at the latest, in ms of chain time."""
+    """Note the deadline, in ms of chain time, of the stage that a duel, check or capture of a hold has just entered."""
     queue = overlay.deadline_queue(stage)
     overlay.put(duel_deadline_key(stage, queue.end), DuelDeadline(hold_id, ends_at))
     overlay.put(deadline_queue_key(stage), DeadlineQueue(queue.first, queue.end + 1))
@@ -19,7 +20,7 @@ def add_deadline(overlay: StateOverlay, stage: int, hold_id: bytes, ends_at: int
 def take_deadlines(overlay: StateOverlay, stage: int, now: int, limit: int) -> Iterator[DuelDeadline]:
     """Take up to ``limit`` deadlines at or before ``now`` from the queue of a stage.
 
-    Each is taken before it is yielded: what it belongs to may enter the same stage again.
+    Each is removed before it is yielded: its duel or check may enter the same stage again.
     """
     queue = overlay.deadline_queue(stage)
     for number in range(queue.first, min(queue.end, queue.first + limit)):

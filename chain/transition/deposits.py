@@ -1,14 +1,15 @@
-"""Deposits: credit that an account leaves with the ledger for room in the state, and for hold numbers left out.
+"""Deposits: credit that an account leaves with the ledger for room in the state, and for skipped hold numbers.
 
-What an operation adds to the state, and another removes, takes room in the memory of every node meanwhile. Each byte of
-it costs ``deposit_per_byte``, which comes back when the room is freed: for the models that an account serves or judges
-with, for their identities, and for an open hold, whose deposit is held with its amount. An amount that unbonds is bound
-itself, so it must be no less than its deposit would be. What stays for good costs a fee (:mod:`chain.transition.fees`).
+An entry of the state takes room in the memory of every node until it is removed. Each byte of it costs
+``deposit_per_byte``, which comes back when the room is freed: for the models that an account serves or judges with, for
+their identities, and for an open hold, whose deposit is held with its amount. An unbonding entry has no deposit, since
+its amount is locked anyway; but the amount must be at least what the deposit would be. Entries that are never removed
+cost a fee (:mod:`chain.transition.fees`).
 
-A payer that could leave out numbers for nothing would choose among the draws of the executor lottery. So it leaves a
-deposit for each number below its highest that no hold was made under, as long as one still may be. A hold under the
-number returns the deposit; a number that leaves the replay window unused forfeits it to the treasury. So holds may be
-on their way at the same time and become final in any order, and an account that is abandoned has paid all the same.
+A payer that could skip numbers for free would choose among the draws of the executor lottery. So it leaves a deposit
+for each unused number below its highest one, for as long as a hold may still use that number. A hold under the number
+returns the deposit; a number that leaves the replay window unused forfeits it to the treasury. So several holds may be
+under way at the same time and become final in any order, and an account that is abandoned has paid all the same.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from chain.types.checks import DeclaredIdentity
 from chain.types.duels import DeclaredJudge
 
 DEPOSIT_DOUBLING = 64
-"""Unused numbers at which each costs twice as much: the more of them, the less likely they are an accident."""
+"""Unused numbers after which the deposit of each doubles: the more there are, the less likely is an accident."""
 
 
 MODEL_BYTES = 448
-"""Room that a model of an account counts for, beside its name, and so do how it judges and each identity: with the
-first of these the account is in the index of those who serve."""
+"""Room that counts for each model of an account (beside its name), for its judge, and for each identity. It includes
+the entry of the account in the index of those who serve."""
 CHARACTER_BYTES = 2
-"""Room that a character of a name counts for: it stands in a record and in the encoding of that."""
+"""Room that counts for each character of a name: it is in a record and in the encoding of that."""
 UNBONDING_BYTES = 192
 """Room that an unbonding entry counts for."""
 HOLD_BYTES = 2_400
-"""Room that an open hold counts for, with a delivery that is not settled and its place in the settlement queue."""
+"""Room that counts for an open hold, including an unsettled delivery and its place in the settlement queue."""
 
 
 def compute_models_deposit(
@@ -55,7 +56,7 @@ def compute_hold_deposit(parameters: Parameters) -> int:
 
 
 def compute_least_unbonding(parameters: Parameters) -> int:
-    """Micro-credits that a new unbonding entry has at least."""
+    """Least amount of a new unbonding entry, in micro-credits."""
     return parameters.deposit_per_byte * UNBONDING_BYTES
 
 
@@ -69,7 +70,8 @@ def compute_models_due(
 ) -> int:
     """Micro-credits by which the deposit of an account grows if it serves ``models`` with ``identities`` and judges.
 
-    It is negative if some of the deposit comes back. Models from the genesis or a registration had no deposit before.
+    It is negative if some of the deposit comes back. Models from the genesis or from a registration have no deposit
+    yet.
     """
     numbers = compute_deposit(parameters, state.replay_window(public_key).unused)
     needed = compute_models_deposit(parameters, models, judge, identities)
@@ -84,7 +86,7 @@ def update_models(
     judge: DeclaredJudge | None,
     identities: tuple[DeclaredIdentity, ...],
 ) -> None:
-    """Replace the models that an account serves, their identities and how it judges, and have its deposit follow.
+    """Replace the models that an account serves, their identities and its judge, and update its deposit.
 
     Raises:
         CannotPay: it has less available than the deposit grows by.
@@ -98,7 +100,7 @@ def update_models(
 
 
 def drop_identity(overlay: StateOverlay, parameters: Parameters, public_key: bytes, digest: bytes) -> None:
-    """Remove an identity from what an account declares, if it still does, and return its deposit."""
+    """Remove an identity from those that an account declares, if it is still there, and return its deposit."""
     account = overlay.account(public_key)
     kept = tuple(identity for identity in account.identities if identity.digest != digest)
     freed = compute_models_deposit(parameters, (), None, account.identities) - compute_models_deposit(
@@ -114,7 +116,7 @@ def compute_deposit(parameters: Parameters, unused: int) -> int:
 
 
 def compute_deposit_growth(parameters: Parameters, window: ReplayWindow, seqs: Set[int]) -> int:
-    """Micro-credits by which a deposit grows at most until holds under all of ``seqs`` are made, and no others."""
+    """Micro-credits by which a deposit grows at most until the holds under all of ``seqs``, and no others, are made."""
     top = max((seq + 1 for seq in seqs), default=0)
     used = sum(seq >= window.top or not window.has_hold(seq) for seq in seqs)
     unused = window.unused + max(0, top - window.top) - used
@@ -131,7 +133,7 @@ def compute_forfeit(parameters: Parameters, before: ReplayWindow, after: ReplayW
 def update_deposit(
     overlay: StateOverlay, parameters: Parameters, payer: bytes, before: ReplayWindow, after: ReplayWindow
 ) -> None:
-    """Have the deposit of a payer follow its window.
+    """Update the deposit of a payer to its window.
 
     Raises:
         CannotPay: the payer has less available than the deposit grows by.

@@ -16,7 +16,8 @@ from chain.types.validators import ValidatorSet
 
 
 def process_epoch(overlay: StateOverlay, state: State, genesis: Genesis, epoch: Epoch, chain_time: int) -> None:
-    """Everything that happens after the last block of ``epoch``; ``state`` and ``chain_time`` are those after it."""
+    """Everything that happens after the last block of ``epoch``; ``state`` and ``chain_time`` are those after that
+    block."""
     records = dict(state.validator_records())
     activate_commitments(records, epoch.number + 1)
     count_epoch(records, overlay.participation, epoch.validators)
@@ -49,7 +50,8 @@ def activate_commitments(records: dict[bytes, ValidatorRecord], epoch: int) -> N
 def select_committee(
     records: dict[bytes, ValidatorRecord], state: State, genesis: Genesis, epoch: Epoch
 ) -> ValidatorSet:
-    """The committee of the epoch after next. Notes in ``records`` since when an applicant waits for more weight."""
+    """The committee of the epoch after next. It also notes in ``records`` since when an applicant waits for more
+    weight."""
     applicants = [
         CommitteeApplicant(key, account.own_bond, record.waiting_since)
         for key, record in records.items()

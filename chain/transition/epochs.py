@@ -1,7 +1,7 @@
 """Epochs: which heights belong to one, who votes in it, and what its leaders are drawn from.
 
-Heights 1 to E are epoch 0, and so on. Who votes in an epoch is frozen after the last block of the epoch but one before
-it, when the beacon that its leaders are drawn from does not exist yet. Who serves changes sooner
+Heights 1 to E are epoch 0, and so on. The committee of epoch n is frozen after the last block of epoch n - 2, when the
+beacon from which its leaders are drawn does not exist yet. Changes of who serves come sooner
 (:mod:`chain.transition.rounds`).
 """
 

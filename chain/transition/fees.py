@@ -1,9 +1,9 @@
 """Fees: by the bytes of an operation, and for each entry that stays in the state for good.
 
-The bytes of a block are paid once. An entry that is never removed stays in the memory of every node: the account that
-a transfer creates, the replay window of a payer's first hold, the record of an account that enrolls for the first time.
-An operation that makes one pays ``entry_fee`` as well, for the record of a validator twice, since it is twice as large.
-All other entries are limited in number, or removed again and have a deposit until then
+The bytes of a block are paid once. But some entries are never removed, and stay in the memory of every node: the
+account that a transfer creates, the replay window of a payer's first hold, the record of an account that enrolls for
+the first time. An operation that makes one pays ``entry_fee`` as well; twice for the record of a validator, since it is
+twice as large. All other entries are limited in number, or have a deposit until they are removed
 (:mod:`chain.transition.deposits`).
 """
 
@@ -20,9 +20,11 @@ from chain.types.operations import Hold, Register, SignedOperation
 
 
 def compute_fee(genesis: Genesis, signed: SignedOperation) -> int:
-    """Fee of an operation in micro-credits: by its bytes. For a hold it grows with the attempt: skipping costs.
+    """Fee of an operation in micro-credits, by its bytes. For a hold it grows with the attempt: skipping candidates
+    costs.
 
-    Newcomers have nothing to pay from, and what a duel or a check asks of those it draws is bounded without a price.
+    A registration is free, since newcomers have nothing. So are the operations of duels and checks, which only drawn
+    accounts may submit.
     """
     if isinstance(signed.operation, Register | DuelOperation | CheckOperation):
         return 0
@@ -31,7 +33,7 @@ def compute_fee(genesis: Genesis, signed: SignedOperation) -> int:
 
 
 def take(overlay: StateOverlay, public_key: bytes, amount: int, what: str = "the amount is") -> Account:
-    """Take ``amount`` micro-credits of what an account has available. Returns the account after that.
+    """Take ``amount`` micro-credits from the available credit of an account. Returns the account after that.
 
     Raises:
         CannotPay: it has less; the message begins with ``what``.
@@ -58,8 +60,8 @@ def charge_fee(overlay: StateOverlay, signer: bytes, fee: int) -> Account:
 def charge_nonced_fee(overlay: StateOverlay, signer: bytes, fee: int) -> Account:
     """Move the fee of an operation with a nonce to the treasury. Returns the account after that.
 
-    What is not available comes out of the free bond, then out of what leaves it: an account whose income is bonded
-    (:mod:`chain.transition.income`) must be able to take it back.
+    If too little is available, the rest comes out of the free bond, then out of unbonding entries: an account whose
+    income is bonded (:mod:`chain.transition.income`) must be able to pay for taking it back.
 
     Raises:
         CannotPay: all of this is less.
@@ -74,7 +76,7 @@ def charge_nonced_fee(overlay: StateOverlay, signer: bytes, fee: int) -> Account
 
 
 def charge_entry_fee(overlay: StateOverlay, context: BlockContext, signer: bytes, count: int = 1) -> None:
-    """Move the price of an entry that stays in the state for good to the treasury, ``count`` times.
+    """Move the price of ``count`` entries that stay in the state for good to the treasury.
 
     Raises:
         CannotPay: the account has less available.

@@ -1,11 +1,11 @@
 """What an account is paid for work, and which part of that goes into its bond.
 
-An account without a bond has nothing to lose: it could answer with rubbish, and move what it was paid away before a
-verdict. So until its own bond is ``min_service_bond``, which every other executor has put up, what it is paid for work
-is bonded. It keeps that, as long as its work stands: from then on all its pay is available, and the bond may be taken
-back through the unbonding time.
+An account without a bond has nothing to lose: it could answer with rubbish, and move its pay away before a verdict. So
+its pay for work is bonded until its own bond is ``min_service_bond``, which every other executor has put up. The
+account still owns it: once the bond is complete, all further pay is available, and the bond itself can be taken back
+through the unbonding time.
 
-Only the bond counts. What is leaving it may be gone before a verdict, and a grant cost its owner nothing.
+Only the account's own bond counts. Unbonding credit may be gone before a verdict, and a grant cost its owner nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ def compute_missing_bond(parameters: Parameters, account: Account) -> int:
 
 
 def bond_income(overlay: StateOverlay, parameters: Parameters, public_key: bytes, earned: int) -> None:
-    """Bond what an account lacks of ``min_service_bond``, out of the ``earned`` micro-credits that it was just paid.
+    """Bond the part of ``min_service_bond`` that an account lacks, out of the ``earned`` micro-credits that it was just
+    paid.
 
-    It has them available; if it has less, because a fee was taken out of them, no more than that is bonded. A validator
+    If less than ``earned`` is available, because a fee was taken out of it, no more than that is bonded. A validator
     keeps its place among those that wait for more weight: it did not choose to bond more.
     """
     account = overlay.account(public_key)

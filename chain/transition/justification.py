@@ -1,7 +1,7 @@
 """What a block shows about agreement: the certificate of its parent, and the views that were given up since.
 
-The rules are stated here once: for the ledger, which checks the bodies of blocks, and for validators, which check a
-proposal before they vote for it.
+The same rules serve the ledger, which checks the bodies of blocks, and validators, which check a proposal before they
+vote for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def get_views_to_prove(parent_view: int, view: int) -> range:
 def get_parent_view(certificate: Certificate | None, epoch: int) -> int:
     """The view of ``epoch`` in which a certificate makes its block a parent; 0 for the block the epoch starts from.
 
-    A finalization stands for the notarization that it implies; across an epoch boundary only a finalization will do.
+    A finalization stands for the notarization that it implies; across an epoch boundary only a finalization is valid.
     ``certificate`` is None on genesis.
 
     Raises:
@@ -42,7 +42,7 @@ def get_parent_view(certificate: Certificate | None, epoch: int) -> int:
 
 
 def check_parent_certificate(parent: Header, epoch: int, certificate: Certificate | None) -> int:
-    """Check what the parent certificate of a block of ``epoch`` says, but for its signers. Returns the parent's view.
+    """Check the parent certificate of a block of ``epoch``, but for its signatures. Returns the parent's view.
 
     Raises:
         InvalidBlock: missing, or not a certificate of ``parent`` that makes it a parent.
@@ -64,7 +64,7 @@ def check_parent_certificate(parent: Header, epoch: int, certificate: Certificat
 def get_justification_checks(
     genesis: Genesis, epoch: Epoch, parent: Header, block: Block
 ) -> list[tuple[str, crypto.SignatureCheck]]:
-    """The signature checks that a block's justification stands on, after its form was checked.
+    """Check the form of a block's justification. Returns the signature checks that it rests on.
 
     The parent must be certified (notarized, or finalized across an epoch boundary), and the last views between the
     parent's and the block's nullified. Which blocks the late votes may be of depends on the state

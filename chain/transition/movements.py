@@ -1,8 +1,9 @@
 """What a block did to the balances of accounts, and why (pure).
 
 A block executes in steps: one for each operation, and those in which the protocol itself takes and gives. The
-transition keeps which entries each step set. From these, and the state before, follow the :class:`Movement` of each
-account: they add up to the difference of its balance, since a step is whatever came between two others.
+transition records which entries each step set. From these, and from the state before, follow the movements
+(:class:`Movement`) of each account. They add up to the difference of its balance, since every change belongs to exactly
+one step.
 
 Nothing of this is part of the ledger.
 """
@@ -59,7 +60,7 @@ class Stage(StrEnum):
 
 
 Cause = int | Stage
-"""Number of an operation in its block, or the step that is none."""
+"""Number of an operation in its block, or a step of the protocol itself."""
 Steps = tuple[tuple[Cause, Mapping[bytes, Record | None]], ...]
 """What each step of a block set (None: removed), in order."""
 
@@ -83,7 +84,7 @@ class SteppedOverlay(StateOverlay):
         self._current: dict[bytes, Record | None] = {}
 
     def begin(self, cause: Cause) -> None:
-        """Whatever changes from here on is of this step. A step that changed nothing is forgotten."""
+        """Further changes belong to this step. A step that changed nothing is not kept."""
         if self._steps and not self._current:
             self._steps.pop()
         self._current = {}

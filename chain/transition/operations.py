@@ -1,7 +1,7 @@
 """Executing one operation: its form, its fee, and the dispatch to the rule of its kind.
 
 Every ``process_…`` function takes the overlay, the context of the block, the operation and its signer, and raises
-:class:`~chain.exceptions.InvalidOperation` with a reason. An operation with a nonce has then failed: its fee stays paid
+:class:`~chain.exceptions.InvalidOperation` with a reason. An operation with a nonce has then failed: its fee is paid
 and its nonce used. An operation without a nonce cannot be included at all, or it could be replayed to drain fees.
 """
 
@@ -95,7 +95,7 @@ def process_operation(overlay: StateOverlay, context: BlockContext, signed: Sign
             holds, earned = process_capture(attempt, context, operation, signer)
             charge_capture(attempt, operation, holds, signer, fee)
             bond_income(attempt, context.genesis.parameters, signer, earned)
-            # Last, for they cost most: a capture that cannot be included for any other reason pays for none of them.
+            # Last, because they cost most: no work goes into them if a capture cannot be included for another reason.
             check_receipts(context, operation, holds)
         elif isinstance(operation, Dispute):
             process_dispute(attempt, context, operation, signer, fee)
@@ -119,10 +119,10 @@ def process_operation(overlay: StateOverlay, context: BlockContext, signed: Sign
 
 
 def check_form(signed: SignedOperation) -> None:
-    """Check what needs no state.
+    """Check everything that needs no state.
 
     Raises:
-        InvalidOperation: too large, or malformed beyond what its encoding shows.
+        InvalidOperation: too large, or malformed in a way that decoding does not detect.
     """
     operation = signed.operation
     limit = MAX_CAPTURE_BYTES if isinstance(operation, Capture) else MAX_OPERATION_BYTES

@@ -2,8 +2,8 @@
 
 A hold sets credit aside for one request to one executor, drawn by the lottery. A capture with the payer's receipt pays
 at once, less the levies for duels and checks; one without waits in the settlement queue for the grace time, in which
-the payer may dispute it. Until then as much of the payee's bond is locked, and a dispute takes the amount from both: a
-lie costs the liar what it costs the other. A block settles a bounded number of captures, and the rest stays in the
+the payer may dispute it. Until then the same amount of the payee's bond is locked, and a dispute takes the amount from
+both: a lie costs the liar as much as the other. A block settles a bounded number of captures, and the rest stays in the
 queue. Once its deadline has passed, a hold that was not captured is released to its payer.
 """
 
@@ -40,8 +40,8 @@ from chain.types.operations import (
 def settle_due_captures(overlay: StateOverlay, parameters: Parameters, height: int, now: int) -> None:
     """Pay the unsettled captures whose grace time has ended, in order, as many as a block may.
 
-    The block is that of ``height``, at chain time ``now``. Those disputed in the meantime count too: each takes time to
-    look at.
+    The block is that of ``height``, at chain time ``now``. Disputed ones count towards the limit too: each takes time
+    to look at.
     """
     queue, settled = overlay.settlement_queue, 0
     number = queue.first
@@ -124,9 +124,9 @@ def get_executor(
 def process_capture(
     overlay: StateOverlay, context: BlockContext, operation: Capture, signer: bytes
 ) -> tuple[list[OpenHold], int]:
-    """Execute a capture, but for its fee and its receipts, and for what its payee has to bond.
+    """Execute a capture, without its fee, its receipts and the bonding of the payee's income.
 
-    Returns the holds of its items as they were, and what was paid for those with a receipt, less the levies.
+    Returns the holds of its items as they were before, and the amount paid for items with a receipt, less the levies.
     """
     holds = [_check_delivery(overlay, context, item.delivery, signer) for item in operation.items]
     unsettled, earned = [], 0
@@ -159,7 +159,7 @@ def check_receipts(context: BlockContext, operation: Capture, holds: list[OpenHo
             check_receipt(hold.payer, context.genesis.chain_id, item.delivery, item.receipt)
 
 
-@lru_cache(maxsize=1024)  # of those that hold: a node meets each in a session, in the mempool and in blocks
+@lru_cache(maxsize=1024)  # of receipts that hold: a node checks each in a session, in the mempool and in blocks
 def check_receipt(payer: bytes, chain_id: bytes, delivery: Delivery, receipt: bytes) -> None:
     """Check that a receipt is the payer's signature over a delivery.
 
@@ -174,9 +174,9 @@ def check_receipt(payer: bytes, chain_id: bytes, delivery: Delivery, receipt: by
 def charge_capture(overlay: StateOverlay, operation: Capture, holds: list[OpenHold], signer: bytes, fee: int) -> None:
     """Take the fee of a capture that was executed.
 
-    The payee pays from what it has available by now. One that has too little, a newcomer say, must be able to capture
-    all the same, or it works for nothing and its payers wait for the deadline: so the rest comes out of the amounts
-    that wait for their grace time, and then, in equal shares, out of the holds that were given back whole.
+    The payee pays from its available credit. A payee with too little, such as a newcomer, must be able to capture all
+    the same, or it would work for nothing and its payers would wait for the deadline. So the rest comes out of the
+    amounts that wait for their grace time, and then, in equal shares, out of the holds that were returned whole.
     """
     available = overlay.account(signer).available
     if fee > available:
@@ -185,7 +185,7 @@ def charge_capture(overlay: StateOverlay, operation: Capture, holds: list[OpenHo
 
 
 def _charge_holds(overlay: StateOverlay, operation: Capture, holds: list[OpenHold], owed: int) -> None:
-    """Take what the payee of an executed capture cannot pay of its fee out of the ``holds`` that it names."""
+    """Take the part of its fee that the payee of an executed capture cannot pay out of the ``holds`` that it names."""
     overlay.fill_treasury(owed)
     items = list(zip(operation.items, holds, strict=True))
     for item, _ in items:
@@ -242,11 +242,12 @@ def process_release(overlay: StateOverlay, context: BlockContext, operation: Rel
 def process_dispute(overlay: StateOverlay, context: BlockContext, operation: Dispute, signer: bytes, fee: int) -> None:
     """Take the amount of an unreceipted capture from its payer and from its payee, and then the fee.
 
-    The fee comes out of what the payer has available by now. One that has too little must be able to dispute all the
-    same, or its holds could be captured at no risk: the rest counts as paid with what is taken from it here.
+    The fee comes out of the payer's available credit. A payer with too little must be able to dispute all the same, or
+    its holds could be captured without risk: the rest of the fee counts as paid by the amount that is taken from it
+    here.
 
     Raises:
-        InvalidOperation: nothing is to be disputed, or all of this is less than the fee.
+        InvalidOperation: there is nothing to dispute, or all of this is less than the fee.
     """
     hold = _open_hold(overlay, operation.hold)
     if hold.payer != signer:
@@ -274,12 +275,12 @@ def _open_hold(overlay: StateOverlay, hold_id: bytes) -> OpenHold:
 
 
 def _lock(overlay: StateOverlay, payee: bytes, amount: int) -> None:
-    """Have as much of the payee's own bond stand behind a capture without a receipt.
+    """Lock the same amount of the payee's own bond behind a capture without a receipt.
 
     A grant does not count: it cost its owner nothing, so that lying would cost nothing.
 
     Raises:
-        CannotPay: so much is not free.
+        CannotPay: less than the amount is free.
     """
     account = overlay.account(payee)
     if account.free_bond < amount:
@@ -303,9 +304,9 @@ def _pay(
     delivery: Delivery,
     is_exempt: bool = False,
 ) -> int:
-    """Pay a delivery to the payee of its hold, less the levies. Returns how much that is.
+    """Pay a delivery to the payee of its hold, less the levies. Returns the amount paid.
 
-    It may be drawn, unless it ``is_exempt``.
+    The delivery may be drawn for a duel, unless it ``is_exempt``.
     """
     _resolve(overlay, parameters, delivery.hold, hold, hold.payee, delivery.amount)
     if not parameters.duels.rate:

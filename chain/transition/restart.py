@@ -1,12 +1,12 @@
 """Restart by decree: how a chain goes on after more than a third of its stake is gone for good.
 
-Without a quorum nothing becomes final any more, and no rule of agreement can tell a network that was cut in two from
-one whose other half was lost. So this is a decision of people. They agree on a *restart block*: a block on the last
-final one that names the validators to be removed, and is final by more than 2/3 of the stake of those who remain. It
-follows all rules but that one; its id stands in the genesis file (``restarts``) of all who accept it; other
-nodes do not follow it. The audit shows it as what it is: a place where trust takes over from proof.
+Without a quorum nothing becomes final any more. No rule of agreement can tell a partitioned network from one whose
+other half is lost. So this is a decision of people. They agree on a *restart block*: a block on the last final one that
+names the validators to be removed, and is final by more than 2/3 of the stake of those who remain. It follows all rules
+except that of the quorum. Nodes that accept it have its id in their genesis file (``restarts``); other nodes do not
+follow it. The audit shows it as a place where trust replaces proof.
 
-Its view is far above any that was voted in, so that the votes for it and after it contradict none from before.
+Its view is far above any view with votes, so that votes for it and after it contradict no earlier ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def get_restart_view(parent: Header, epoch: int) -> int:
 
 
 def get_block_epoch(genesis: Genesis, state: StateReader, body: Body) -> Epoch:
-    """What is fixed for a block of ``body`` on ``state``: a restart block stands under the committee that it leaves."""
+    """The epoch of a block of ``body`` on ``state``. The committee of a restart block is the one that remains after
+    it."""
     if not body.removed:
         return get_next_epoch(genesis, state)
     overlay = StateOverlay(state)
@@ -65,7 +66,7 @@ def remove_validators(overlay: StateOverlay, removed: Sequence[bytes]) -> None:
 
 
 def check_restart(genesis: Genesis, state: StateReader, block: Block) -> None:
-    """Check what sets a restart block apart, but for its header and the finality that it needs.
+    """Check the special rules of a restart block, but for those of its header and finality.
 
     Raises:
         InvalidBlock: the genesis file does not accept it, or it is not well formed.

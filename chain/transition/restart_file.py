@@ -1,7 +1,7 @@
 """The file by which validators agree on a restart: the block, and their votes that make it final.
 
-One of them proposes, the others sign, everybody applies the same file. Signing it is a vote to finalize the block; two
-different restarts of the same block are the same view, so that signing both is slashable.
+One of them proposes, the others sign, everybody applies the same file. A signature is a vote to finalize the block. Two
+different restarts on the same block have the same view, so that signing both is slashable.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class RestartFile(Record):
         epoch = get_block_epoch(genesis, state, self.block.body)
         try:
             check_restart(accepted, state, self.block)
-            # All of it: a file may come from anyone, and to sign a block of another view, say, may contradict a vote.
+            # All of it is checked: a file may come from anyone, and signing a block of another view, for example, could
+            # contradict a vote.
             state_transition(accepted, parent, state, self.block)
         except InvalidBlock as error:
             raise RestartError(str(error)) from error
@@ -89,7 +90,7 @@ class RestartFile(Record):
         """The finality of the block, once more than 2/3 of the stake that remains has signed; else None.
 
         Raises:
-            RestartError: the votes in it, which :meth:`check` was to check, make no valid certificate.
+            RestartError: its votes make no valid certificate, though :meth:`check` has accepted them.
         """
         if not epoch.validators.is_quorum(vote.signer for vote in self.votes):
             return None

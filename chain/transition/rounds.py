@@ -1,9 +1,10 @@
 """Rounds: when a change of who serves comes into force, and what the draws of executors come from.
 
 Heights 1 to R are round 0, and so on; an epoch is a whole number of rounds. A *serving period* is a run of rounds with
-one serving table and one source of draws. Another one begins two rounds after an account changed what it serves, or its
-bond while it serves; and with every epoch, so that no draws are known for long. Its table is frozen when the round in
-which the change was made has ended. The source is the beacon after the round that follows, which does not exist yet.
+one serving table and one source of draws. A new period begins two rounds after an account changed what it serves, or
+its bond while it serves. One also begins with every epoch, so that no draws are known for long. The table is frozen at
+the end of the round with the change. The source of draws is the beacon after the round that follows, which does not
+exist yet at that time.
 
 A round in which nothing changed costs nothing: no table is computed, and none is written.
 """
@@ -37,7 +38,7 @@ def is_change_pending(genesis: Genesis, state: StateReader, height: int) -> bool
 
 
 def note_serving_changes(overlay: StateOverlay, before: StateReader, genesis: Genesis, height: int) -> None:
-    """Note it if a block changed what an account serves, or the bond of one that serves."""
+    """Note whether a block changed what an account serves, or the bond of an account that serves."""
     number, periods = get_round(genesis.parameters, height), overlay.serving_periods
     if periods.changed_in == number:
         return

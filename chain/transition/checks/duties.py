@@ -17,11 +17,11 @@ from chain.types.checks import MEASURED, CheckCommit, CheckOperation, CheckRevea
 
 
 def check_turn(state: StateReader, operation: CheckOperation, signer: bytes) -> ModelCheck:
-    """The check in which it is the signer's turn to do what an operation says.
+    """The check of an operation, after making sure that it is the signer's turn.
 
     Raises:
-        InvalidOperation: it is not, or it was done already, or the report is not the one committed to, or measures a
-            transcript that there is not.
+        InvalidOperation: it is not, or the operation was done already, or the report is not the one committed to, or
+            measures a missing transcript.
     """
     check = state.model_check(operation.hold)
     if check is None:

@@ -1,4 +1,4 @@
-"""What a block did about checks of the model. No rule depends on it: nodes, audits and people learn of checks by it."""
+"""Events of checks of the model in a block. No rule depends on them: they inform nodes, audits and people."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class CheckOpened:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettled:
-    """A check came to its end. ``check`` is as it was then, ``movements`` what each account got or paid by that.
+    """A check has ended. ``check`` is its last state, ``movements`` what each account got or paid.
 
-    ``history`` is that of the executor under the identity, with this check; it ends with a check that
-    ``is_substitution``.
+    ``history`` is that of the executor under the identity, with this check included. A check that ``is_substitution``
+    ends the history.
     """
 
     hold: bytes

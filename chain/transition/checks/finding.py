@@ -1,9 +1,9 @@
 """What the reports of a check say. Pure.
 
-A number proves that its checker has scored the transcript only if others come to the same one. So two reports *agree*
-if both numbers are within the tolerances, and a report counts if it agrees with more than half of those that measured,
-itself included. The finding is the median of the reports that count: of an even number the lower middle, in favour of
-the executor.
+A number proves that its checker has scored the transcript only if others get the same. So two reports *agree* if both
+of their numbers are within the tolerances. A report counts if it agrees with more than half of the measurements, itself
+included. The finding is the median of the reports that count; of an even number it is the lower of the middle two, in
+favour of the executor.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ class CheckOutcome(Enum):
     PASSED = "passed"
     FAILED = "failed"
     NO_TRANSCRIPT = "no transcript"
-    """The executor did not hand over what it has committed to, or committed to nothing: both statistics fail."""
+    """The executor did not hand over the transcript that it has committed to, or committed to none: both statistics
+    fail."""
     NOT_CHECKABLE = "not checkable"
     INCONCLUSIVE = "inconclusive"
-    """Most of the checkers agree on nothing, or none revealed a report."""
+    """No majority of the checkers agrees, or none revealed a report."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckFinding:
     """An outcome, the checkers whose measurements ``agreed``, and those whose measurements ``differed`` from theirs.
 
-    If some differed there are three measurements at least: of two that differ neither agrees with most.
+    If some differed, there are at least three measurements: of two that differ, neither agrees with a majority.
 
     ``shortfall`` is in thousandths of a standard deviation, ``distance`` in parts per million; both are None where
     nothing was measured. The check adds to the history of the executor if it ``is_counted``.
@@ -50,7 +51,7 @@ class CheckFinding:
 
 
 def decide(parameters: CheckParameters, check: ModelCheck) -> CheckFinding:
-    """The finding of a check whose reports are revealed, as far as they ever will be."""
+    """The finding of a check in which no more reports will be revealed."""
     reports = {seat.public_key: seat.report for seat in check.seats if seat.report is not None}
     said = [report for report in reports.values() if report.kind != ABSTAINED]
     kinds = (MEASURED, NO_TRANSCRIPT, NOT_CHECKABLE)

@@ -1,12 +1,12 @@
 """Who checks an answer, and what is set aside for it.
 
 Checkers are drawn by stake from the serving table in force, among the accounts with an identity equal to the
-executor's: never the payer or the executor, and none that has dropped the identity since. A party of the duel about the
-same answer may be among them: what a check finds moves nothing in the duel, and a challenger is replaced when it is
-silent, so that no one can be kept out for good.
+executor's: never the payer or the executor, and none that has dropped the identity since. They may include a party of
+the duel about the same answer. The finding of a check has no effect on the duel; and since a silent challenger is
+replaced later, the parties are not known for good when checkers are drawn.
 
-An executor is checked by what it declared when it was paid. It pays for that with a levy, and cannot drop the identity
-before the draw.
+An executor is checked against the identity that it declared when it was paid. It pays a levy for that, and cannot drop
+the identity before the draw.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def close_check_stages(overlay: StateOverlay, parameters: Parameters, now: int) 
 def _end_stage(
     overlay: StateOverlay, parameters: Parameters, hold_id: bytes, check: ModelCheck, now: int
 ) -> CheckEvent | None:
-    """Go on to the next stage with what is there, or settle the check."""
+    """Begin the next stage with what has come, or settle the check."""
     if check.stage == CHECK_COMMIT and any(seat.commitment is not None for seat in check.seats):
         enter_stage(overlay, parameters.checks, hold_id, check, CHECK_REVEAL, now)
         return None
@@ -66,10 +66,10 @@ def _settle(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, check
 
 
 def compute_dues(parameters: Parameters, check: ModelCheck, finding: CheckFinding) -> list[Movement]:
-    """What each checker is to get or (negative) to pay by a finding, in micro-credits.
+    """What each checker gets or (negative) pays after a finding, in micro-credits.
 
-    A report without a number takes no work, and earns nothing. One whose number others do not
-    confirm, but each other's, is charged: guessing must not pay.
+    A report without a number takes no work, and earns nothing. A checker whose number differs from one that others
+    agree on pays: guessing must not be profitable.
     """
     fine = -compute_share(check.amount, parameters.duels.silence)
     dues = []

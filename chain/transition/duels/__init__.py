@@ -1,8 +1,8 @@
-"""Duels: a share of the answers that were paid for is answered again by another account, and judged.
+"""Duels: for a share of the paid answers, another account answers the request again, and judges compare.
 
-The ledger decides all of it, from the beacon and from what is in its blocks, so that every node and every audit comes
-to the same duels, the same judges and the same verdicts. An executor learns that it is compared, and with whom, when
-its answer is committed to and paid for.
+The ledger decides everything from the beacon and from its blocks, so that every node and every audit gets the same
+duels, the same judges and the same verdicts. An executor learns of a duel, and of its challenger, only after its answer
+is committed to and paid for.
 
 1. ``draw``: which captures become duels, and when that is decided.
 2. ``opening``: who takes part, and what is set aside for it.

@@ -1,10 +1,10 @@
 """Which captures become duels.
 
-A capture that was paid in the block of height h is decided in the block of height h + 8 + r. The beacon after block
-h + 8 draws r, from 0 to 31: so no leader can time the captures of its own executors to a block in which it decides
-alone whether to reveal. The beacon after the deciding block draws whether it becomes a duel.
+A capture that was paid in the block of height h is decided in the block of height h + 8 + r. The beacon after block h +
+8 draws r, from 0 to 31. So no leader can time the captures of its own executors so that they are decided in a block
+where it alone decides whether to reveal. The beacon after the deciding block draws whether the capture becomes a duel.
 
-In between a capture stands in one entry of the state, written twice and removed in the end; the levy pays for it.
+Until then the capture is an entry of the state, which is written twice and removed in the end; the levy pays for it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from chain.types.validators import compute_draw
 
 
 def is_exempt(delivery: Delivery) -> bool:
-    """Whether a delivery that its payer has receipted is never compared.
+    """Whether a delivery with a receipt is exempt from duels.
 
-    The user broke it off, or there is no text in it (embeddings). Without the payer's receipt nothing is exempt: the
-    executor alone would say so of every bad answer.
+    It is if the user broke it off, or it contains no text (embeddings). Without the payer's receipt nothing is exempt:
+    the executor alone could claim it for every bad answer.
     """
     return delivery.finish_reason == FINISH_CANCELLED or not delivery.usage.completion_bytes
 
 
 def note_paid_capture(overlay: StateOverlay, height: int, hold: OpenHold, delivery: Delivery) -> None:
-    """Have a capture that the block of ``height`` paid wait for its draw."""
+    """Store a capture that the block of ``height`` paid, to wait for its draw."""
     capture = PaidCapture(
         delivery.hold,
         hold.payer,
@@ -63,7 +63,7 @@ def draw_duels(overlay: StateOverlay, parameters: DuelParameters, height: int) -
 
 
 def _draw_delays(overlay: StateOverlay, beacon: bytes, height: int) -> None:
-    """Draw the deciding blocks of what was paid ``MIN_DRAW_DELAY`` blocks before."""
+    """Draw the deciding blocks of the captures paid ``MIN_DRAW_DELAY`` blocks before."""
     paid = overlay.paid_captures(height - MIN_DRAW_DELAY) if height > MIN_DRAW_DELAY else None
     if paid is None:
         return

@@ -18,10 +18,10 @@ _STAGES_OF = {DuelAnswer: (ANSWER,), DuelCommit: (COMMIT, REPEAT), DuelReveal: (
 
 
 def check_duty(state: StateReader, operation: DuelOperation, signer: bytes) -> Duel:
-    """The duel in which it is the signer's turn to do what an operation says.
+    """The duel of an operation, after making sure that it is the signer's turn.
 
     Raises:
-        InvalidOperation: it is not, or it was done already, or the ballot is not the one committed to.
+        InvalidOperation: it is not, or the operation was done already, or the ballot is not the one committed to.
     """
     duel = state.duel(operation.hold)
     if duel is None:
@@ -50,7 +50,7 @@ def check_duty(state: StateReader, operation: DuelOperation, signer: bytes) -> D
 
 
 def find_seat(duel: Duel, public_key: bytes) -> JudgeSeat | None:
-    """The seat of a judge, or of an account that runs a vote again; None if the account is neither."""
+    """The seat of a judge, or of an account that repeats a vote; None if the account is neither."""
     return next((seat for seat in duel.all_seats if seat.public_key == public_key), None)
 
 

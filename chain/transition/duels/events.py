@@ -1,4 +1,4 @@
-"""What a block did about duels. No rule depends on it: nodes, audits and people learn of duels by it."""
+"""Events of duels in a block. No rule depends on them: they inform nodes, audits and people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DuelOpened:
 
 @dataclass(frozen=True, slots=True)
 class ChallengerReplaced:
-    """A challenger gave no answer. ``duel`` is what follows: another challenger, or none, for a solo check."""
+    """A challenger gave no answer. ``duel`` is the duel with another challenger, or without one, as a solo check."""
 
     hold: bytes
     duel: Duel
@@ -36,7 +36,7 @@ class VotesRepeated:
 
 @dataclass(frozen=True, slots=True)
 class DuelSettled:
-    """A duel came to its end. ``duel`` is as it was then, ``movements`` what each account got or paid by that."""
+    """A duel has ended. ``duel`` is its last state, ``movements`` what each account got or paid."""
 
     hold: bytes
     duel: Duel
@@ -46,7 +46,7 @@ class DuelSettled:
 
 @dataclass(frozen=True, slots=True)
 class ExecutorAccused:
-    """Most judges called the executor's answer unusable. ``duel`` is what follows: other judges look at it too.
+    """Most judges called the executor's answer unusable. ``duel`` is the duel with a second panel of judges.
 
     ``verdict``, ``movements`` and ``first_seats`` are those of the first judges.
     """

@@ -1,7 +1,7 @@
 """Amounts of a duel, which are shares of what was captured, and how they are paid.
 
-What a duel pays out comes from the treasury, in which it was reserved, and what a duel takes goes there. The levy on
-every capture fills it.
+A duel pays out of the treasury, where the amount was reserved, and the penalties that it takes go there. The levy on
+every capture fills the treasury.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ def compute_share(amount: int, thousandths: int) -> int:
 
 
 def get_rate(state: StateReader, parameters: DuelParameters, executor: bytes, amount: int) -> int:
-    """How many of 1,000 captures of this amount of an executor become duels: more while it is on probation."""
+    """How many of 1,000 captures of this amount, for this executor, become duels: more while it is on probation."""
     if state.rating(executor).is_on_probation(parameters.probation_duels, amount):
         return max(parameters.rate, parameters.probation_rate)
     return parameters.rate
 
 
 def compute_weight(parameters: DuelParameters, duel: Duel) -> int:
-    """The amount by which a fraud is measured: the less, the more often answers were drawn.
+    """The amount from which the penalty for a fraud follows: lower if answers were drawn more often.
 
-    So what a useless answer brings on average is the same on probation as off it, and in proportion to what was paid
-    for it: a payer that asks what makes honest answers look useless spends about as much as it destroys.
+    So the average gain from a useless answer is the same on probation as off it, and proportional to its price. A payer
+    whose requests make honest answers look useless spends about as much as it destroys.
     """
     return duel.amount * parameters.rate // duel.rate
 
 
 def compute_levy(parameters: DuelParameters, amount: int, rate: int) -> int:
-    """What a capture of ``amount`` pays for duels, for an executor with such a rate."""
+    """The levy for duels on a capture of ``amount``, for an executor with this rate."""
     return amount * parameters.levy * rate // 1_000_000
 
 
 def charge_levy(overlay: StateOverlay, parameters: DuelParameters, payee: bytes, amount: int) -> int:
-    """Take the levy out of the ``amount`` that a payee was just paid. Returns it."""
+    """Take the levy out of the ``amount`` that a payee was just paid. Returns the levy."""
     return charge(overlay, payee, compute_levy(parameters, amount, get_rate(overlay, parameters, payee, amount)))
 
 
@@ -54,7 +54,7 @@ def charge(overlay: StateOverlay, payee: bytes, levy: int) -> int:
 
 
 def lock_bond(overlay: StateOverlay, parameters: DuelParameters, executor: bytes, amount: int) -> int:
-    """Lock the part of an executor's bond that stands behind an answer. Returns how much: no more than is free."""
+    """Lock the part of an executor's bond that stands behind an answer, at most the free part. Returns the amount."""
     account = overlay.account(executor)
     locked = min(compute_share(amount, parameters.lock), account.free_bond)
     overlay.put_account(executor, replace(account, locked=account.locked + locked))
@@ -76,7 +76,7 @@ class Movement:
 
 
 def move(overlay: StateOverlay, parameters: Parameters, due: Movement) -> Movement:
-    """Pay an account out of the treasury, or take from it. Returns what was moved: an account pays what it has."""
+    """Pay an account out of the treasury, or take from it, at most what the account has. Returns the amount moved."""
     if due.amount < 0:
         return Movement(due.public_key, -penalize(overlay, due.public_key, -due.amount))
     overlay.fill_treasury(-due.amount)
@@ -86,10 +86,10 @@ def move(overlay: StateOverlay, parameters: Parameters, due: Movement) -> Moveme
 
 
 def penalize(overlay: StateOverlay, public_key: bytes, amount: int) -> int:
-    """Take an amount from an account for the treasury. Returns how much that was: an account pays what it has.
+    """Take an amount from an account for the treasury, at most what it has. Returns the amount taken.
 
-    Out of the bond, then out of what is leaving it, in the order in which it leaves, then out of what is available.
-    Bond that is locked elsewhere is not spared: a penalty does not wait.
+    It comes out of the bond, then out of unbonding entries in their order, then out of the available credit. Bond that
+    is locked for something else is taken too: a penalty does not wait.
     """
     account, taken = overlay.account(public_key).take_stake(amount)
     available = min(amount - taken, account.available)

@@ -1,7 +1,7 @@
 """Who takes part in a duel, and what is set aside for it.
 
-Challenger and judges are drawn by stake from the serving table in force. Never drawn are the payer and the executor, or
-one account for two roles; an account that has stopped serving or judging is passed over. Where no other account serves
+Challenger and judges are drawn by stake from the serving table in force. The payer and the executor are never drawn,
+nor is one account for two roles. An account that has stopped serving or judging is skipped. If no other account serves
 the model, or the treasury cannot pay a challenger, the judges look at the executor's answer alone: a *solo check*. If
 there is no judge, or the treasury cannot pay the judges either, there is no duel.
 """
@@ -62,13 +62,13 @@ def open_duel(overlay: StateOverlay, parameters: DuelParameters, capture: PaidCa
 
 
 def draw_challenger(state: StateReader, model: str, seed: bytes, excluded: Collection[bytes]) -> bytes | None:
-    """The account that answers a request for ``model`` once more; None if no other serves it."""
+    """The account that answers a request for ``model`` again; None if no other account serves it."""
     drawn = get_table(state).draw_challengers(model, seed, excluded)
     return next((key for key in drawn if model in state.account(key).models), None)
 
 
 def draw_seats(state: StateReader, size: int, seed: bytes, excluded: Collection[bytes]) -> tuple[JudgeSeat, ...]:
-    """``size`` judges, or the largest odd number of them that there is, each with the order in which it sees."""
+    """``size`` judges, or the largest odd number available, each with its order of the answers."""
     drawn = get_table(state).draw_judges(seed, excluded)
     ready = list(islice(((key, judge) for key, judge in drawn if state.account(key).judge == judge), size))
     seated = ready if len(ready) % 2 else ready[:-1]

@@ -1,7 +1,7 @@
-"""Votes that are run again by another account with an equal judge.
+"""Repeated votes: another account with an equal judge casts a vote again.
 
-Which votes these are is drawn once the judges have committed to their ballots, so that a judge who votes by chance does
-not know when it is tested. Who runs one again commits to the outcome before any ballot is revealed, so that it cannot
+These votes are drawn after the judges have committed to their ballots, so that a judge who votes by chance does not
+know when it is tested. The repeating account commits to its ballot before any ballot is revealed, so that it cannot
 copy. No one needs to know which vote is right: honest ones agree (:mod:`chain.state.judge_records`).
 """
 
@@ -26,10 +26,10 @@ from chain.types.validators import compute_draw
 def draw_repeats(
     overlay: StateOverlay, parameters: DuelParameters, hold_id: bytes, duel: Duel, excluded: Collection[bytes]
 ) -> Duel:
-    """The duel with those who run votes again, drawn among the accounts that are not ``excluded``.
+    """The duel with the accounts that repeat votes, drawn among those that are not ``excluded``.
 
-    The pay of each is reserved. A vote that no other account could run again, or that the treasury cannot pay for, is
-    not.
+    The pay of each is reserved. A vote is not repeated if no other account has an equal judge, or the treasury cannot
+    pay.
     """
     table, seed = get_table(overlay), compute_duel_seed(overlay.beacon.value, hold_id)
     pay = compute_share(duel.amount, parameters.judge)
@@ -50,7 +50,7 @@ def draw_repeats(
 
 
 def compute_repeat_dues(parameters: DuelParameters, duel: Duel) -> list[Movement]:
-    """What those who ran votes again get, whatever came out, or pay for having revealed nothing."""
+    """What the accounts that repeated votes get, whatever their ballots, or pay if they revealed none."""
     dues = []
     for seat in duel.repeats:
         if seat.ballot is None:
@@ -61,7 +61,7 @@ def compute_repeat_dues(parameters: DuelParameters, duel: Duel) -> list[Movement
 
 
 def compare_repeats(overlay: StateOverlay, parameters: DuelParameters, duel: Duel, now: int) -> list[Movement]:
-    """Add what the votes run again show to the records of both accounts. Returns what those found guessing owe."""
+    """Add the results of repeated votes to the records of both accounts. Returns the penalties for guessing."""
     seats = {seat.public_key: seat for seat in duel.seats}
     fines = []
     for seat in duel.repeats:
@@ -84,10 +84,10 @@ def _compare(seat: JudgeSeat, repeat: JudgeSeat) -> list[tuple[bytes, int]]:
             return []
         result = SAME if first == second else DIFFERENT
         return [(seat.public_key, result), (repeat.public_key, result)]
-    # It is known by now that the vote was run again: who has guessed would rather pay for its silence.
+    # By now it is known that the vote was repeated: without this rule, a judge that has guessed would stay silent.
     return [(each.public_key, DIFFERENT) for each in (seat, repeat) if each.commitment and each.ballot is None]
 
 
 def _is_vote(ballot: DuelBallot) -> bool:
-    """Whether a ballot compares: a text that one judge could not obtain may have reached the other."""
+    """Whether a ballot can be compared: not if texts were missing, which the other judge may have got."""
     return ballot.better != ABSTAIN and not ballot.missing

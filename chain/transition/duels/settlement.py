@@ -25,7 +25,7 @@ from chain.transition.duels.verdict import DuelVerdict, Finding, decide
 from chain.types.duels import MAX_CHALLENGERS, SECOND_PANEL
 
 TIE_QUOTIENT = 4
-"""Of identical answers and in a tie a judge earns a quarter: it is no reason to look for one."""
+"""For identical answers and in a tie a judge earns a quarter, so that neither is worth seeking."""
 _PAID_IN_PART = {DuelVerdict.TIE, DuelVerdict.IDENTICAL}
 MIN_PANEL = 3
 """Judges without whom no executor is accused."""
@@ -37,9 +37,9 @@ _RESULTS = {
     DuelVerdict.EXECUTOR_MISSING: VOID,
     DuelVerdict.UNANSWERED: VOID,
 }
-"""What a verdict counts for in the executor's rating. One that compares nothing counts for nothing."""
+"""What a verdict counts for in the executor's rating. A verdict without a comparison does not count."""
 _UNPAID = {DuelVerdict.EXECUTOR_MISSING, DuelVerdict.CHALLENGER_MISSING}
-"""To say that there is nothing to judge takes no work."""
+"""Judges are not paid for these: to say that there is nothing to judge takes no work."""
 
 
 def close_stages(overlay: StateOverlay, parameters: Parameters, now: int) -> list[DuelEvent]:
@@ -56,7 +56,7 @@ def close_stages(overlay: StateOverlay, parameters: Parameters, now: int) -> lis
 
 
 def _end_stage(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent | None:
-    """Go on to the next stage with what is there, or settle the duel."""
+    """Begin the next stage with what has come, or settle the duel."""
     has_commitments = any(seat.commitment is not None for seat in duel.seats)
     if duel.stage == ANSWER:
         enter_stage(overlay, parameters.duels, hold_id, duel, COMMIT, now)
@@ -72,7 +72,7 @@ def _end_stage(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, du
 
 
 def _give_verdict(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent:
-    """Settle a duel by its ballots; or let other judges look at an answer that most of these call unusable."""
+    """Settle a duel by its ballots, or call a second panel if most of the first call the executor's answer unusable."""
     finding = decide(duel)
     dues = compute_dues(parameters.duels, duel, finding)
     dues += compute_repeat_dues(parameters.duels, duel)
@@ -111,7 +111,8 @@ def _list_parties(duel: Duel) -> set[bytes]:
 
 
 def note_result(overlay: StateOverlay, parameters: DuelParameters, duel: Duel, verdict: DuelVerdict) -> list[Movement]:
-    """Add a verdict to the executor's rating. Returns what the executor owes for it: void duels add up to a fraud."""
+    """Add a verdict to the executor's rating. Returns the penalty of the executor, since void duels add up to a
+    fraud."""
     rating = overlay.rating(duel.executor).add(duel.payer, _RESULTS.get(verdict), duel.amount)
     is_fraud = rating.voids >= MAX_VOIDS
     overlay.put(rating_key(duel.executor), note_fraud(parameters, duel, rating) if is_fraud else rating)
@@ -127,8 +128,8 @@ def note_fraud(parameters: DuelParameters, duel: Duel, rating: ExecutorRating) -
 def _end_silence(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent:
     """A challenger gave no answer: it pays, and another one takes its place.
 
-    After :data:`MAX_CHALLENGERS` the executor pays too: it is likely to have kept the request from them.
-    Where no other account is left, the judges look at the executor's answer alone.
+    After :data:`MAX_CHALLENGERS` the executor pays too: it has probably withheld the request from them. If no other
+    account is left, the judges look at the executor's answer alone.
     """
     assert duel.challenger is not None
     fine = Movement(duel.challenger, -compute_share(duel.amount, parameters.duels.silence))
@@ -146,7 +147,7 @@ def _end_silence(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, 
 
 
 def compute_dues(parameters: DuelParameters, duel: Duel, finding: Finding) -> list[Movement]:
-    """What each account is to get or (negative) to pay by a finding, in micro-credits."""
+    """What each account gets or (negative) pays after a finding, in micro-credits."""
 
     def share(thousandths: int) -> int:
         return compute_share(duel.amount, thousandths)

@@ -1,7 +1,7 @@
 """The stages of a duel.
 
-A stage ends with the block that brings the last thing it waits for, or with the first block at or after its deadline.
-Operations know no deadline: until the stage has ended they are in time, however far chain time has come.
+A stage ends with the block that completes it, or with the first block at or after its deadline. Operations do not check
+deadlines: they are in time until the stage has ended, however far chain time has come.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from chain.transition.deadlines import add_deadline, take_deadlines
 def enter_stage(
     overlay: StateOverlay, parameters: DuelParameters, hold_id: bytes, duel: Duel, stage: int, now: int
 ) -> Duel:
-    """Write down a duel that begins a stage at chain time ``now``, and its deadline. Returns it."""
+    """Store a duel that begins a stage at chain time ``now``, and the deadline of that. Returns the duel."""
     lengths = {
         ANSWER: parameters.answer_ms,
         COMMIT: parameters.commit_ms,
@@ -33,16 +33,17 @@ def enter_stage(
 
 
 def list_complete(overlay: StateOverlay) -> list[tuple[bytes, Duel]]:
-    """The duels whose stage has all that it waits for, by hold: some operation of this block brought it."""
+    """The duels whose stage this block has completed, by hold."""
     changed = sorted(key for key in overlay.changes if key[:1] == DUEL_PREFIX)
     duels = [(key[1:], overlay.duel(key[1:])) for key in changed]
     return [(hold_id, duel) for hold_id, duel in duels if duel is not None and duel.is_stage_complete]
 
 
 def take_overdue(overlay: StateOverlay, stage: int, now: int, limit: int) -> Iterator[tuple[bytes, Duel]]:
-    """Take up to ``limit`` deadlines at or before ``now`` from the queue of a stage; the duels that missed theirs.
+    """Take up to ``limit`` deadlines at or before ``now`` from the queue of a stage. Returns the duels that missed
+    theirs.
 
-    A deadline of a duel that has left the stage since counts too: it takes time to look at.
+    The limit includes deadlines of duels that have left the stage since: they take time to look at too.
     """
     for deadline in take_deadlines(overlay, stage, now, limit):
         duel = overlay.duel(deadline.hold)

@@ -1,7 +1,7 @@
 """What the ballots of a duel say. Pure.
 
-A verdict takes more than half of the ballots that were revealed and do not abstain. One that was not revealed is left
-out, so that a judge who waits to see the others has no casting vote to sell.
+A verdict needs more than half of the ballots that were revealed and do not abstain. An unrevealed ballot does not
+count, so a judge who waits to see the others has no casting vote to sell.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A verdict, the judges that ``agreed`` on it (none in a tie), and all that ``voted``: that did not abstain.
+    """A verdict, the judges that ``agreed`` on it (none in a tie), and all that ``voted`` without abstaining.
 
-    An answer is unusable if most say that it is of no use, and that the other one is: so that a question that no one
-    can answer well costs neither party anything. In a solo check there is no other.
+    An answer is unusable if most judges say that it is of no use and that the other one is of use. So a question that
+    no one can answer well costs neither party anything. In a solo check there is no other answer.
     """
 
     verdict: DuelVerdict
@@ -70,7 +70,7 @@ class Finding:
 
 
 def decide(duel: Duel) -> Finding:
-    """The verdict of a duel whose ballots are revealed, as far as they ever will be."""
+    """The verdict of a duel in which no more ballots will be revealed."""
     is_solo = duel.challenger is None
     opinions = [
         _read(seat, seat.ballot, is_solo)
@@ -117,14 +117,14 @@ def decide(duel: Duel) -> Finding:
 
 
 def _accuses(opinion: Opinion) -> bool:
-    """Whether a judge says that the executor's answer is of no use, and the challenger's is."""
+    """Whether a judge says that the executor's answer is of no use and the challenger's is of use."""
     return opinion.executor_unusable and not opinion.executor_missing and not opinion.challenger_unusable
 
 
 def _read(seat: JudgeSeat, ballot: DuelBallot, is_solo: bool) -> Opinion:
-    """A ballot as its judge meant it: the lottery drew which of the answers it saw first.
+    """The opinion in a ballot, whose answers are in the order drawn for its judge.
 
-    In a solo check it saw one.
+    In a solo check there is one answer.
     """
     executor, challenger = (B, A) if seat.is_reversed else (A, 0 if is_solo else B)
     better = {

@@ -6,6 +6,6 @@
 3. ``participation`` and ``jailing``: which votes count, and who is jailed for too few.
 4. ``slashing``: the penalties for two contradicting votes and for a missed lead.
 
-``block``, ``operations`` and ``epoch_processing`` of this folder's parent import it; ``consensus`` and ``serving`` ask
-``registry`` and ``registration`` what holds.
+``block``, ``operations`` and ``epoch_processing`` in the parent folder import it; ``consensus`` and ``serving`` query
+``registry`` and ``registration``.
 """

@@ -2,8 +2,8 @@
 
 A *span* of a validator is a run of whole epochs in which it is a member of the committee. It ends with the first epoch
 at whose end it has lasted ``participation_span_ms`` of chain time and counted enough blocks; the next one begins there.
-So a restart of minutes costs nothing however fast blocks are made. No validator is jailed where fewer than four with
-weight would remain: with three, a single further fault stops the chain.
+So a restart of minutes costs nothing, however fast blocks are made. No validator is jailed if fewer than four with
+weight would remain: with three, a single further fault would stop the chain.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from chain.transition.validators.registry import is_applicant
 from chain.types.validators import ValidatorSet
 
 MIN_PARTICIPATION_QUOTIENT = 2
-"""A validator must vote in half of a span's counted blocks: more than a quorum can leave out by chance."""
+"""A validator must vote in half of a span's counted blocks: quorums do not omit that many of its votes by chance."""
 MIN_COUNTED_BLOCKS = 3
-"""Counted blocks that a span has at least: a single leader could leave out votes in fewer."""
+"""Least number of counted blocks in a span: with fewer, a single leader could leave out a validator's votes."""
 MIN_WEIGHTED_VALIDATORS = 4
 """Validators with weight that jailing for absence always leaves. With four, one may fail; with fewer, none."""
 
@@ -73,7 +73,8 @@ def jail_absent_validators(
 ) -> None:
     """Jail members of the committee whose span has ended with votes for less than half of its blocks.
 
-    Those with the smallest part come first, until only as many validators with weight would be left as are needed.
+    Those with the smallest share of votes come first, and no further one with weight once only
+    :data:`MIN_WEIGHTED_VALIDATORS` of those are left.
     """
     absent = sorted(
         (Fraction(record.counted_votes, record.counted_blocks), key)

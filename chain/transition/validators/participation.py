@@ -26,7 +26,7 @@ def process_votes(overlay: StateOverlay, epoch: Epoch, parent: Header, body: Bod
     """
     participation, certificate = overlay.participation, body.parent_certificate
     if certificate is not None:
-        # Checked with the signatures too, but that may come later, or never where blocks are only executed again.
+        # This is also checked with the signatures, but possibly later, or never when blocks are only replayed.
         is_of_epoch = check_parent_certificate(parent, epoch.number, certificate) > 0
         if is_of_epoch and any(position >= len(epoch.validators) for position in certificate.signers):
             raise InvalidBlock("parent_certificate", "names a position that this epoch's committee does not have")

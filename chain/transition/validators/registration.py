@@ -1,10 +1,10 @@
-"""First credits: how an account that has nothing gets a small bond, for work that cannot be done in advance.
+"""First credits: an account that has nothing gets a small bond, for a proof of work that cannot be made in advance.
 
-The proof is a salt with which Argon2id (RFC 9106), over the account and the beacon, comes out below a target:
-memory-hard, so that no special hardware makes it cheap, and soon worth nothing, so that none are kept in stock.
-What is granted is born bonded and stays bonded: it gives a newcomer a stake to serve with, which can be lost, but
-neither spent nor voted with. How much, how hard, and how many per epoch is up to the genesis; a grant of 0 turns it
-off, which is the default.
+The proof is a salt with which Argon2id (RFC 9106), over the account and the beacon, gives a hash below a target. It is
+memory-hard, so that no special hardware makes it cheap, and it soon expires, so that none are stockpiled. The grant is
+bonded from the start and stays bonded: it gives a newcomer a stake to serve with, which can be lost, but can neither be
+spent nor give a vote. The genesis sets amount, difficulty and number per epoch; a grant of 0, the default, turns it
+off.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ARGON2_PASSES = 1
 
 
 NO_NEWCOMER = "only an account that has done nothing yet is granted anything"
-"""Why the registration of an account that is in use fails."""
+"""Error of a registration of an account that is in use."""
 
 
 def is_newcomer(account: Account) -> bool:
@@ -45,7 +45,7 @@ def process_register(overlay: StateOverlay, context: BlockContext, operation: Re
     """Grant a newcomer its bond. Its proof of work is not checked again if the context says that it was.
 
     Raises:
-        InvalidOperation: nothing is granted, or not to this account, or not any more in this epoch, or not for this.
+        InvalidOperation: nothing is granted, or not to this account, or no more in this epoch, or not for this proof.
     """
     genesis, parameters = context.genesis, context.genesis.parameters
     if not parameters.register_grant:
@@ -73,7 +73,7 @@ def process_register(overlay: StateOverlay, context: BlockContext, operation: Re
 
 
 def has_valid_proof_of_work(genesis: Genesis, state: StateReader, signed: SignedOperation) -> bool | None:
-    """Whether a newcomer's proof holds, None if :func:`process_register` would not get so far as to look at it.
+    """Whether a newcomer's proof holds; None if :func:`process_register` fails before it checks the proof.
 
     True for any other operation. The result is cached: only the first call is slow. Unchecked proofs are not queued:
     checking one later would block the loop.
@@ -89,20 +89,20 @@ def has_valid_proof_of_work(genesis: Genesis, state: StateReader, signed: Signed
 
 
 def compute_challenge(genesis: Genesis, source: bytes, public_key: bytes) -> bytes:
-    """What the proof of an account is over, in the epoch whose draws come from ``source``."""
+    """The challenge that the proof of an account is over, in the epoch whose draws come from ``source``."""
     return hash_bytes("register", genesis.chain_id, source, public_key)
 
 
 @lru_cache(maxsize=1024)
 def is_valid_proof_of_work(challenge: bytes, salt: bytes, difficulty: int) -> bool:
-    """Whether ``salt`` is worth a grant. Takes as long as a try, once."""
+    """Whether ``salt`` earns a grant. Takes as long as one try; the result is cached."""
     return (
         int.from_bytes(argon2id(challenge, salt, ARGON2_MEMORY_BYTES, ARGON2_PASSES), "big") >> (256 - difficulty) == 0
     )
 
 
 def mine(challenge: bytes, difficulty: int, start: int = 0) -> Iterator[bytes | None]:
-    """Try one salt after the other: None for each that is worth nothing, at last one that is."""
+    """Try one salt after the other. Yields None for each failed try, and at last a salt that earns a grant."""
     while True:
         salt = start.to_bytes(REGISTRATION_SALT_BYTES, "big")
         if is_valid_proof_of_work(challenge, salt, difficulty):

@@ -78,7 +78,8 @@ def is_applicant(record: ValidatorRecord, account: Account, parameters: Paramete
 
 @dataclass(frozen=True, slots=True)
 class CommitteeApplicant:
-    """An account that asks to vote with the weight of its bond, and the height since which it asks for more."""
+    """An account that asks to vote with the weight of its bond, and the height since which it has asked for more
+    weight."""
 
     public_key: bytes
     bonded: int
@@ -88,10 +89,11 @@ class CommitteeApplicant:
 def compute_committee(before: ValidatorSet, applicants: Iterable[CommitteeApplicant], size: int) -> ValidatorSet:
     """The committee that follows ``before``.
 
-    Weight that is taken away counts in full. What is added is a tenth of the whole at most: who waited longest comes
-    first and may get a part. A newcomer takes the seat of the smallest member only if it has more, so that the weight
-    that it displaces is limited too. If no applicant is left the old committee stays, since a chain without one is
-    dead."""
+    Removed weight counts in full. Added weight is at most a tenth of the total: applicants that have waited longest
+    come first, and the last of them may get a part. A newcomer takes the seat of the smallest member only if it has
+    more weight, so that the displaced weight is limited too. If no applicant is left, the old committee stays: a chain
+    without one is dead.
+    """
     room = before.total_stake // COMMITTEE_GROWTH_QUOTIENT
     waiting = sorted(applicants, key=lambda applicant: (applicant.waiting_since or 2**63, applicant.public_key))
     weights = {
@@ -114,7 +116,8 @@ def compute_committee(before: ValidatorSet, applicants: Iterable[CommitteeApplic
 
 
 def _announce(record: ValidatorRecord, epoch: int, operation: Enroll | Recommit) -> ValidatorRecord:
-    """A commitment must be fixed before the beacon of the draws that it influences is known."""
+    """Announce a commitment two epochs ahead: it must be fixed before the beacon of the draws that it influences is
+    known."""
     if operation.commitment == NO_COMMITMENT:
         raise InvalidOperation("the commitment is that of no hash chain")
     if record.next_epoch:

@@ -15,7 +15,8 @@ from chain.types.operations import Evidence
 from chain.types.votes import is_slashable
 
 FINDER_REWARD_QUOTIENT = 10
-"""The finder of evidence earns a tenth of what is slashed: it pays for looking, and slashing oneself never pays."""
+"""The finder of evidence earns a tenth of what is slashed: enough to make the search worthwhile, and too little to
+profit from slashing oneself."""
 
 
 def process_evidence(overlay: StateOverlay, context: BlockContext, operation: Evidence, signer: bytes) -> None:
@@ -46,7 +47,7 @@ def process_evidence(overlay: StateOverlay, context: BlockContext, operation: Ev
     overlay.put_account(signer, overlay.account(signer).credit(reward))
     overlay.fill_treasury(stake - reward)
     jailed_until = epoch + genesis.parameters.unbonding_epochs
-    # Its frozen weight still counts in the next epoch, but there is nothing left to punish it with.
+    # Its frozen weight still counts in the next epoch, though nothing is left to punish it with.
     put_record(overlay, first.signer, replace(record, jailed_until=jailed_until, clean_from=epoch + 2))
 
 
@@ -65,8 +66,8 @@ def check_evidence(operation: Evidence) -> None:
 def charge_missed_leads(overlay: StateOverlay, parameters: Parameters, epoch: Epoch, body: Body) -> None:
     """The leaders of the views that were given up pay for them.
 
-    Out of what they have available, the rest out of the bond, then out of what is leaving it: a leader that unbonds
-    keeps its frozen weight for up to two epochs, and must not lead them for nothing.
+    The penalty comes out of their available credit, then out of the bond, then out of unbonding entries: a leader that
+    unbonds keeps its frozen weight for up to two epochs, and must not miss its leads for free.
     """
     for certificate in body.nullifications:
         leader = epoch.compute_leader(certificate.view)

@@ -22,7 +22,7 @@ def process_bond(overlay: StateOverlay, context: BlockContext, operation: Bond, 
 
 def process_unbond(overlay: StateOverlay, context: BlockContext, operation: Unbond, signer: bytes) -> None:
     account = overlay.account(signer)
-    if not operation.amount:  # an entry of nothing could never be withdrawn, and would keep its place for ever
+    if not operation.amount:  # an empty entry could never be withdrawn, and would keep its place for ever
         raise InvalidOperation("nothing to unbond")
     if account.free_bond < operation.amount:
         asked, free = operation.amount, account.free_bond
