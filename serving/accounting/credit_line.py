@@ -1,7 +1,7 @@
 """The credit line of a payer: how much an executor delivers before the payment for it is final.
 
-A payer has a line because it has paid before. While the chain is halted it has no other: a balance says nothing then,
-since each executor would lend from the same one, and its owner may move it away with the first block after the halt.
+The line of a payer follows from its earlier payments. Its balance does not count, even while the chain is halted: every
+executor would lend against the same balance, and its owner may move it away with the first block after the halt.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The sequence numbers of a node's holds (pure): no two requests share a number, across restarts too.
 
-The ledger takes a number that is at most ``REPLAY_WINDOW_SIZE`` above the highest final one, so that holds may become
-final in any order. A node uses half of that range. The other half lets a node that has just started skip the numbers
-of holds that may still be on their way. A node that ended in order knows which numbers have no hold, and goes on with
-them: each that leaves the replay window without one costs its deposit. After a crash it skips them.
+The ledger accepts a number up to ``REPLAY_WINDOW_SIZE`` above the highest final one, so that holds may become final in
+any order. A node uses half of that range. The other half lets a node that has just started skip the numbers of holds
+that may still be under way. After an orderly shutdown the node knows which numbers have no hold, and uses these first:
+each that leaves the replay window unused costs its deposit. After a crash it skips them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ AHEAD = REPLAY_WINDOW_SIZE // 2
 RESERVE = 8
 """Hold numbers that each write to the disk reserves."""
 REUSE_DISTANCE = 64
-"""How far below the highest final number one that was given back is used before any other.
+"""A returned number that is so far below the highest final one is used before any other.
 
-Its draws have failed, so another number is better at first. But one that leaves the window unused costs.
+Its draws have failed, so other numbers are better at first. But a number that leaves the window unused costs its
+deposit.
 """
 MAX_SET_ASIDE = 8
-"""Numbers given back that are set aside for others: each keeps a deposit on the ledger."""
+"""Returned numbers that are set aside while others are used: each keeps a deposit on the ledger."""
 
 
 class TooManyPayments(Exception):
@@ -36,8 +37,8 @@ class HoldNumbers:
     def __init__(self, top: int, stored: int, set_aside: Iterable[int] = ()) -> None:
         """``stored`` is what :meth:`reserve` returned last, 0 if never.
 
-        ``set_aside`` is what :meth:`find_unsigned` returned if the last life of the node ended in order. It must be off
-        the disk before a hold is signed: a life after this one would sign under the same numbers.
+        ``set_aside`` is what :meth:`find_unsigned` returned at the last orderly shutdown. It must be deleted from the
+        disk before a hold is signed: otherwise a later run could sign under the same numbers.
         """
         self._reserved = max(top, stored)
         """No hold was ever signed under this number or a higher one."""
@@ -46,7 +47,7 @@ class HoldNumbers:
         self.taken: set[int] = set()
         """Numbers given out, under which no hold was signed yet."""
         self._returned: BoundedDict[int, None] = BoundedDict(REPLAY_WINDOW_SIZE)
-        """Those that were given back, oldest first."""
+        """Numbers that were given back, oldest first."""
         for seq in set_aside:
             if seq >= top - AHEAD:
                 self._returned[seq] = None
@@ -88,7 +89,7 @@ class HoldNumbers:
         self._returned[seq] = None
 
     def reserve(self, seq: int) -> int | None:
-        """A hold is about to be signed under ``seq``: returns what must be on the disk before, or None."""
+        """A hold is about to be signed under ``seq``. Returns what must first be written to the disk, or None."""
         self.taken.discard(seq)
         self._signed = max(self._signed, seq + 1)
         if seq < self._reserved:
@@ -97,10 +98,11 @@ class HoldNumbers:
         return self._reserved
 
     def release_reserve(self) -> int:
-        """No hold is signed any more: returns what may be on the disk from now on, so that no number is skipped."""
+        """No hold is signed any more. Returns the value to store, so that the next run skips no number."""
         self._reserved = self._signed
         return self._signed
 
     def find_unsigned(self) -> list[int]:
-        """No hold is signed any more: returns the numbers below those that were, for the next life of the node."""
+        """No hold is signed any more. Returns the unused numbers below the highest signed one, for the next run of the
+        node."""
         return sorted(seq for seq in {*self._returned, *self.taken} if seq < self._signed)

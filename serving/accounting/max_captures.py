@@ -1,8 +1,8 @@
-"""How much a payer lets be captured from each of its holds without a receipt, kept across restarts.
+"""The most that may be captured from each hold of a payer without a receipt, kept across restarts.
 
-A payer that forgot would have to let everything pass, or dispute what it did receive. A hold of which nothing was
-received is not on the disk, so that nothing has to be written before a payment leaves; after a restart it stands at 0.
-What comes in is written by and by, for all holds in one batch (:meth:`MaxCaptures.take_changes`).
+A payer that forgot this would have to accept every capture, or dispute what it did receive. A hold of which nothing was
+received is not on the disk, so that nothing has to be written before a payment is sent; after a restart its maximum is
+0. Changes are written in the background, for all holds in one batch (:meth:`MaxCaptures.take_changes`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from chain.store.layout import MAX_CAPTURE_PREFIX, encode_number
 
 
 class MaxCaptures:
-    """Amounts in micro-credits by hold, and what of them is still to be written."""
+    """Amounts in micro-credits by hold, with the changes that are still to be written."""
 
     def __init__(self, store: Store) -> None:
         self._amounts: dict[bytes, int] = {}
@@ -47,10 +47,10 @@ class MaxCaptures:
         return [hold_id for hold_id, deadline in self._deadlines.items() if now >= deadline]
 
     def take_changes(self) -> Changes:
-        """What is to be written.
+        """The changes to write.
 
-        An amount that has grown since the last write is written larger by the same growth once more, because as much
-        may be received before the next write.
+        An amount that has grown since the last write is written with that growth added once more, because as much may
+        be received before the next write.
         """
         changes: dict[bytes, bytes | None] = {}
         for hold_id in self._changed:

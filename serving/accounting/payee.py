@@ -2,8 +2,8 @@
 
 A capture is submitted again until the ledger shows the hold resolved. A hold that earned nothing is refunded at once if
 this node failed or was restarted. If its user left early or sent a bad request, it is refunded together with others,
-and only as many as its payer has made payments: each refund costs this node a fee. Any other hold is left to its payer,
-which takes it back after the deadline.
+and a payer gets only as many such refunds as it has made payments: each costs this node a fee. Any other hold is left
+to its payer, which takes it back after the deadline.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from serving.accounting.submitter import RESUBMIT_DELAY_S, Submitter
 log = structlog.get_logger(__name__)
 
 REFUND_GATHER_S = 60.0
-"""Seconds over which refunds of what was not this node's fault are gathered into one capture."""
+"""Seconds over which refunds for failures that were not this node's are gathered into one capture."""
 MAX_REMEMBERED = 4096
 """Holds of each kind that are remembered."""
 
@@ -42,7 +42,7 @@ HoldNumber = tuple[bytes, int, int]
 
 
 def make_refund(hold_id: bytes, digest: bytes = bytes(32)) -> Delivery:
-    """The delivery that asks for nothing, so that the whole hold returns to its payer."""
+    """A delivery with amount 0, so that the whole hold returns to its payer."""
     return Delivery(hold_id, 0, digest, Usage(0, 0), "error")
 
 
@@ -55,7 +55,7 @@ class UncapturedDelivery:
     item: CaptureItem
     is_hold_final: bool = False
     is_courtesy: bool = False
-    """Whether it is a refund of what was not this node's fault."""
+    """Whether it is a refund for a failure that was not this node's."""
     final_at: float = float("-inf")
     submitted_at: float = float("-inf")
 
@@ -70,24 +70,25 @@ class Payee:
         self._submitter = submitter
         self._notify = notify
         self._served: set[HoldNumber] = set()
-        """Those of the requests that are being served."""
+        """Numbers of the holds whose requests are being served."""
         self._backed: dict[bytes, int] = {}
-        """The most that each request being served may cost, once it is accepted, by its hold."""
+        """The most that each accepted request being served may cost, by hold."""
         self._left: BoundedDict[bytes, None] = BoundedDict(MAX_REMEMBERED)
-        """Holds that were offered and accepted, and did not come before the originator left."""
+        """Holds of accepted offers that had not come when the originator left."""
         self._uncaptured: dict[bytes, UncapturedDelivery] = {}
         self._receipted: BoundedDict[bytes, bytes] = BoundedDict(MAX_REMEMBERED)
         """Payers of receipted deliveries, by their hold."""
         self._bounced: BoundedDict[bytes, None] = BoundedDict(MAX_REMEMBERED)
-        """Holds that were noted as unable to become final."""
+        """Holds that are known to be unable to become final."""
         self.history = PaymentHistory()
         self.earned = 0
 
     @contextmanager
     def serving(self, payer: bytes, hold: Hold) -> Iterator[None]:
-        """While a request is served: no hold under its number is taken for another request.
+        """Within the context, a request is served: no hold under its number is accepted for another request.
 
-        An offer that its payer left before, and makes again, is not refunded any more: it may be delivered for.
+        If the payer left this offer before and makes it again, its hold is no longer refunded: there may be a delivery
+        for it.
         """
         number = payer, hold.seq, hold.attempt
         self._left.pop(compute_hold_id(payer, hold), None)
@@ -99,7 +100,8 @@ class Payee:
 
     @contextmanager
     def backing(self, hold_id: bytes, amount: int) -> Iterator[None]:
-        """While a request is served that may cost ``amount``, so much of the bond stands behind it."""
+        """Within the context, a request that may cost ``amount`` is served, and so much of the bond stands behind
+        it."""
         self._backed[hold_id] = amount
         try:
             yield
@@ -115,7 +117,8 @@ class Payee:
         self._backed[hold_id] = min(self._backed[hold_id], amount)
 
     def is_in_use(self, payer: bytes, hold: Hold) -> bool:
-        """Whether a request under the number of ``hold`` is being served, or was and its hold is not final yet."""
+        """Whether a request under the number of ``hold`` is being served, or was served and its hold is not final
+        yet."""
         number = payer, hold.seq, hold.attempt
         pending = (delivered.hold.operation for delivered in self._find_pending(payer) if delivered.hold is not None)
         return number in self._served or any(
@@ -131,7 +134,7 @@ class Payee:
         self._notify()
 
     def refund(self, hold: SignedOperation, delivery: Delivery, is_own_fault: bool) -> None:
-        """Refund a hold that earned nothing: at once if ``is_own_fault``, else with others and within limits."""
+        """Refund a hold that earned nothing: at once if ``is_own_fault``, otherwise with others and within limits."""
         item = CaptureItem(delivery, None)
         self._uncaptured[delivery.hold] = UncapturedDelivery(hold, item, is_courtesy=not is_own_fault)
         self._notify()
@@ -149,7 +152,7 @@ class Payee:
             self.history.note_fault(payer, trio.current_time())
 
     def get_pending_holds(self, payer: bytes) -> list[int]:
-        """Amounts of the holds of ``payer`` that are not final, although their sessions are over."""
+        """Amounts of the holds of ``payer`` that are still not final after their sessions."""
         holds = [delivered.hold.operation for delivered in self._find_pending(payer) if delivered.hold is not None]
         return [hold.amount for hold in holds if isinstance(hold, Hold)]
 
@@ -165,13 +168,13 @@ class Payee:
 
     @property
     def uncaptured(self) -> int:
-        """Deliveries that have earned something which is not final on the ledger."""
+        """Deliveries with an amount whose capture is not final yet."""
         return sum(not delivered.is_courtesy for delivered in self._uncaptured.values())
 
     def compute_free_bond(self) -> int:
-        """How much of the bond, in micro-credits, stands behind nothing: no request, no capture without a receipt.
+        """The part of the bond, in micro-credits, that stands behind no request and no capture without a receipt.
 
-        A grant counts, though it backs no such capture: a newcomer serves on the word of its payers.
+        A grant is included, though it backs no such capture: a newcomer depends on the receipts of its payers.
         """
         account = self._engine.state.account(self._me)
         unreceipted = sum(
@@ -185,7 +188,7 @@ class Payee:
     # What becomes of the holds
 
     def on_start(self, hold_id: bytes) -> None:
-        """A hold for this node that is open when the node starts: its request is lost."""
+        """A hold for this node is open when the node starts: its request is lost."""
         log.info("refunding a hold from before the start", hold=hold_id.hex()[:16])
         item = CaptureItem(make_refund(hold_id), None)
         self._uncaptured[hold_id] = UncapturedDelivery(None, item, is_hold_final=True)
@@ -236,7 +239,7 @@ class Payee:
             await self._submit_capture([delivered.item for delivered in due[start : start + MAX_CAPTURE_ITEMS]])
 
     async def _await_hold(self, hold_id: bytes, delivered: UncapturedDelivery, now: float) -> None:
-        """The ledger does not have the hold: it is resolved, or not final yet, or never will be."""
+        """The ledger does not have the hold: it is resolved, or not final yet, or will never be final."""
         signed = delivered.hold
         if signed is None or delivered.is_hold_final or self._engine.is_final(signed.id):
             del self._uncaptured[hold_id]

@@ -1,8 +1,8 @@
 """The payer's side of payments: holds that this node makes, and what becomes of them.
 
-The payer knows how much it may still promise (its final balance less the holds that are not final yet), disputes
-captures of more than was delivered, and releases holds that were not captured in time. It still knows after a restart
-how much was delivered.
+The payer knows how much it may still spend (its final balance less the holds that are not final yet), disputes captures
+of more than was delivered, and releases holds that were not captured in time. It remembers across restarts how much was
+delivered.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from serving.accounting.submitter import RESUBMIT_DELAY_S, Submitter
 FINALITY_BOUNDS_S = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 15, 30, 60)
 """Bounds of the histogram of times until a hold is final."""
 MAX_REMEMBERED_HOLDS = 4096
-"""Holds that are remembered; more only while they may have to be disputed or released."""
+"""Holds that are remembered. More are kept only while they may have to be disputed or released."""
 
 
 class CannotAfford(Exception):
@@ -90,12 +90,14 @@ class Payer:
         """Amount with deposit and fee of each hold that is signed but not final."""
         self._records: dict[bytes, HoldRecord] = {}
         self.finality_times = Histogram(FINALITY_BOUNDS_S)
-        """Seconds from signing a hold until it was final here; without those that were signed before a restart."""
+        """Seconds from signing a hold until it was final here. Holds that were signed before a restart are not
+        included."""
 
     def _load_numbers(self) -> HoldNumbers:
         stored, aside = (self._store.get(key) or b"" for key in (HOLD_NUMBER_KEY, SET_ASIDE_KEY))
         self._has_set_aside = bool(aside)
-        """Whether numbers are set aside on the disk. A start after a crash must find none that was signed since."""
+        """Whether numbers are set aside on the disk. After a crash, none may be there under which a hold was signed
+        since."""
         set_aside = [int.from_bytes(aside[start : start + 8], "big") for start in range(0, len(aside), 8)]
         return HoldNumbers(self._top, int.from_bytes(stored, "big"), set_aside)
 
@@ -109,14 +111,15 @@ class Payer:
 
     @property
     def spendable(self) -> int:
-        """Micro-credits available for new holds: the final balance less what is promised but not final.
+        """Micro-credits available for new holds: the final balance less promises that are not final.
 
-        Promised are the amounts of holds, their deposits and fees, and the deposit for numbers left out meanwhile.
+        Promises are the amounts of holds, their deposits and fees, and the deposit for numbers that are skipped
+        meanwhile.
         """
         return self._compute_spendable()
 
     def _compute_spendable(self, *seqs: int) -> int:
-        """What is spendable if holds under the numbers ``seqs`` are made as well, but for what they cost."""
+        """What is spendable if holds under ``seqs`` are made as well, before their own cost is subtracted."""
         promised = sum(cost for cost, _ in self._unconfirmed_holds.values())
         return self._engine.state.account(self._key.public_key).available - promised - self._compute_deposit_due(*seqs)
 
@@ -138,7 +141,7 @@ class Payer:
         return self._numbers.peek(self._top)
 
     async def wait_for_number(self, seconds: float) -> None:
-        """Wait until a sequence number is free, for so long at most: a block frees those of the holds in it."""
+        """Wait until a sequence number is free, at most ``seconds``: each block frees the numbers of its holds."""
         with trio.move_on_after(seconds):
             while not self._has_number:
                 await self._number_freed.park()
@@ -160,7 +163,7 @@ class Payer:
         return self._numbers.take(self._top)
 
     def give_back(self, seq: int) -> None:
-        """The request of a sequence number is over. Without a hold that carries it, it is for another request."""
+        """The request of a sequence number is over. If no hold was signed under it, another request may use it."""
         self._numbers.give_back(seq)
         self._number_freed.unpark()
 
@@ -183,9 +186,10 @@ class Payer:
             raise CannotAfford(f"the request needs {need} credits, deposit included, and {have} are available")
 
     def predict_wait(self) -> float:
-        """Seconds more than usual for which a hold that is signed now is expected to wait until it is final.
+        """Extra seconds for which a hold that is signed now is expected to wait until it is final.
 
-        It is as long as a block has been overdue already: by this node's own holds, or as an idle beat is over.
+        They are the seconds for which a block has been overdue already: since this node's own holds, or since the idle
+        beat.
         """
         engine, now = self._engine, trio.current_time()
         if engine.silence <= LATE_BLOCK_S:
@@ -195,7 +199,7 @@ class Payer:
         return compute_overdue(engine.silence, engine.genesis.parameters.idle_beat_ms / 1000, now - since)
 
     def sign_hold(self, hold: Hold) -> SignedOperation:
-        """Sign a hold and count it against the balance. Nothing may be captured of it before something was received.
+        """Sign a hold and count it against the balance. Nothing may be captured from it until something was received.
 
         Raises:
             CannotAfford: the balance does not cover it and its fee.
@@ -224,14 +228,14 @@ class Payer:
         return sign_receipt(self._key, self._engine.genesis.chain_id, delivery)
 
     def set_max_capture(self, hold_id: bytes, amount: int) -> None:
-        """The most that may be captured from a hold without receipt, as was received; more is disputed."""
+        """Set the most that may be captured from a hold without a receipt. Captures of more are disputed."""
         record = self._records.get(hold_id)
         if record is not None:
             record.max_capture = amount
             self._max_captures.put(hold_id, amount, record.deadline)
 
     def close(self) -> None:
-        """The node ends: nothing more is signed, and the next start leaves no hold number out."""
+        """The node stops: nothing more is signed, and the next start skips no hold number."""
         unsigned = b"".join(map(encode_number, self._numbers.find_unsigned()))
         self._has_set_aside = bool(unsigned)
         self._store.write(
@@ -285,7 +289,7 @@ class Payer:
             record.settled_height, record.paid = height, delivery.amount
 
     def drop_unconfirmed(self) -> None:
-        """Count no longer what can never become final: its number is used or its deadline over."""
+        """Stop counting holds that can never become final: their number is used or their deadline over."""
         window, now = self._engine.state.replay_window(self._key.public_key), self._engine.chain_time()
         for hold_id, (_, hold) in list(self._unconfirmed_holds.items()):
             if now >= hold.deadline or not window.is_usable(hold.seq, hold.attempt):

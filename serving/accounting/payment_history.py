@@ -1,11 +1,11 @@
 """What an executor remembers of each payer: what it has paid, and what it left unpaid (pure).
 
-An allowance bounds the offers of a payer that are accepted and not paid yet. As the window of a connection does in TCP
-(RFC 5681, section 3.1), it grows by one with each payment and is halved by an offer that is left unpaid. Others that
-were under way at that time may have the same cause, such as a node that stood still for a moment: they halve it again
-only if they are as many as it then allows.
+An allowance bounds the offers of a payer that are accepted and not paid yet. Like the congestion window of TCP (RFC
+5681, section 3.1), it grows by one with each payment and is halved by an offer that is left unpaid. Further unpaid
+offers that were under way at that time may have the same cause, such as a node that was suspended for a moment. They
+halve the allowance again only when their number reaches the new allowance.
 
-It is kept in memory alone: after a restart every payer begins anew.
+The history is kept in memory only: after a restart every payer begins anew.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ FIRST_ALLOWANCE = 2
 MAX_ALLOWANCE = 64
 """Offers of any payer that may be unpaid at a time."""
 FIRST_REFUNDS = 2
-"""Holds of a new payer that are refunded although it was not this node that failed; one more with each payment."""
+"""Holds of a new payer that are refunded although this node did not fail; one more with each payment."""
 FIRST_SUSPENSION_S = 60.0
 """Seconds for which the offers of a payer are declined after its first fault."""
 LEFT_WORK_S = 60.0
-"""Seconds of work that count as one offer left unpaid: work for requests that a payer left before anything came."""
+"""Seconds of work, for requests that a payer left before anything came, that count as one unpaid offer."""
 MAX_SUSPENSION_S = 3600.0
-"""Longest such time: it doubles with each further fault. So long after its end, the earlier ones count no more."""
+"""Longest suspension; each further fault doubles it. Earlier faults are forgotten when it has been over for as long."""
 
 
 @dataclass(slots=True)
@@ -40,12 +40,12 @@ class PayerRecord:
     halved_at: float = float("-inf")
     """When the allowance was halved last."""
     unpaid: int = 0
-    """Further offers left unpaid that were under way at that time."""
+    """Further unpaid offers that were under way at that time."""
     faults: int = 0
-    """Holds that could not become final, and allowances used up by offers that were left unpaid."""
+    """Holds that could not become final, and allowances that unpaid offers have used up."""
     suspended_until: float = float("-inf")
     left_work_s: float = 0.0
-    """Work for requests that were left, as far as it was not counted yet."""
+    """Work for requests that were left, not counted as an unpaid offer yet."""
 
 
 class PaymentHistory:
@@ -77,7 +77,7 @@ class PaymentHistory:
         record.refunds = min(MAX_ALLOWANCE, record.refunds + 1)
 
     def take_refund(self, payer: bytes) -> bool:
-        """Whether a hold of ``payer`` may be refunded at this node's cost; that counts as done."""
+        """Whether a hold of ``payer`` may be refunded at this node's cost. If so, the refund is counted."""
         record = self._touch(payer)
         if not record.refunds:
             return False
@@ -85,7 +85,7 @@ class PaymentHistory:
         return True
 
     def note_unpaid(self, payer: bytes, now: float, accepted_at: float | None = None) -> None:
-        """``payer`` sent no payment, or no good one, for an offer that was accepted at ``accepted_at`` (None: now)."""
+        """``payer`` sent no valid payment for an offer that was accepted at ``accepted_at`` (None: now)."""
         record = self._touch(payer)
         if accepted_at is not None and accepted_at < record.halved_at:
             record.unpaid += 1

@@ -1,4 +1,4 @@
-"""Payments of one node, as payer and as payee: both sides follow the ledger from here."""
+"""Payments of one node, as payer and as payee: this keeps both sides up to date with the ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORK_INTERVAL_S = 1.0
 GATHER_S = 0.25
 """Seconds over which deliveries are gathered into one capture."""
 SAVE_INTERVAL_S = 1.0
-"""Seconds between writes of what may be captured: one synced write for all requests, off the loop."""
+"""Seconds between writes of the maximal captures: one synced write for all requests, in a thread."""
 
 
 class Payments:

@@ -1,4 +1,4 @@
-"""The stake keeper: keeps this node's bond, and the models that it stands behind, as the configuration says."""
+"""The stake keeper: keeps this node's bond and declared models as the configuration says."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class StakeKeeper:
                 log.warning("stake not kept", reason=str(error))
 
     def _is_benched(self) -> bool:
-        """Whether the ledger refuses this node as a judge for a while, since its votes were found to be guesses."""
+        """Whether the ledger refuses this node as a judge for a while, because its votes were found to be guesses."""
         until = self._engine.state.judge_record(self._key.public_key).benched_until
         is_benched = self._engine.header.chain_time < until
         if is_benched and until != self._benched_until:

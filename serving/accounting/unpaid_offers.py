@@ -1,4 +1,4 @@
-"""Offers that an executor has taken up and that are not paid yet: how many, and for how much, of each payer."""
+"""Offers that an executor has accepted and that are not paid yet: number and amount, by payer."""
 
 from __future__ import annotations
 

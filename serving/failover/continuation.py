@@ -1,7 +1,7 @@
 """The request for the rest of an answer that was cut: the user's own, with the text so far as its beginning. Pure.
 
-It is a request like any other: it is offered, held for and paid by itself, and the digest in its hold covers the text
-that was to be gone on with. What it may write is what the first request left over.
+It is a request like any other: it has its own offer, hold and payment, and the digest in its hold covers the text so
+far. Its token limit is what the first answer has left over.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ UNCONTINUED = (
     "echo", "suffix", "logprobs", "top_logprobs", "prompt_logprobs", "functions", "audio",
     "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema",
 )  # fmt: skip
-"""Fields whose answers nobody can go on with: a grammar would begin anew, and so would an echo, an index into the text,
-or a call that is forced."""
+"""Fields whose answers cannot be continued: a grammar would begin anew, and so would an echo, an index into the text,
+or a forced call."""
 
 
 def count_written(inspector: AnswerInspector) -> int:
-    """Tokens of the answer so far: as reported, as its events, or by its bytes, whichever is most."""
+    """Tokens of the answer so far: the largest of the reported number, the number of events, and an estimate by
+    bytes."""
     return max(inspector.completion_tokens, math.ceil(inspector.completion_bytes / HELD_BYTES_PER_TOKEN))
 
 
 def make_continuation(request: Request, inspector: AnswerInspector) -> Request | None:
-    """What to ask for the rest of an answer to ``request`` that broke off; None if nobody can go on with it.
+    """The request for the rest of an answer to ``request`` that broke off; None if it cannot be continued.
 
-    The answer is not at its end, and the request leaves it at least one more token.
+    A continued answer is not at its end, and has at least one token left.
     """
     written, tokens = inspector.written, count_written(inspector)
     if written is None or not written.is_plain or inspector.is_malformed or request.choices != 1:
@@ -46,7 +47,7 @@ def make_continuation(request: Request, inspector: AnswerInspector) -> Request |
     content = parse_json(request.body)
     if not isinstance(content, dict) or not _can_go_on(content):
         return None
-    text = written.join().rstrip()  # most tokens begin with their white space: see :mod:`serving.failover.seam`
+    text = written.join().rstrip()  # most tokens begin with white space: see :mod:`serving.failover.seam`
     begun = begin_answer(content, text) if text else content
     if begun is None:
         return None
@@ -68,7 +69,7 @@ def make_continuation(request: Request, inspector: AnswerInspector) -> Request |
 
 
 def _can_go_on(content: dict[str, Any]) -> bool:
-    """Whether the answer to a request is one that can be gone on with."""
+    """Whether the answer to a request can be continued."""
     form = content.get("response_format")
     is_text = form is None or (isinstance(form, dict) and form.get("type") == "text")
     is_free = content.get("tool_choice") in (None, "auto", "none")

@@ -1,8 +1,8 @@
 """A streamed answer that survives its source: another source continues it where it was cut, as one stream.
 
 Before the first content another try begins the answer anew (:mod:`serving.failover.local`, and the originator among
-other nodes). From then on only the rest can be asked for, of a backend or an executor that goes on from the text so
-far. A source that was cut is not asked again for this answer.
+other nodes). From then on only the rest can be asked for, from a backend or an executor that continues the text so far.
+A source that was cut is not asked again for this answer.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from serving.openai.requests import Request
 log = structlog.get_logger(__name__)
 
 Part = tuple[Answer, AnswerInspector]
-"""The head and body of an answer, and the inspector that has seen what came of it."""
+"""The head and body of an answer, and the inspector that has seen the bytes so far."""
 AskForRest = Callable[[AsyncExitStack, Request, int], Awaitable[Part | None]]
-"""Asks for the rest, by a request for it, after so many completion bytes; None if nobody gives it.
+"""Asks for the rest, with the request for it, after so many completion bytes; None if nobody gives it.
 
-What is opened for it ends with the stack."""
+Resources opened for it are closed with the stack."""
 
 
 class ContinuedAnswer:
-    """One answer to ``request``: begun by ``part``, whose resources are in ``stack``, and gone on with by others.
+    """One answer to ``request``: begun by ``part``, whose resources are in ``stack``, and continued by others.
 
-    ``ask`` asks them for the rest. ``blame`` is called if one begins the answer again, or repeats what there was of it.
+    ``ask`` asks them for the rest. ``blame`` is called if one begins the answer again, or repeats a part of it.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class ContinuedAnswer:
         """How often another has gone on with it."""
 
     async def read(self) -> AsyncGenerator[bytes, None]:
-        """What the user gets of the body, as it comes.
+        """The bytes of the body for the user, as they come.
 
         Raises:
-            BackendError: it broke off, and nobody goes on with it.
+            BackendError: it broke off, and nobody continues it.
         """
         body: AsyncIterator[bytes] = self.answer.body
         part = self.inspector
@@ -91,7 +91,7 @@ class ContinuedAnswer:
             seam = Seam(written, count_written(self.inspector), self.inspector.last_event)
 
     async def _go_on(self, error: BackendError) -> Part | bytes | None:
-        """The rest of the answer; its end, if it is as long as it may be; None if nobody goes on with it."""
+        """The rest of the answer; only its end if it has reached its limit; None if nobody continues it."""
         whole = self.inspector
         if whole.finish_reason or whole.is_over or not whole.completion_bytes:
             return None
@@ -101,7 +101,7 @@ class ContinuedAnswer:
         request = make_continuation(self._request, whole) if self.continuations < MAX_CONTINUATIONS else None
         if request is None:
             return None
-        await self._stack.aclose()  # its slot, its exchange and its hold number are free before another is asked
+        await self._stack.aclose()  # frees its slot, its exchange and its hold number first
         self.continuations += 1
         part = await self._ask(self._stack, request, whole.completion_bytes)
         if part is None or part[0].status != 200 or not part[0].is_stream:

@@ -33,17 +33,17 @@ from serving.scheduling.backend_pool import ScheduledBackend
 log = structlog.get_logger(__name__)
 
 MAX_PAUSE_S = 120.0
-"""Seconds for which a backend may send bytes of which the user gets nothing."""
+"""Seconds for which a backend may send bytes without content for the user."""
 NO_ENDPOINT = (404, 405, 501)
-"""Statuses of a server that has no completions or embeddings. That says nothing of how well it does what it has."""
+"""Statuses of a server without completions or embeddings. They are no fault of that server."""
 
 
 class BadAnswer(BackendError):
-    """A backend answered with what is none: an error in it, or something malformed, too long or cut."""
+    """The answer of a backend is not valid: it contains an error, or is malformed, too long or cut."""
 
 
 class TryFailed(BackendError):
-    """One backend did not deliver, before any content. ``answer`` is the error that it answered with, if it did."""
+    """One backend failed before any content. ``answer`` is the error that it answered with, if any."""
 
     def __init__(self, message: str, outcome: Outcome, answer: Answer | None = None) -> None:
         super().__init__(message)
@@ -58,15 +58,15 @@ class BackendsFailed(BackendError):
         super().__init__("; ".join(map(str, failures)))
         others = [failure for failure in failures if failure.outcome is not Outcome.CONTEXT]
         self.answer = next((each.answer for each in others or failures if each.answer is not None), None)
-        """The first error that one answered with; that the prompt is too long only if all of them say so."""
+        """The first error that a backend answered with; "the prompt is too long" only if all of them say so."""
 
 
 class Tries(msgspec.Struct, frozen=True, gc=False):
-    """What to ask of backends. ``body`` is the request's own, or one that asks for more beside the answer.
+    """What to ask of backends. ``body`` is the request's own, or one that also asks for log-probabilities.
 
-    ``patience_s`` is how long the content of one may take from its slot on (not of the last one that is tried, unless
-    ``is_last`` is False: another node can be asked after it). ``withhold_usage`` keeps from a user a usage that it did
-    not ask for.
+    ``patience_s`` bounds the time of each backend from its slot to its content. It does not bound the last one, unless
+    ``is_last`` is False: then another node can be asked after it. ``withhold_usage`` hides the usage from a user that
+    did not ask for it.
     """
 
     request: Request
@@ -78,10 +78,10 @@ class Tries(msgspec.Struct, frozen=True, gc=False):
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """An answer whose content has begun. ``answer`` has the rest of its body: what comes after the ``held`` bytes.
+    """An answer whose content has begun. The body of ``answer`` is the rest, after the ``held`` bytes.
 
-    ``inspector`` has seen of a stream what was held, and let ``passed`` through; of another answer it has seen nothing.
-    ``is_streamed``: the backend has written it piece by piece, so that what comes when says how fast it is.
+    Of a stream, ``inspector`` has seen the held bytes, and let ``passed`` through; of another answer it has seen
+    nothing. ``is_streamed``: the backend writes it piece by piece, so that its speed can be measured.
     """
 
     backend: ScheduledBackend
@@ -102,7 +102,8 @@ class Begun(msgspec.Struct, frozen=True):
 def find_continuing(
     backends: Sequence[ScheduledBackend], request: Request, cut: Sequence[object]
 ) -> list[ScheduledBackend]:
-    """Those of ``backends`` that can be asked by ``request`` for the rest of an answer: none that was ``cut`` in it."""
+    """Those of ``backends`` that can be asked for the rest of an answer with ``request``, without those ``cut`` in
+    it."""
     return [
         each
         for each in backends
@@ -112,7 +113,7 @@ def find_continuing(
 
 
 def describe_failure(error: NotAdmitted | BackendsFailed) -> tuple[Answer, AnswerInspector]:
-    """What the user gets of a request that no backend serves: the error of a backend as it came, if there is one.
+    """The answer to a request that no backend serves: the error of a backend, unchanged, if there is one.
 
     Raises:
         ApiError: there is none. 429 for a full queue, 503 for no slot in time, 502 for a backend that broke.
@@ -132,11 +133,11 @@ async def ask_backends(
     on_slot: Callable[[], None] = lambda: None,
     on_failure: Callable[[], None] = lambda: None,
 ) -> Begun:
-    """The answer of the first of ``backends`` that delivers, with its content begun. ``on_slot``: one has a slot;
-    ``on_failure``: it did not deliver.
+    """The answer of the first of ``backends`` that delivers, once its content begins. ``on_slot`` is called when one
+    has a slot, ``on_failure`` when one fails.
 
-    The slot and the connection are given back when ``stack`` is closed: the slots bound how many whole answers are kept
-    for users who do not read them, too.
+    The slot and the connection are released when ``stack`` is closed. So the slots also bound how many whole answers
+    are kept for users who do not read.
 
     Raises:
         NotAdmitted: no backend has a slot for it.
@@ -170,9 +171,9 @@ async def _try(
     patience_s: float,
     on_slot: Callable[[], None],
 ) -> Begun:
-    """Ask one backend until its content begins. What is open of its answer then is closed with ``stack``.
+    """Ask one backend until its content begins. The rest of its answer is closed with ``stack``.
 
-    It has ``patience_s`` for that from its slot on, or longer where it shows that requests wait in it.
+    It has ``patience_s`` from its slot on, or longer if it shows that requests wait in it.
 
     Raises:
         NotAdmitted: it has no slot.
@@ -198,7 +199,7 @@ async def _begin(
     patience_s: float,
     on_slot: Callable[[], None],
 ) -> Begun:
-    """Have the content of a backend's answer begin; what it holds ends with ``opened``.
+    """Wait for the first content of a backend's answer; its resources are closed with ``opened``.
 
     ``scope`` is cancelled if that takes too long.
     """
@@ -250,7 +251,7 @@ async def _begin(
 
 
 async def inspect_answer(begun: Begun, timer: AnswerTimer, length: AnswerLength) -> AsyncGenerator[bytes, None]:
-    """What the user gets of a backend's answer, which is timed and measured.
+    """The bytes of a backend's answer for the user; the answer is timed and measured.
 
     Raises:
         BackendError: it broke off, or ended too early.
@@ -290,7 +291,7 @@ async def inspect_answer(begun: Begun, timer: AnswerTimer, length: AnswerLength)
 
 
 def inspect_whole(begun: Begun, timer: AnswerTimer, length: AnswerLength) -> bytes:
-    """The same of an answer that is no stream: it is here as a whole, and no longer than one may be."""
+    """The same for an answer that is not a stream: it has come as a whole, within the limit."""
     inspector = begun.inspector
     timer.feed(trio.current_time(), len(begun.held))
     inspector.feed(begun.held)
@@ -307,7 +308,7 @@ def _note_whole(inspector: AnswerInspector, timer: AnswerTimer, length: AnswerLe
 
 
 async def _hold_back_stream(answer: Answer, inspector: AnswerInspector) -> tuple[bytes, bytes]:
-    """A stream up to its first content, as it came and as ``inspector`` lets it through.
+    """A stream up to its first content: the bytes as they came, and those that ``inspector`` lets through.
 
     Raises:
         BackendError: it broke off, or ended without being complete.
@@ -345,10 +346,10 @@ async def _hold_back_whole(answer: Answer, inspector: AnswerInspector) -> tuple[
 
 
 async def _write_as_stream(answer: Answer, request: Request) -> Answer:
-    """The whole answer of a backend that was asked for a stream, as one.
+    """The answer in one piece of a backend that was asked for a stream, written as a stream.
 
     Raises:
-        BackendError: it broke off, is malformed, or is none; or it is a stream, for which the backend was not asked.
+        BackendError: it broke off, is malformed, or is no answer; or it is a stream that was not asked for.
     """
     if answer.is_stream:
         raise BadAnswer("the backend streams an answer that was asked for in one piece")
@@ -371,7 +372,8 @@ def _note(backend: ScheduledBackend, outcome: Outcome, retry_after_s: float, *, 
 
 
 def _note_fault(backend: ScheduledBackend, *, is_doubt: bool) -> None:
-    """Note that a backend failed; ``is_doubt``: unless the request did (:mod:`serving.scheduling.backend_check`)."""
+    """Note that a backend failed; ``is_doubt``: the request may be the cause
+    (:mod:`serving.scheduling.backend_check`)."""
     if is_doubt:
         backend.breaker.note_doubt()
     else:
@@ -379,7 +381,7 @@ def _note_fault(backend: ScheduledBackend, *, is_doubt: bool) -> None:
 
 
 async def _pass_on(rest: AsyncIterator[bytes], backend: ScheduledBackend) -> AsyncGenerator[bytes, None]:
-    """The rest of the body of an answer; its end goes into the breaker."""
+    """The rest of the body of an answer; how it ends is noted in the breaker."""
     try:
         async for chunk in rest:
             yield chunk

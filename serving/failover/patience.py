@@ -1,7 +1,7 @@
 """How long a backend of this node may take for the content of an answer while another can still be asked. Pure.
 
-It follows what the model has taken before, times a factor: a backend that is slow is not broken, and to give up its
-work costs more than to wait. The last that can be asked is waited for as long as its own timeouts say.
+It is the predicted time of the model, times a factor: a slow backend is not broken, and giving up its work costs more
+than waiting. For the last backend that can be asked, only its own timeouts apply.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from serving.openai.requests import Request
 from serving.prediction.predictor import Prediction
 
 PATIENCE_FACTOR = 4.0
-"""How many times the predicted time a backend may take."""
+"""A backend may take so many times the predicted time."""
 MIN_PATIENCE_S = 5.0
-"""Least patience for the first content of a stream, in seconds, where it is put off while requests wait in the backend
+"""Least patience for the first content of a stream, in seconds, if it is extended while requests wait in the backend
 (:mod:`serving.scheduling.silent_answers`)."""
 MIN_BLIND_PATIENCE_S = 10.0
 """Least patience for any other content."""
 UNKNOWN_FIRST_S = 30.0
 """Patience for the first content of a stream while the speed of a backend is not known."""
 UNKNOWN_WHOLE_S, UNKNOWN_TOKEN_S = 60.0, 0.05
-"""The same for an answer that is not streamed, and as much more for each token that it may have."""
+"""The same for an answer that is not streamed, and the addition for each token that it may have."""
 
 
 def compute_patience(request: Request, prediction: Prediction, largest_output: float, *, shows_queue: bool) -> float:
-    """Seconds from its slot on. ``largest_output``: tokens that the answer has at most; ``shows_queue``: whether it is
-    seen how many requests wait in the backend.
+    """The patience in seconds, from the slot on. ``largest_output``: most tokens of the answer; ``shows_queue``: the
+    backend reports how many requests wait in it.
     """
     is_known = prediction.speed.decode_rate > 0
     if request.stream:

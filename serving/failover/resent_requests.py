@@ -1,12 +1,12 @@
-"""Requests that are sent again: one with the ``Idempotency-Key`` of another joins it, or gets its answer once more.
+"""Resent requests: one with the ``Idempotency-Key`` of another joins it, or gets the same answer.
 
 A client whose connection broke does not know whether it was answered. It sends the request again with the same key
 (IETF draft ``idempotency-key-header``), and the work is done and paid for once: the first request is carried out by a
 task of its own, each client follows the record of its answer, and a client that leaves does not end it. When all have
 left it goes on for :data:`ABANDONED_S`, and is cancelled then.
 
-What fails is not kept: an error, and an answer that breaks off, go to those who follow, and the next request with the
-key is a new one. A key belongs to the API key that it came with, so no user sees the answer of another.
+Failures are not kept: an error, or an answer that breaks off, goes to the clients that follow it, and the next request
+with the key is a new one. A key belongs to the API key that it came with, so no user sees the answer of another.
 
 Everything is bounded: answers under way and answers kept, each also for one API key, their bytes, and their time.
 """
@@ -79,7 +79,7 @@ class _Record:
     """0: not begun."""
     headers: Headers = ()
     content_type: bytes | None = None
-    """Of an answer in one piece; None: it comes in pieces."""
+    """The content type of an answer in one piece; None: it comes in pieces."""
     pieces: list[bytes] = field(default_factory=list)
     size: int = 0
     error: ApiError | None = None
@@ -125,10 +125,10 @@ class _Record:
         """The end is noted when the handler returns."""
 
     async def follow(self, respond: Responder, *, is_replayed: bool) -> None:
-        """Give the answer to one who asked for it, as it comes.
+        """Pass the answer to a client as it comes.
 
         Raises:
-            ApiError: it did not begin.
+            ApiError: the answer did not begin.
         """
         while not self.is_over and (not self.started or self.content_type is not None):
             await self.changed.park()
@@ -157,7 +157,7 @@ class ResentRequests:
     def __init__(self) -> None:
         self._records: dict[_Place, _Record] = {}
         self._kept: dict[_Place, _Record] = {}
-        """Those of them that are whole, the oldest first."""
+        """The whole answers, the oldest first."""
         self._kept_bytes = Counter[str]()
         """Bytes of those, by owner."""
         self._kept_counts = Counter[str]()
@@ -173,10 +173,11 @@ class ResentRequests:
         await self._tasks.run(task_status=task_status)
 
     async def answer(self, owner: str, request: HttpRequest, respond: Responder, handle: Handler) -> None:
-        """Answer a request of the API key ``owner`` by ``handle``, once for all that have its Idempotency-Key.
+        """Answer a request of the API key ``owner`` with ``handle``, which is called once for all requests with its
+        Idempotency-Key.
 
         Raises:
-            ApiError: as ``handle`` does; 400 for a bad key; 422 for a key that another request came with; 429 for too
+            ApiError: as ``handle`` does; 400 for a bad key; 422 for a key of a different request; 429 for too
                 many of them at a time.
         """
         key = request.header(IDEMPOTENCY_KEY) or b""

@@ -1,7 +1,8 @@
-"""What a failed try means: whether another is asked, or the user gets the answer as it is. One table, pure.
+"""What a failed try means: whether another backend or node is asked, or the user gets the answer as it is. One table,
+pure.
 
-The same table serves the backends of this node and the executors of other nodes. The difference is trust: an owner
-believes his own backend that a request is at fault, and another node only when a second one says so too
+The same table serves the backends of this node and the executors of other nodes. The difference is trust: the node
+believes its own backend that a request is at fault, but another node only when a second one says so too
 (``serving.offload.originator.originator``).
 
 All of it holds until the first content of an answer has gone to the user. From then on no other may begin it anew: its
@@ -31,7 +32,7 @@ FILTER_CODES = frozenset(
 _CONTEXT_MESSAGE = re.compile(
     r"maximum context length|model'?s context|context (?:size|window|length)|max_model_len|prompt is too long", re.I
 )
-"""How vLLM, SGLang, Ollama and others say it, who have no code for it."""
+"""Messages for the same of vLLM, SGLang, Ollama and others, which have no code for it."""
 
 
 class Next(Enum):
@@ -44,7 +45,8 @@ class Next(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``is_fault``: it counts against who answered. The others say nothing of how well it works."""
+    """``is_fault``: it counts against the backend or node that answered. Other outcomes do not show that it is
+    faulty."""
 
     next: Next
     is_fault: bool
@@ -87,7 +89,8 @@ class _Error(msgspec.Struct, gc=False):
 
 
 class _Whole(msgspec.Struct, gc=False):
-    """What an answer in one piece may be: ``message``, ``type`` and ``code`` are where older vLLM put an error."""
+    """An answer in one piece, or an error. Older vLLM puts ``message``, ``type`` and ``code`` of an error at the top
+    level."""
 
     error: msgspec.Raw = msgspec.Raw()
     object: msgspec.Raw = msgspec.Raw()
@@ -100,11 +103,11 @@ class _Whole(msgspec.Struct, gc=False):
 _WHOLE = msgspec.json.Decoder(_Whole)
 _ERROR = msgspec.json.Decoder(_Error)
 _NONE = (b"", b"null", b"false", b"0", b'""', b"{}", b"[]")
-"""A field that says that there is no error."""
+"""Values of the field ``error`` that mean no error."""
 
 
 def judge_status(status: int, body: bytes = b"") -> Outcome | None:
-    """How a try failed that was answered with ``status`` and ``body``; None if it is an answer."""
+    """The outcome of a try that was answered with ``status`` and ``body``; None if it is an answer."""
     if status == 200:
         return None
     if status == 429:
@@ -119,7 +122,7 @@ def judge_status(status: int, body: bytes = b"") -> Outcome | None:
 
 
 def judge_whole(body: bytes) -> str | None:
-    """What is wrong with the body of an answer in one piece that came with 200; None: nothing.
+    """The fault in the body of an answer in one piece that came with status 200; None: there is none.
 
     Text that is no JSON is malformed, and so is half of a character.
     """

@@ -1,11 +1,12 @@
-"""The seam of an answer that another goes on with: the rest of it is made to look like one stream with the beginning.
+"""The seam of a continued answer: makes the beginning and the rest, from another source, look like one stream.
 
-Its events get the id, the name of the model and the time of the first ones, and its usage becomes that of the whole.
-The text itself is passed on as it is, but for white space that would stand there twice: the text so far is given to a
-model without the white space at its end, since most tokens begin with theirs.
+Events of the rest get the id, the model name and the time of the first events, and the usage becomes that of the whole.
+The text is passed on unchanged, except for duplicate white space: a model gets the text so far without the white space
+at its end, since most tokens begin with theirs.
 
-Some servers repeat the beginning and then go on, and some begin the answer again. What looks like it is held back: a
-whole repetition is taken away, and from any other nobody sees anything, so that yet another can be asked. Pure.
+Some servers repeat the beginning and then continue, and some begin the answer again. Text that looks like a repetition
+is held back. A complete repetition is removed. If it is incomplete, nothing of it is passed on, so that another source
+can be asked. Pure.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from serving.openai.content import ENVELOPE
 from serving.openai.requests import encode_body
 
 MIN_REPEATED_CHARS = 16
-"""Characters of the beginning of an answer that are no accident at the beginning of its rest."""
+"""If the rest begins with so many characters of the answer's beginning, that is no coincidence."""
 EMPTY: tuple[Any, ...] = (None, "", [], {})
-"""What says nothing in a piece of a message."""
+"""Values without content in a piece of a message."""
 
 _EVENT = re.compile(rb".+?(?:\r?\n\r?\n|\Z)", re.DOTALL)
 
 
 class BegunAgain(BackendError):
-    """An answer was begun again, where the rest of it was asked for."""
+    """A source began the answer again although the rest was asked for."""
 
 
 class Seam:
@@ -44,18 +45,18 @@ class Seam:
         self._tokens = tokens
         self._text = begun.strip()
         self._space = begun[len(begun.rstrip()) :]
-        """White space that the user has, and the model does not know of."""
+        """White space that the user has got, and that was not given to the model."""
         is_repetitive = self._text.find(self._text[: MIN_REPEATED_CHARS // 2], 1) >= 0
         self._may_repeat = len(self._text) >= MIN_REPEATED_CHARS and not is_repetitive
         self._repeated = 0
-        """Characters of the beginning that were repeated, once there are so many that it is no accident."""
+        """Repeated characters of the beginning, once there are so many that it is no coincidence."""
         self.has_repeated = False
         """Whether all of it was."""
         self._held: str | None = ""
-        """The text of the rest as far as it is held back; None: no more of it is."""
+        """The text of the rest that is held back; None: nothing is held back any more."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """The next whole events; returns what the user gets of them.
+        """The next whole events; returns the bytes for the user.
 
         Raises:
             BegunAgain: this is not the rest of the answer.
@@ -76,7 +77,7 @@ class Seam:
         return b"" if is_silent else b"data: " + encode_body(content) + b"\n\n"
 
     def _join_choice(self, choice: dict[str, Any]) -> None:
-        """Take out of a choice what the user has already, and what is held back."""
+        """Remove from a choice the text that the user has already, and the text that is held back."""
         piece, name = (choice, "text") if "text" in choice else (choice.get("delta"), "content")
         if not isinstance(piece, dict):
             return
@@ -91,7 +92,7 @@ class Seam:
             piece[name] = self._take(text if isinstance(text, str) else "", is_last=is_last)
 
     def _take(self, text: str, *, is_last: bool) -> str:
-        """The next of the text; returns what is passed on by now.
+        """The next piece of the text; returns what can be passed on now.
 
         Raises:
             BegunAgain: it begins the answer again.
@@ -108,10 +109,10 @@ class Seam:
         return rest
 
     def _look_for_repetition(self, *, is_last: bool) -> None:
-        """Take a repetition of the beginning out of what is held back, as far as it has come.
+        """Remove a repetition of the beginning, as far as it has come, from the text that is held back.
 
         Raises:
-            BegunAgain: it is only a part of the beginning, and no accident.
+            BegunAgain: only a part of the beginning is repeated, and that is no coincidence.
         """
         assert self._held is not None
         plain = self._held.lstrip() if not self._repeated else self._held
@@ -129,7 +130,7 @@ class Seam:
             raise BegunAgain("the answer was begun again")
 
     def _add_up(self, usage: dict[str, Any]) -> dict[str, Any]:
-        """The usage of the whole answer. What was written before counts as prompt in that of the rest."""
+        """The usage of the whole answer. In the usage of the rest, the text before it counts as prompt."""
         prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if type(prompt) is not int or type(completion) is not int:
             return usage

@@ -1,8 +1,8 @@
 """An answer, and its inspector: completion bytes, tokens, finish reason and errors are read while the bytes pass by.
 
-Each event of a stream is decoded once, on every node that it passes, and one that is too long for that is not passed
-on: what leaves has been counted. An answer that is not streamed is passed on as a whole. Where a backend reports no
-usage, the events that carry content are counted as tokens, and the figure is marked as estimated.
+Each event of a stream is decoded once on every node that it passes. An event too long for that is not passed on, so
+that every byte sent has been counted. An answer that is not streamed is passed on as a whole. Where a backend reports
+no usage, the events that carry content are counted as tokens, and the figure is marked as estimated.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ EVENT_STREAM = "text/event-stream"
 MAX_EVENT_BYTES = 256 << 10
 """Longest event of a stream, in which a long token has the log probabilities of a thousand candidates."""
 TOO_LONG_EVENT = f"an event of the answer is longer than {MAX_EVENT_BYTES} bytes"
-"""The error that it is."""
+"""Error for such an event."""
 
 FREE_EVENTS = 256
 """Events of a stream that may be as short as they like."""
 LEAST_EVENT_BYTES = 16
-"""Bytes that the events beyond them have on average, at least: even an empty event costs a microsecond or two."""
+"""Least average size of the events beyond them: even an empty event costs a microsecond or two."""
 TOO_MANY_EVENTS = f"the answer has more than {FREE_EVENTS} events, and of less than {LEAST_EVENT_BYTES} bytes each"
-"""The error that too many of them are."""
+"""Error for too many events."""
 
 MAX_ERROR_CHARS = 500
 """Most of an error message that is kept."""
@@ -49,7 +49,7 @@ _CLOSING = re.compile(rb"\s*\[DONE\]")
 """How the data of the closing event of a stream begins; clients read no further."""
 _ERROR = re.compile(rb'\s*\{\s*"error"\s*:')
 _NO_ERROR = (b"", b"null", b"false", b"0", b'""', b"{}", b"[]")
-"""What the field ``error`` has where there is none."""
+"""Values of the field ``error`` that mean no error."""
 _TOKENS = re.compile(rb"\d{1,9}")
 """A count of tokens; a larger one is not believed."""
 _FINISH_REASON = re.compile(r"[a-z_]{1,32}")
@@ -63,9 +63,9 @@ class Answer:
     """Head of an answer, and its body after transfer decoding, wherever it comes from.
 
     ``body`` may be iterated once; it raises :class:`~serving.backends.backend.BackendError` if the answer breaks off.
-    ``retry_after_s``: when the server expects to have time, as its header Retry-After says (0: it does not).
-    ``gather(seconds)`` has what comes until the next multiple of some seconds of trio's clock come as one piece, from
-    now on. It says whether the body can do that.
+    ``retry_after_s``: when the server expects to have time, as its header Retry-After says (0: it does not). After
+    ``gather(seconds)``, all that comes until the next multiple of ``seconds`` of trio's clock comes as one piece. It
+    returns whether the body can do that.
     """
 
     status: int
@@ -103,9 +103,9 @@ class WholeBody:
 class AnswerInspector:
     """Watches one answer, of ``form``, to a request for ``choices`` choices, in which calls count if it ``has_tools``.
 
-    ``withhold_usage`` keeps the usage event of a stream from a user who did not ask for it. ``cut_long`` has a stream
-    end for its length before an event that is too long; else that is an error. ``error`` is the message of an error
-    event, or why the answer broke off; nothing that comes after it counts.
+    ``withhold_usage`` keeps the usage event of a stream from a user who did not ask for it. With ``cut_long``, a stream
+    ends as too long before an event that is too long; otherwise such an event is an error. ``error`` is the message of
+    an error event, or why the answer broke off; nothing after it counts.
     """
 
     def __init__(
@@ -137,20 +137,21 @@ class AnswerInspector:
         """Data of the last event with content."""
         self._done = False
         self.is_too_long = False
-        """Whether it went beyond a limit; nothing more of it is passed on."""
+        """Whether the answer exceeded a limit; nothing more of it is passed on."""
         self.completion_bytes = 0
-        """What the answer so far is billed by. Of one that is not streamed it is known at the end."""
+        """The completion bytes so far, by which the answer is billed. If it is not streamed, they are known at the
+        end."""
         self.finish_reason = ""
         self.is_malformed = False
-        """Whether an event of a stream was no JSON. It is passed on: what it may have said is not hidden."""
+        """Whether an event of a stream was not JSON. It is passed on, so that nothing is hidden from the user."""
         self.error: str | None = None
         self.error_event = b""
         """The event that said so, which was passed on."""
         self.written = WrittenText() if stream and choices == 1 else None
-        """The text so far, for whoever may have to go on with it."""
+        """The text so far, for another source that may have to continue it."""
 
     def go_on(self) -> AnswerInspector:
-        """An inspector for the events of whoever goes on with an answer that broke off: it counts on from here."""
+        """An inspector for the events of another source that continues this answer; its counts start from these."""
         other = copy.copy(self)
         other._buffer, other.error, other.error_event, other.is_too_long = bytearray(), None, b"", False
         return other
@@ -161,7 +162,8 @@ class AnswerInspector:
         return self._last
 
     def feed(self, chunk: bytes) -> bytes:
-        """Watch the next bytes; returns those to pass on now: whole events, and nothing if it is not a stream."""
+        """Watch the next bytes; returns those to pass on now: whole events of a stream, and nothing of another
+        answer."""
         if self.is_too_long:
             return b""
         if not self.is_stream:
@@ -190,7 +192,7 @@ class AnswerInspector:
     def finish(self) -> bytes:
         """The answer is over; returns what is left to pass on: all of it, if it is not a stream.
 
-        Of a stream that can be a last event without its blank line. An event that was cut off is dropped, as clients
+        For a stream that may be a last event without its blank line. An event that was cut off is dropped, as clients
         would drop it: an error event may have to follow.
         """
         rest, self._buffer = bytes(self._buffer), bytearray()
@@ -208,7 +210,7 @@ class AnswerInspector:
         return rest
 
     def end(self) -> bytes:
-        """End a stream before its backend does, as one that has reached its length; returns the events to pass on."""
+        """End a stream before its backend does, as if it had reached its limit; returns the events to pass on."""
         self._buffer = bytearray()
         return self.feed(make_end(self._last, self._choices, self._form))
 
@@ -262,7 +264,7 @@ class AnswerInspector:
         return not isinstance(content, VectorContent) or len(content.choices or ()) == self._choices
 
     def _break_off(self, reason: str) -> bytes:
-        """Take nothing more of an answer that is too long; returns the events that end a stream."""
+        """Ignore the rest of an answer that is too long; returns the events that end a stream."""
         if self._cut_long and self._last and not self._done:
             end = self.end()
             self.is_too_long = True
@@ -308,7 +310,7 @@ def _describe(raw: bytes) -> str:
 
 
 def get_data(event: bytes) -> bytes:
-    """The data of a server-sent event (WHATWG HTML, section 9.2.6), with what white space may be around it."""
+    """The data of a server-sent event (WHATWG HTML, section 9.2.6), possibly with white space around it."""
     if event.startswith(b"data:") and event.count(b"\n") == 2 and b"\r" not in event:
         return event[5:]
     return b"\n".join(line[5:] for line in event.splitlines() if line.startswith(b"data:"))

@@ -1,8 +1,8 @@
-"""Requests whose answer is begun already, and is to be gone on with: by a user, or by a node whose executor was cut.
+"""Requests to continue an answer: from a user, or from a node whose executor was cut. Pure.
 
-A chat says so as vLLM reads it: the last message is the assistant's, with the text so far, and
-``continue_final_message`` is true. llama.cpp takes every such message for a beginning, and ignores the field. A
-completion needs no more than a prompt that ends in the text so far. Pure.
+A chat says so in the way of vLLM: the last message is the assistant's, with the text so far, and
+``continue_final_message`` is true. llama.cpp continues every such message, and ignores the field. For a completion, the
+prompt ends with the text so far.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 CONTINUES = "continue_final_message"
-"""The field by which a chat asks for it."""
+"""The field by which a chat asks to continue."""
 CONTINUED = {CONTINUES: True, "add_generation_prompt": False}
-"""What a chat that asks for it has: no turn of the assistant begins, since one has."""
+"""The fields of a chat that asks to continue. No new turn of the assistant begins."""
 
 
 def find_begun(content: Any) -> str | None:
-    """The beginning of the answer in a chat that is to be gone on with; None if it has none."""
+    """The beginning of the answer in a chat that asks to continue it; None if there is none."""
     messages = content.get("messages") if isinstance(content, dict) and content.get(CONTINUES) is True else None
     last = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(last, dict) or last.get("role") != "assistant":
@@ -26,10 +26,10 @@ def find_begun(content: Any) -> str | None:
 
 
 def begin_answer(content: dict[str, Any], text: str) -> dict[str, Any] | None:
-    """A request whose answer is to go on from ``text``; None if it cannot be said.
+    """The request to continue an answer from ``text``; None if that cannot be expressed.
 
-    A last message of the assistant that was not to be gone on with is a turn of its own to some servers, and a
-    beginning to others.
+    If the last message is the assistant's without that field, some servers read it as a complete turn, and others as a
+    beginning.
     """
     if "prompt" in content:
         prompt = content["prompt"]

@@ -1,4 +1,4 @@
-"""The JSON of a body that went over the wire, for those who read what is in it. Pure."""
+"""The JSON of a body that went over the wire, for modules that read its content. Pure."""
 
 from __future__ import annotations
 

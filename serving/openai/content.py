@@ -1,9 +1,9 @@
-"""What is read of an answer's JSON, and its completion bytes: what the answer is billed by.
+"""The parts of an answer's JSON that a node reads, and its completion bytes, by which it is billed.
 
 Completion bytes are the UTF-8 bytes, after JSON unescaping, of what the model produced and a client shows: text,
 reasoning, and the names and arguments of calls, if the request has tools. Framing, white space and fields not listed
-here are worth nothing, and of a repeated key the last counts, as it does for clients. The node that pays and the node
-that is paid count the same bytes with :func:`count_completion_bytes`, so that both come to the same number.
+here do not count, and of a repeated key the last counts, as for clients. The node that pays and the node that is paid
+count the same bytes with :func:`count_completion_bytes`, so that both come to the same number.
 
 Answers have one of three forms: messages (chat completions), texts (the older completions) and vectors (embeddings),
 which have no completion bytes.
@@ -23,7 +23,7 @@ import msgspec
 ENVELOPE = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 """What all events of a stream have in common."""
 MAX_FORM_CHARS = 1024
-"""Most characters of what the events of a stream have in common that are repeated in the event that ends it."""
+"""Most characters of these fields that are repeated in the event that ends a stream."""
 
 
 class Function(msgspec.Struct, gc=False):
@@ -133,7 +133,7 @@ MAX_UNSTREAMED_BYTES = 4 << 20
 """Longest answer that is not streamed. It is decoded on the event loop, in a tenth of a second at worst: a thread would
 hold the interpreter's lock meanwhile."""
 MAX_VECTORS_BYTES = 32 << 20
-"""Longest answer of embeddings: a thousand of a large model. Skipping numbers takes no longer than reading text."""
+"""Longest answer with embeddings: a thousand of a large model. Skipping numbers takes no longer than reading text."""
 
 MESSAGES = AnswerForm(
     msgspec.json.Decoder(Content[Choice]),
@@ -177,8 +177,8 @@ def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | bytearray) -> T | Non
 def count_completion_bytes(content: AnyContent, most_choices: int, has_tools: bool) -> int:
     """The completion bytes of an event or a body, of whose choices the first ``most_choices`` count.
 
-    Calls count if the request ``has_tools``; no client shows them else. Servers that give reasoning under both of its
-    names mean one text.
+    Calls count if the request ``has_tools``; otherwise no client shows them. Reasoning under both of its names is one
+    text.
     """
     if isinstance(content, VectorContent):
         return 0
@@ -205,7 +205,7 @@ def _measure(text: str | None) -> int:
 
 
 def make_end(event: bytes, choices: int, answer_form: AnswerForm = MESSAGES) -> bytes:
-    """The events that end a stream for its length, in the form of its last ``event`` (JSON)."""
+    """The events that end a stream at its limit, in the form of its last ``event`` (JSON)."""
     form = _decode(_FORM, event)
     if form is None or len(form.id) + len(form.object) + len(form.model) > MAX_FORM_CHARS:
         form = Form()

@@ -1,6 +1,6 @@
 """The endpoints of OpenAI's API that a backend answers and that requests are offloaded to: the paths on the wire.
 
-Whatever else a node speaks (``serving.translation``) becomes a request to one of these where the user asks.
+Requests of other APIs (``serving.translation``) are translated to one of these on the node that the user asks.
 """
 
 from __future__ import annotations

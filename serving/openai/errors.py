@@ -28,8 +28,8 @@ UNAVAILABLE = "service_unavailable_error"
 class ApiError(Exception):
     """An answer that is an error: status, and the four fields of OpenAI's error object.
 
-    ``retry_after_s`` hints at when the client may try again (0: no hint). ``is_final``: it need not try again, which
-    OpenAI's clients read in a header of theirs. ``allow`` is the method that is allowed, of a 405.
+    ``retry_after_s`` hints at when the client may try again (0: no hint). ``is_final``: trying again is useless, as a
+    header tells OpenAI's clients. ``allow`` is the allowed method, for a 405.
 
     Raise it in an HTTP handler before the response has started and the server answers with it.
     """
@@ -133,7 +133,7 @@ def no_provider(model: str | None, served: Sequence[str] = (), param: str = "pro
 
 
 def method_not_allowed(method: str, allow: str) -> ApiError:
-    """405: the path exists, the method does not; ``allow`` does."""
+    """405: the path exists, but not with this method; ``allow`` is the allowed one."""
     message = f"Method {method} is not allowed here, {allow} is."
     return ApiError(405, message, INVALID_REQUEST, "method_not_allowed", allow=allow)
 

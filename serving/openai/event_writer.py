@@ -1,8 +1,8 @@
 """A whole answer, written as the events of a stream: for users of a backend that ignores ``stream``. Pure.
 
-Some servers answer a request for a stream in one piece. Clients that asked for events cannot read that. What a stream
-would have said is all there, so it is said late: the role, the text and the calls, the end, and the usage. It must be
-there by the time at which a stream must begin: until then nobody knows that it will be no stream.
+Some servers answer a request for a stream in one piece, which clients that asked for events cannot read. The answer has
+everything that a stream would have, so it is written as events: the role, the text and the calls, the end, and the
+usage. It must be there by the time at which a stream must begin: until then nobody knows that it will be no stream.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ MAX_STREAM_EVENTS = 4_096
 """Most events of a stream that is written: the longest answer with log probabilities has half as many. Each takes some
 microseconds of the event loop."""
 MAX_STREAM_BYTES = 8 << 20
-"""Most bytes of a stream that is written: twice the longest answer in one piece. What all events have in common is in
-each of them."""
+"""Most bytes of a stream that is written: twice the longest answer in one piece, since each event repeats the common
+fields."""
 PIECE_CHARS = 8_192
-"""Most characters of a text in one event: however they are escaped, it is no event that is too long."""
+"""Most characters of a text in one event: even if all are escaped, the event is not too long."""
 PIECE_TOKENS = 50
 """Most tokens whose log probabilities are in one event."""
 OTHER_TEXTS = ("reasoning", "reasoning_content", "refusal")
-"""Texts of a message beside its content. The first two are one text where both are there, and stay side by side."""
+"""Texts of a message beside its content. If the first two are both there, they are the same text, and stay in one
+event."""
 
 _CALLS = "tool_calls"
 _OWN = ("index", "message", "text", "logprobs", "finish_reason")
-"""What of a choice has its place in the events before the last."""
+"""Fields of a choice that are written in the events before the last."""
 
 Fields = dict[str, Any]
 
 
 def write_events(body: bytes, form: AnswerForm, most_choices: int) -> bytes:
-    """The stream that says what the answer ``body`` says in its first ``most_choices`` choices, to its end.
+    """A complete stream with the first ``most_choices`` choices of the answer ``body``.
 
     Raises:
-        ValueError: there is no answer of this ``form`` in it, or one of more parts than a stream can have.
+        ValueError: it is no answer of this ``form``, or has more parts than a stream can have.
     """
     if decode_body(body, form) is None:
         raise ValueError("the answer is not of the form that was asked for")
@@ -66,7 +67,7 @@ def _write_answer(content: Fields, form: AnswerForm, most_choices: int) -> Itera
 
 
 def _write_choice(choice: Mapping[str, Any], number: int, form: AnswerForm) -> Iterator[Fields]:
-    """The pieces of a choice. The last says how it ended, and whatever else a server says of it."""
+    """The pieces of a choice. The last has the finish reason and all other fields of the choice."""
     index = choice["index"] if type(choice.get("index")) is int else number
     for piece in _write_text(choice) if form is TEXTS else _write_message(choice):
         yield {"index": index, **piece, "finish_reason": None}

@@ -11,7 +11,7 @@ MAX_NEAREST = 5
 MAX_COMPARED = 2000
 """Most names that an unknown one is compared with."""
 MAX_COMPARED_CHARS = 128
-"""Longest unknown name for which that is done: comparing takes time by the square of it."""
+"""Longest unknown name that is compared: the time grows with the square of its length."""
 LEAST_SIMILARITY = 0.4
 """Similarity (of ``difflib``) from which on a name is found."""
 

@@ -1,11 +1,12 @@
-"""In which number formats a model is served: weights, activations and key-value cache, by OpenRouter's classes. Pure.
+"""The number formats in which a model is served: weights, activations and key-value cache, by OpenRouter's classes.
+Pure.
 
-A *label* is what an owner declares or a server tells, in parts that a hyphen separates: the weights (``Q4_K_M``,
+A *label* is declared by an owner or reported by a server. Its parts are separated by hyphens: the weights (``Q4_K_M``,
 ``fp8``), or both they and the activations (``w4a16``); the activations alone (``a16``, ``afp8``); the cache (``kv16``,
 ``kvfp8``, ``kvq8_0``). So ``w4a16-kv16``, ``fp8-a16-kvfp8`` or ``Q4_K_M``, which leaves the other two open.
 
-Users ask for classes of labels (:mod:`serving.openai.provider_rules`), and announcements say which may be. What is of
-none of these classes, such as ``Q6_K``, is unknown to both, for nobody should be told that it is as good as another.
+Users ask for classes of labels (:mod:`serving.openai.provider_rules`), and announcements name the possible classes. A
+format of none of these classes, such as ``Q6_K``, counts as unknown: calling it one of the classes would be misleading.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from chain.codec import is_printable_ascii
 NUMBER_FORMATS = ("int4", "int8", "fp4", "fp6", "fp8", "fp16", "bf16", "fp32")
 """The classes, in the order of their bits in an announcement."""
 QUANTIZED = frozenset({"int4", "int8", "fp4", "fp6", "fp8"})
-"""Those to which a model is quantized: it computes in another one."""
+"""Classes of quantized weights: the model computes in another format."""
 UNKNOWN = "unknown"
 """What users call a format that is not told."""
 MAX_LABEL_CHARS = 64
 """Longest label."""
 AS_MODEL = "auto"
-"""How vLLM and SGLang call a cache of the format that the model computes in."""
+"""Name of vLLM and SGLang for a cache in the format in which the model computes."""
 
 _LABEL = re.compile(
     r"(?<![a-z0-9])"
@@ -52,14 +53,14 @@ _OF_BITS = {
     "16": frozenset({"fp16", "bf16"}),
     "32": frozenset({"fp32"}),
 }
-"""What activations and caches may be of which only the bits are said."""
+"""Possible classes of activations and caches for which only the number of bits is given."""
 _ACTIVATIONS = re.compile(r"(?:^w\d+|(?:^|-))a((?:bf|fp|int)?\d+)(?![a-z0-9])")
 _CACHE = re.compile(r"(?:^|-)kv([a-z0-9_]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class NumberFormats:
-    """Classes of which weights, activations and key-value cache may be; none of one of them: it is not known."""
+    """The possible classes of weights, activations and key-value cache; an empty set: not known."""
 
     weights: frozenset[str] = frozenset()
     activations: frozenset[str] = frozenset()
@@ -79,7 +80,7 @@ NOT_KNOWN = NumberFormats()
 def find_label(text: str) -> str:
     """The label in the name of a model or of its weights, in small letters; empty if there is none.
 
-    Of several the last: ``X-bf16-AWQ`` was made of ``X-bf16``.
+    If there are several, the last one: ``X-bf16-AWQ`` was made from ``X-bf16``.
     """
     found = _LABEL.findall(text.lower())
     return found[-1] if found else ""
@@ -102,10 +103,10 @@ def classify(label: str) -> NumberFormats:
 
 @lru_cache(maxsize=1024)
 def complete_label(label: str, activations: str = "", cache: str = "") -> str:
-    """A label with what a server tells of activations and cache, as far as it does not speak of them itself.
+    """A label, completed with the activations and cache that a server reports, where it does not name them itself.
 
-    What is not of a known class is left out. A cache :data:`AS_MODEL` is of the format of the activations, or else of
-    weights that are not quantized; of a quantized model its format is not told.
+    Formats of no known class are omitted. A cache :data:`AS_MODEL` has the format of the activations, or else of
+    unquantized weights; for a quantized model its format is unknown.
     """
     known, parts = classify(label), [label] if label else []
     if not known.activations and classify(f"a{_shorten(activations)}").activations:
@@ -120,7 +121,7 @@ def complete_label(label: str, activations: str = "", cache: str = "") -> str:
 
 
 def join_formats(several: Iterable[NumberFormats]) -> NumberFormats:
-    """What may answer where any of several may; a part that one of them leaves open is not known."""
+    """The possible formats if any of several backends may answer. A part that is unknown for one of them is unknown."""
     found = list(several)
     parts = ([getattr(each, part.name) for each in found] for part in fields(NumberFormats))
     return NumberFormats(*(frozenset[str]().union(*sets) if all(sets) else frozenset() for sets in parts))
@@ -136,12 +137,12 @@ def _find_part(text: str) -> frozenset[str]:
 
 
 def _name_part(names: frozenset[str]) -> str:
-    """What :func:`_find_part` reads as these classes; empty if nothing is."""
+    """The part of a label that :func:`_find_part` reads as these classes; empty if there is none."""
     if len(names) == 1:
         return next(iter(names))
     return next((bits for bits, same in _OF_BITS.items() if same == names), "")
 
 
 def _shorten(name: str) -> str:
-    """The name of a format of PyTorch as labels have it: ``bfloat16`` is ``bf16``."""
+    """The name in labels of a format of PyTorch: ``bf16`` for ``bfloat16``."""
     return name.lower().removeprefix("torch.").replace("bfloat", "bf").replace("float", "fp")

@@ -1,4 +1,4 @@
-"""The prefixes of a conversation, by a chain of hashes: by them the next turn finds the turn before. Pure."""
+"""The prefixes of a conversation, as a chain of hashes, by which a turn is matched with the turn before. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Prefix = tuple[bytes, int]
 
 
 def hash_prefixes(model: str, messages: object) -> tuple[Prefix, ...]:
-    """The prefixes of a conversation, shortest first; none without messages, or where one is nested too deep."""
+    """The prefixes of a conversation, shortest first; none if there are no messages, or one is nested too deep."""
     if not isinstance(messages, list):
         return ()
     digest, size, prefixes = hashlib.blake2b(model.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES), 0, []

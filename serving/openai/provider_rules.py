@@ -39,13 +39,13 @@ Sort = Literal["price", "throughput", "latency"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 """What providers can be sorted by."""
 FASTEST = ("throughput", "latency")
-"""Those that leave nothing to weigh: the first is asked first."""
+"""Values of ``sort`` that allow no other criterion: the fastest is asked first."""
 FORMATS = {
     "quantizations": "weights",
     "activation_quantizations": "activations",
     "kv_cache_quantizations": "cache",
 }
-"""The keys for number formats, with the part of the formats (:class:`NumberFormats`) that each is for."""
+"""The keys for number formats, each with the part of :class:`NumberFormats` to which it applies."""
 FOLLOWED = ("only", "ignore", "max_price", *FORMATS, "sort", "require_parameters", "allow_fallbacks")
 """All keys that are known."""
 MAX_NAMED = 64
@@ -58,8 +58,8 @@ _ME = b""
 class ProviderRules(msgspec.Struct, frozen=True, gc=False):
     """Who may answer: the public keys of ``only`` (none: all) but those of ``ignore``; the empty key is this node.
 
-    ``max_price`` is in micro-credits. ``formats`` are the classes of number formats, or ``unknown``, of which each part
-    may be; none: any.
+    ``max_price`` is in micro-credits. ``formats`` are the classes of number formats, or ``unknown``, that are allowed
+    for each part; none: any.
     """
 
     only: frozenset[bytes] = frozenset()
@@ -82,7 +82,8 @@ class ProviderRules(msgspec.Struct, frozen=True, gc=False):
         return not self.has_formats or all(self.allows_part(part, getattr(formats, part)) for part in FORMATS.values())
 
     def allows_part(self, part: str, classes: frozenset[str]) -> bool:
-        """Whether one part of a model may be of any of some classes; of none: it is not known of which."""
+        """Whether a part of a model whose format is one of ``classes`` is allowed; no classes: the format is
+        unknown."""
         wanted: frozenset[str] = getattr(self.formats, part)
         return not wanted or (classes <= wanted if classes else UNKNOWN in wanted)
 
@@ -97,7 +98,7 @@ ANYBODY = ProviderRules()
 
 
 def has_rules(body: bytes) -> bool:
-    """Whether a body may have the field or leave its model open. Most have neither, and need not be read for it."""
+    """Whether a body may have the field or leave its model open. Most bodies have neither, and need not be parsed."""
     return b'"provider"' in body or b'"auto"' in body
 
 

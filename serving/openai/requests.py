@@ -1,4 +1,5 @@
-"""What the node reads of a request: model, streaming, how many answers, token limits. Other fields pass unchanged."""
+"""The fields of a request that the node reads: model, streaming, number of answers, token limits. Others pass
+unchanged."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ MAX_VECTORS = 2048
 DEFAULT_TEXT_TOKENS = 16
 """Most tokens of a completion whose request names no limit, as OpenAI documents it."""
 ECHOED_PER_BYTE = 4
-"""Completion bytes that a hold covers for each byte of a request whose answers repeat its prompt: a token may be two
-bytes of JSON, and eight of text."""
+"""Completion bytes that a hold covers for each byte of a request whose answers repeat its prompt: a token may have two
+bytes as JSON, and eight as text."""
 MAX_REQUEST_TOKENS = 2**31
 """Most tokens that a request may ask for; the node's own cap is far lower."""
 LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict", "num_predict")
@@ -44,7 +45,7 @@ LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict", 
 CHOICES = ("n", "n_cmpl")
 """Fields for the number of answers; the larger counts."""
 FIELDS_READ = frozenset({"model", "stream", "stream_options", "tools", "functions", *LIMITS, *CHOICES})
-"""What a node reads. Some servers read them in any case, so no other spelling of them is let through."""
+"""Fields that a node reads. Some servers ignore the case of letters, so no other spelling of these is let through."""
 ENDPOINT_FIELDS = {
     CHAT.path: FIELDS_READ,
     COMPLETIONS.path: FIELDS_READ | {"prompt", "echo", "best_of"},
@@ -56,8 +57,8 @@ IMAGES = ("image_url", "input_image", "image")
 MAX_JSON_ITEMS = 1 << 16
 """Most strings, commas and opening brackets of a body.
 
-Parsing takes time by their number, and no other work is done meanwhile, not even if it is done in a thread. A message
-of a conversation has seven.
+The time of parsing grows with their number, and it blocks all other work, even in a thread. A message of a conversation
+has seven.
 """
 HELD_BYTES_PER_TOKEN = 8
 """Completion bytes that a hold covers for each token that a request allows.
@@ -67,7 +68,7 @@ and at most 6.9 of eleven languages. Only long runs of one character have more.
 """
 
 _JSON_ITEM = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{,]', re.DOTALL)
-"""Also matches a string without an end, so that no byte is looked at twice."""
+"""Also matches an unterminated string, so that no byte is read twice."""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -112,14 +113,14 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 def find_path(body: bytes) -> str:
-    """The path to which a body is a request: the fields with its texts tell. Any other body counts as a chat."""
+    """The endpoint of a body, by the field with its texts. Any other body counts as a chat."""
     content = parse_json(body)
     found = [path for name, path in TEXT_FIELDS.items() if isinstance(content, dict) and name in content]
     return found[0] if len(found) == 1 else CHAT.path
 
 
 def read_request(path: str, body: bytes) -> Request:
-    """Read a request that passes as it is. Without a limit it asks for :data:`MAX_REQUEST_TOKENS`.
+    """Read a request that is passed on unchanged. Without a limit it asks for :data:`MAX_REQUEST_TOKENS`.
 
     Raises:
         ApiError: 400, naming the field at fault.
@@ -130,7 +131,7 @@ def read_request(path: str, body: bytes) -> Request:
 
 
 def is_local_only(value: str) -> bool:
-    """What the header :data:`LOCAL_ONLY` says; ``value`` is empty where there is none."""
+    """The meaning of the header :data:`LOCAL_ONLY`; ``value`` is empty if there is none."""
     return value.lower() not in ("", "0", "false")
 
 
@@ -147,8 +148,7 @@ def parse_request(
 ) -> Request:
     """Read a request, and fill in what billing needs.
 
-    ``token_cap`` is the most tokens of an answer; models in ``model_caps`` have another number. What the body does not
-    say is passed on.
+    ``token_cap`` is the most tokens of an answer; models in ``model_caps`` have another number.
 
     Raises:
         ApiError: 400, naming the field at fault.
@@ -165,7 +165,7 @@ def parse_request(
 
 
 def _fill_in(request: Request, content: Mapping[str, Any], token_cap: int) -> bytes:
-    """The body of a request with what billing needs; the very same bytes if it has all of that."""
+    """The body of a request with the fields that billing needs; unchanged if it has them all."""
     if request.endpoint is EMBEDDINGS:
         return request.body
     limits = {name: content.get(name) for name in LIMITS}
@@ -178,10 +178,10 @@ def _fill_in(request: Request, content: Mapping[str, Any], token_cap: int) -> by
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
-    """The object that a body is.
+    """The JSON object of a body.
 
     Raises:
-        ApiError: 400, it is none, or one that takes too long to read.
+        ApiError: 400, it is no object, or takes too long to parse.
     """
     if len(body) > MAX_JSON_ITEMS and any(islice(_JSON_ITEM.finditer(body), MAX_JSON_ITEMS, None)):
         raise bad_request(f"The JSON of the body has more than {MAX_JSON_ITEMS} strings, commas and brackets.")
@@ -198,7 +198,7 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """One object of a body.
 
     Raises:
-        ValueError: it has a name twice. Servers differ in which one they read.
+        ValueError: it has a name twice. Servers differ in which value they read.
     """
     content = dict(pairs)
     if len(content) < len(pairs):
@@ -218,7 +218,7 @@ def _read(
     default_text_tokens: int = MAX_REQUEST_TOKENS,
     known: Mapping[str, Any] = MappingProxyType({}),
 ) -> Request:
-    """The request in a body. ``known`` is what the body does not say of it."""
+    """The request in a body. ``known`` has the fields of it that are not in the body."""
     endpoint, fields = ENDPOINTS[path], ENDPOINT_FIELDS[path]
     for name in content:
         if name not in fields and name.casefold() in fields:
@@ -287,7 +287,7 @@ def _read_embeddings(
 
 
 def _read_prompts(body: bytes, content: dict[str, Any], choices: int) -> tuple[int, int]:
-    """How many answers a request for completions gets, and the most bytes of its prompts that they repeat."""
+    """The number of answers to a request for completions, and the most bytes of its prompts that they repeat."""
     best_of = _read_count(content, "best_of") or choices
     if best_of != choices:
         raise bad_request("'best_of' is not supported: ask for several answers with 'n'.", param="best_of")
@@ -298,7 +298,7 @@ def _read_prompts(body: bytes, content: dict[str, Any], choices: int) -> tuple[i
 
 
 def _count_texts(content: dict[str, Any], name: str) -> int:
-    """How many texts a field has: one, or one in each entry of a list; the numbers of tokens in a list are one."""
+    """The number of texts in a field: one, or one for each entry of a list. A list of token numbers is one text."""
     texts = content.get(name)
     if isinstance(texts, str):
         return 1
@@ -308,7 +308,7 @@ def _count_texts(content: dict[str, Any], name: str) -> int:
 
 
 def _has_tools(content: dict[str, Any]) -> bool:
-    """Whether the answer may be calls. To other than a list of objects, servers answer as if they were broken."""
+    """Whether the answer may be calls. Anything but a list of objects is refused: servers fail on it as if broken."""
     for name in ("tools", "functions"):
         tools = content.get(name)
         if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):

@@ -1,4 +1,4 @@
-"""The text of an answer so far, kept for whoever may have to go on with it. Pure."""
+"""The text of an answer so far, kept for another source that may have to continue it. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MAX_WRITTEN_CHARS = 1 << 20
 class WrittenText:
     """The text of the one choice of a stream, piece by piece.
 
-    ``is_plain``: it is nothing but text, and short enough. Reasoning and calls cannot be given back to a model as the
-    beginning of its answer.
+    ``is_plain``: it is only text, and short enough. Reasoning and calls cannot be given to a model as the beginning of
+    its answer.
     """
 
     def __init__(self) -> None:
