@@ -82,11 +82,12 @@ log = structlog.get_logger(__name__)
 MAX_OFFERS_PER_PEER = 64
 """Offers of one peer that are handled at a time."""
 BACKENDS_TIMEOUT_S = 10.0
-"""How long a node waits for servers before it joins without them; what it loads itself it waits for."""
+"""How long a node waits for servers before it joins without them. For models that it loads itself it waits without a
+limit."""
 DRAIN_CHECK_INTERVAL_S = 0.1
 """How often a node that ends looks whether all is done."""
 CAPTURE_TIMEOUT_S = 5.0
-"""How long a node that ends waits for what it earned to be final on the ledger."""
+"""How long a stopping node waits until its earnings are final on the ledger."""
 
 
 def make_peer_table(key: KeyPair, runtime: Runtime, bootstrap: Sequence[tuple[bytes, str]]) -> PeerTable:
@@ -102,8 +103,8 @@ class Node:
     keeps what payments must know after a restart, and ``peers`` remembers where other peers were. ``peer_table`` is the
     one that ``network`` reads. ``dht_servers`` are servers of a DHT to ask first; with None the node takes no part in
     it. ``judge`` is how it judges duels, None if it does not, and ``duel_table`` what it remembers of them.
-    ``identities`` are those of its models. ``keys`` say who may use its API (default: everybody). ``machine`` is what
-    it is told of the machine that it runs on. ``note_start`` is told what it does while it starts.
+    ``identities`` are those of its models. ``keys`` say who may use its API (default: everybody). ``machine`` measures
+    the machine that it runs on. ``note_start`` is called with each step of the start.
     """
 
     def __init__(
@@ -256,7 +257,7 @@ class Node:
         return self.dispatcher.under_way + self.executor.under_way
 
     async def drain(self) -> None:
-        """Return once all that is under way is answered, and what it earned is final."""
+        """Return once all requests under way are answered, and its earnings are final."""
         log.info("stopping", requests=self.under_way)
         while self.under_way:
             await trio.sleep(DRAIN_CHECK_INTERVAL_S)

@@ -216,8 +216,8 @@ class Genesis(Record):
 def compute_serving_table(state: State, parameters: Parameters, beacon: bytes) -> ServingTable:
     """The accounts that serve some model, or judge, by key.
 
-    Those with the minimum bond at least, the ``MAX_SERVERS`` largest; of the newcomers, who have less and serve some
-    model, as many as there is room for, drawn by ``beacon``.
+    First come the accounts with at least the minimum bond, the largest ``MAX_SERVERS`` of them. The rest of the room is
+    for newcomers, which have less and serve some model, drawn by ``beacon``.
     """
     least, newcomer_count = max(1, parameters.min_service_bond), MAX_NEWCOMERS if parameters.newcomer_share else 0
     # Both lists may be much longer than what is taken from them.

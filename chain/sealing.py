@@ -1,7 +1,7 @@
 """Sealing under a passphrase, for files that only their owner may open.
 
-Argon2id (RFC 9106) turns the passphrase into a key, with a salt and limits that stand in the file; what is sealed under
-that key is XSalsa20-Poly1305, libsodium's secretbox.
+Argon2id (RFC 9106) turns the passphrase into a key, with a salt and limits that are in the file. The content is sealed
+under that key with XSalsa20-Poly1305, libsodium's secretbox.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ IS_ORDERED = frozenset({BlockStatus.EXECUTING, BlockStatus.WAITING_FOR_PARENT, B
 
 @dataclass(slots=True)
 class PendingBlock:
-    """A block in the tree; ``transition`` is what it leads to, once it was executed here."""
+    """A block in the tree; ``transition`` is the result of its execution, once it was executed here."""
 
     block: Block
     status: BlockStatus
@@ -108,7 +108,8 @@ class BlockTree:
         return ExecutedBlock(block, transition)
 
     def release(self, blocks: Sequence[Block]) -> None:
-        """Agreement is done with these blocks, and the chain does not reach them yet: keep as many as there is room."""
+        """Agreement no longer needs these blocks, but the chain does not reach them yet: keep as many as there is room
+        for."""
         for block in blocks:
             node = self._nodes.pop(block.id, None)
             if node is None or node.transition is None:
@@ -160,7 +161,7 @@ class BlockTree:
         return branch
 
     def advance(self, header: Header, state: State) -> None:
-        """Move the head. What is not above it is dropped, and what was executed on another branch."""
+        """Move the head. Blocks that are not above it are dropped, and so are those executed on another branch."""
         self.header, self.state = header, state
         kept: dict[bytes, PendingBlock] = {}
         executed = {header.id}

@@ -1,10 +1,9 @@
 """Wall time as others may see it. Pure.
 
-A clock that others can read to the millisecond is a fingerprint: by its deviation and its rate a machine is known
-again, under whatever key and behind whatever proxy. So what a node says about time, and what it takes for timely,
-follows a coarse clock. This goes on by :data:`STEP_MS` at a time, each time at a random moment. The moments follow from
-a secret, so that all parts of a node see the same time. Who watches it for a month learns the deviation to about a
-second, and the rate to about a millionth.
+A clock that others can read to the millisecond is a fingerprint: its deviation and its rate identify a machine, under
+any key and behind any proxy. So a node tells times, and judges what is timely, by a coarse clock. It advances by
+:data:`STEP_MS` at a time, at random moments. The moments follow from a secret, so that all parts of a node see the same
+time. An observer learns the deviation to about a second, and the rate to about a millionth, within a month.
 
 Source: T. Kohno, A. Broido and K. Claffy, "Remote physical device fingerprinting", 2005.
 """

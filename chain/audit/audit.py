@@ -1,15 +1,15 @@
 """The audit: re-check a whole chain from genesis, trusting nothing but the genesis itself and perhaps a checkpoint.
 
 Every encoding, hash, signature, certificate, lottery draw and transition is checked again by the code that the nodes
-run. That no credit is made or lost is checked beside it: in every block over what it changes, at both ends over all
-accounts. A chain comes from a :class:`ChainSource`: a data directory, an export file, or another node. Whatever else a
-source says (indexes, the state at the end) is compared with the replay. Signatures are verified by worker threads while
-this one executes the blocks before them.
+run. In addition, the audit checks that no credit is made or lost: in every block over its changes, and at both ends
+over all accounts. A chain comes from a :class:`ChainSource`: a data directory, an export file, or another node.
+Whatever else a source says (indexes, the state at the end) is compared with the replay. Signatures are verified by
+worker threads while this one executes the blocks before them.
 
 A chain whose first blocks are not there begins with a state that others computed. The validators of every epoch since
-genesis vouch for it, if all of these epochs' ends are there; or a checkpoint does, a block that the auditor trusts,
-if it is among the blocks or epoch ends that are there. With neither, all of it may be made up, and the audit says so
-(:attr:`Report.doubt`): that nothing contradicts itself is then worth nothing.
+genesis vouch for it, if all of these epochs' ends are there; or a checkpoint does, a block that the auditor trusts, if
+it is among the blocks or epoch ends that are there. With neither, all of it may be invented, however consistent it is,
+and the audit says so (:attr:`Report.doubt`).
 
 Not checked, because a chain cannot show it: whether its timestamps were true, whether it is the only one that its
 validators signed, and whether there are later blocks.
@@ -321,7 +321,7 @@ class _Audit:
         self._on_progress(block.height)
 
     def _count_grants(self, block: Block, transition: Transition) -> int:
-        """What the block granted to newcomers: the only credit that is not there from genesis on."""
+        """The credit that the block granted to newcomers: the only credit that does not come from genesis."""
         granted = sum(
             isinstance(signed.operation, Register) and failure is None
             for signed, failure in zip(block.body.operations, transition.failures, strict=True)

@@ -41,9 +41,9 @@ class CheckCounts:
 
 @dataclass(slots=True)
 class ListedCheck:
-    """One check: at which height it was opened and settled, and how it was ``settled``, as far as it was.
+    """One check: the heights at which it was opened and settled, and how it was ``settled``, if it was.
 
-    ``opened_at`` is None if the chain begins after that. ``check`` is as it was in the end, or as it is now.
+    ``opened_at`` is None if the chain begins after that. ``check`` is its last state.
     """
 
     hold: bytes

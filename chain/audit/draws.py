@@ -20,8 +20,8 @@ class PayerDraws:
     Its ``holds``, the attempts it ``skipped`` to make them, and the sequence numbers below its highest that it left
     ``unused``: both are ways around a draw that a payer does not like, and both happen by chance too. ``forfeited`` is
     what it lost for numbers that can not be used any more, in micro-credits. ``expected`` is how many it would have
-    skipped by chance: had each executor that it drew failed it as often as it failed all other payers. It is None if
-    there is no other payer.
+    skipped by chance, if each executor that it drew had failed it as often as all other payers. It is None if there is
+    no other payer.
     """
 
     holds: int = 0
@@ -62,7 +62,7 @@ class DrawStatistics:
         if hold.seq not in attempts:
             self._numbers[payer] = 1 + self._numbers.get(payer, self._base.replay_window(payer).top)
             draws.unused = window.top - self._numbers[payer]
-        # Attempts below this one that were neither held before nor counted as skipped yet.
+        # Lower attempts that have no hold and were not counted as skipped yet.
         seen = attempts.get(hold.seq, 0)
         for attempt in range(seen, hold.attempt):
             drawn = get_executor(state, hold.round, payer, hold.seq, attempt, hold.model)

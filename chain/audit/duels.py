@@ -65,11 +65,11 @@ class DuelCounts:
 
 @dataclass(slots=True)
 class DuelHistory:
-    """One duel: at which height it was opened and settled, as far as it was, and what it moved.
+    """One duel: the heights at which it was opened and settled, if it was, and the credit that it moved.
 
     If the executor was accused, ``first_verdict`` and ``first_seats`` are those of the first judges.
 
-    ``opened_at`` is None if the chain begins after that. ``duel`` is as it was in the end, or as it is now.
+    ``opened_at`` is None if the chain begins after that. ``duel`` is its last state.
     """
 
     hold: bytes

@@ -41,10 +41,10 @@ class Report:
     ``smallest_certificate`` is the smallest share of stake that made a block final (0 to 1) at ``smallest_height``,
     None if there is no block; ``blocking_group`` of ``validators`` together hold a third and could halt the chain.
 
-    The blocks up to the one at ``base_height`` are not there if that is not 0. What they led to is then taken from a
-    state that hashes to the root in that block. It ``is_proven`` final if the validators of every epoch since genesis
-    vouch for those of the next. ``checkpoint`` is the trusted block, if one was named and is part of this chain.
-    ``doubt`` says why the chain need not be the true one though nothing in it is wrong.
+    If ``base_height`` is not 0, the blocks up to that height are not there. The state after them is then taken as it
+    is, after checking that it hashes to the root in the block at that height. It ``is_proven`` final if the validators
+    of every epoch since genesis vouch for those of the next. ``checkpoint`` is the trusted block, if one was named and
+    is part of this chain. ``doubt`` says why the chain may not be the true one although nothing in it is wrong.
     """
 
     name: str

@@ -71,7 +71,7 @@ class ChainSource(Protocol):
 
     genesis: Genesis
     base: Header
-    """What its blocks come after: genesis, or a later block if those up to that one are not there."""
+    """The header before its first block: genesis, or a later block if those up to that one are not there."""
     height: int
     """Height of its last block."""
 

@@ -119,8 +119,8 @@ class VerifiedProof:
     """What a proof shows that was found to hold.
 
     The ``statement`` is about the block of ``header``, which is the ``anchor`` or in its history. ``share`` of the
-    stake (0 to 1) made the anchor final, and ``smallest_share`` at least every step; both are None without steps.
-    ``restarts`` are the headers since the checkpoint that stand on the word of the genesis file alone.
+    stake (0 to 1) made the anchor final, and at least ``smallest_share`` made each step final; both are None without
+    steps. ``restarts`` are the headers since the checkpoint that only the genesis file vouches for.
     """
 
     statement: ProvenAccount | ProvenOperation

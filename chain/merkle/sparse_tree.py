@@ -83,10 +83,11 @@ class ConflictingLeaf(Record):
 
 @dataclass(frozen=True, slots=True)
 class TreeProof(Record):
-    """What the map holds under a key: the forks on its path, lowest first, and what stands at the end of it.
+    """A proof of the record under a key, or of its absence: the forks on its path, lowest first, and the leaf at the
+    end.
 
-    At the end of the path of an absent key stands the leaf of a ``conflicting`` one, unless the map is empty. The
-    branches do not commit to the bits between them, so that nothing less than that leaf shows the key to be absent.
+    The path of an absent key ends at the leaf of a ``conflicting`` key, unless the map is empty. The branches do not
+    commit to the bits between them, so only that leaf shows that the key is absent.
     """
 
     branches: Annotated[tuple[Branch, ...], Bounds(0, 256)]

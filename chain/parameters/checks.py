@@ -14,7 +14,7 @@ Shortfall = Annotated[int, Bounds(1, SHORTFALL_OFFSET)]
 Distance = Annotated[int, Bounds(1, PPM)]
 """Parts per million of probability."""
 HonestShare = Annotated[int, Bounds(1, PPM)]
-"""Of a million checks of honest answers, how many exceed a limit at the most."""
+"""Largest number of a million checks of honest answers that exceed a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class CheckParameters(Record):
     checkers that lie: a fifth of the stake under an identity is two of three in 104,000 of a million checks. Two
     reports agree if they are no more than ``shortfall_tolerance`` and ``distance_tolerance`` apart.
 
-    ``max_distance`` lies between what ``benchmarks.quality.substitution`` measures of honest pairs, even of two engines
-    whose activations have other formats, and what weights of four bits or without two layers differ by. Eight-bit
-    weights in place of sixteen are within what honest engines differ by: no network-wide limit finds them.
+    ``max_distance`` lies between two distances that ``benchmarks.quality.substitution`` measures: that of honest pairs,
+    even of two engines with activations of different formats, and that of weights of four bits or without two layers.
+    Eight-bit weights in place of sixteen differ no more than honest engines do: no network-wide limit finds them.
     """
 
     checkers: Annotated[int, Bounds(0, MAX_CHECKERS)] = 3

@@ -16,15 +16,15 @@ JUDGEMENT_COST = 245
 PAID_VERDICTS = 830
 """Of 1,000 honest verdicts, how many agree with the majority."""
 GUESSES_FOUND = 70
-"""Of 1,000 votes run again of a judge that guesses, how many lead to its being found: half of them differ, and five of
-eight must (:mod:`chain.state.judge_records`)."""
+"""Of 1,000 repeated votes of a judge that guesses, how many convict it: half of them differ, and five of eight must
+(:mod:`chain.state.judge_records`)."""
 ANSWER_COST = 500
-"""What an honest answer costs, in thousandths of its price: what one of no use saves."""
+"""Cost of an honest answer, in thousandths of its price: what a useless answer saves."""
 FRAUDS_FOUND = 660
-"""Of 1,000 duels about answers of no use, how many end as a fraud where such an answer persuades a fifth of the judges:
-two of three must accuse, and four of five."""
+"""Of 1,000 duels about useless answers, how many end as a fraud if such an answer persuades a fifth of the judges: two
+of three must accuse, and then four of five."""
 BRIBE_MARGIN = 50
-"""By how many thousandths what a verdict is worth to its parties may exceed what it costs to buy."""
+"""By how many thousandths the worth of a verdict to its parties may exceed the cost of buying it."""
 MIN_BLOCK_SPACING_MS = 250
 """The fastest pace of blocks, in ms. No rule bounds it, but validators keep it."""
 

@@ -37,17 +37,17 @@ class DuelParameters(Record):
     ``executor_lost``; a challenger earns ``challenger``, or ``challenger_lost`` if the executor was better; a judge
     earns ``judge`` with the majority, a quarter of it in a tie. A challenger without an answer and a judge without a
     ballot pay ``silence``, an executor whose request or answer could not be obtained ``void``. An executor whose answer
-    two panels call unusable pays ``fraud``; where its answers are drawn more often, so much less. ``levy`` times the
-    rate is what each capture pays for all this.
+    two panels call unusable pays ``fraud``, and proportionally less if its answers are drawn more often. ``levy`` times
+    the rate is what each capture pays for all this.
 
     Of 1,000 votes ``repeat_rate`` are run again by another account with an equal judge. An account whose votes differ
     too often (:mod:`chain.state.judge_records`) pays ``guessing``, and cannot judge for ``bench_ms``. Judges are drawn
     from kinds that have ``min_judge_share`` thousandths of the stake of all judges.
 
-    An account on *probation* has the rate ``probation_rate`` if that is more: for its first ``probation_duels``, and
-    after a fraud until duels were about as many times the amount by which that is measured. An executor that loses more
-    than it wins is drawn by a share of its stake: the odds of its winning, to the power of ``exposure_exponent``
-    (:mod:`chain.state.ratings`).
+    An account on *probation* has the rate ``probation_rate`` if that is higher. Probation lasts for the first
+    ``probation_duels``. It also follows a fraud, until duels were about that many times the weight of the fraud. An
+    executor that loses more than it wins is drawn by a share of its stake: the odds of its winning, raised to
+    ``exposure_exponent`` (:mod:`chain.state.ratings`).
     """
 
     rate: Annotated[int, Bounds(0, 1_000)] = 0

@@ -51,17 +51,15 @@ class Parameters(Record):
 
     Who votes changes with epochs of ``epoch_heights``, who serves with rounds of ``round_heights``: one holder of a
     third of the stake leads all blocks of such a round once in 3 ** ``round_heights`` rounds, by chance, and would then
-    know the draws of the next serving table before it is frozen.
-    ``entry_fee`` is the price of an entry of the state that stays for good (:mod:`chain.transition.fees`):
-    some 700 bytes in the memory of every node for ever, where an operation is carried out once and then on disk.
-    ``deposit_per_byte`` is the price of what can leave the state again, as long as it is there
-    (:mod:`chain.transition.deposits`).
-    A validator is jailed for its absence in whole epochs of ``participation_span_ms`` at least.
-    ``max_settlements`` is how many unreceipted captures a block settles before it leaves the rest to the next.
-    ``unused_number_fee`` is what the first hold number costs that a payer leaves out
-    (:mod:`chain.transition.deposits`).
-    ``duels`` says how often answers are compared, and what is at stake then, ``checks`` how their model is checked.
-    ``bond_per_hold`` is how many times the amount of a hold an executor has bonded and free, or it declines.
+    know the draws of the next serving table before it is frozen. ``entry_fee`` is the price of an entry of the state
+    that stays for good (:mod:`chain.transition.fees`): some 700 bytes in the memory of every node for ever, where an
+    operation is carried out once and then on disk. ``deposit_per_byte`` is the deposit for an entry that can be
+    removed, for as long as it is there (:mod:`chain.transition.deposits`). A validator is jailed for its absence in
+    whole epochs of ``participation_span_ms`` at least. ``max_settlements`` is how many unreceipted captures a block
+    settles before it leaves the rest to the next. ``unused_number_fee`` is the deposit for the first hold number that a
+    payer skips (:mod:`chain.transition.deposits`). ``duels`` says how often answers are compared, and what is at stake
+    then, ``checks`` how their model is checked. ``bond_per_hold``: an executor declines unless its free bond is this
+    many times the amount of the hold.
     """
 
     epoch_heights: Annotated[int, Bounds(1, MAX_EPOCH_HEIGHTS)] = 128

@@ -1,11 +1,11 @@
 """Direct streams inside the committee, for what must not wait for gossip: proposals, votes, certificates.
 
 Protocol ``/wwwserve/vote/1``: one long-lived exchange to each other member, each frame a :class:`Batch` of messages,
-nothing in return. In a larger network most members are no neighbours in the overlay: the link dials those. Sending
-only puts a message into that member's queue, so a slow or dead member delays no other, and what gathers there while a
-frame is written goes into the next one. When a queue is full it loses the oldest of what can best be missed: hints
-first (operations, which gossip brings too), then what is bulky (blocks, which are fetched from those who voted for
-them), then the rest. That is safe: agreement never counts on a single delivery, since votes and certificates are
+nothing in return. In a larger network most members are not neighbours in the overlay: the link dials those. Sending
+only puts a message into that member's queue, so a slow or dead member delays no other. Messages that come while a frame
+is written go into the next one. A full queue drops the oldest message of the least important kind: first hints
+(operations, which gossip brings too), then large messages (blocks, which can be fetched from validators that voted for
+them), then the rest. That is safe: agreement never relies on a single delivery, since votes and certificates are
 repeated at every timeout.
 """
 
@@ -70,7 +70,7 @@ class _PeerQueue:
         return dropped
 
     async def take(self) -> tuple[bytes, ...]:
-        """The messages of the next frame: all that is queued, as far as it fits."""
+        """The messages of the next frame: as many of the queued ones as fit."""
         while not self.queue:
             self.filled = trio.Event()
             await self.filled.wait()
@@ -101,7 +101,7 @@ class CommitteeStreams:
         self._find_addresses = find_addresses
         self._queues: dict[bytes, _PeerQueue] = {}
         self._gathered: dict[_PeerQueue, None] = {}
-        """Those that something was put into since the last flush."""
+        """Queues that got a message since the last flush."""
         self._members: frozenset[bytes] = frozenset()
         self._nursery: trio.Nursery | None = None
         self._last_frame: tuple[tuple[bytes, ...], bytes] = (), b""
@@ -152,7 +152,7 @@ class CommitteeStreams:
             self.send(peer, payload)
 
     def flush(self) -> None:
-        """Let what is queued go out. Until then it gathers, so that what belongs together travels together."""
+        """Send the queued messages. Until this call they wait, so that messages that belong together share a frame."""
         for queue in self._gathered:
             if queue.queue:
                 queue.filled.set()

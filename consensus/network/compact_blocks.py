@@ -1,9 +1,9 @@
 """Proposals of large blocks, with the operations by id: the receivers have most of them from gossip already.
 
-Small blocks travel whole, since a round trip for what is missing would cost more than the bytes. Whatever was put
-together wrongly cannot pass for the block: the header commits to every byte of the body. A few bytes stand for a large
-block here, so it is put together only for the leader of a view that waits for a proposal, and never beyond the size
-that a block may have.
+Small blocks are sent whole, since a round trip for missing operations would cost more than the bytes. A block that is
+reconstructed wrongly cannot pass for the right one: the header commits to every byte of the body. Since a few bytes can
+stand for a large block, a block is reconstructed only if it comes from the leader of a view that waits for a proposal,
+and only up to the largest size of a block.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A round-robin queue for one event loop: each source has a queue of its own, and they are taken from in turns.
+"""A round-robin queue for one event loop: each source has a queue of its own, and the queues take turns.
 
 A source that brings more than fits in its queue waits; other sources do not. Of two sources, one that sends a thousand
 messages gets no more turns than one that sends a single vote.
@@ -31,11 +31,12 @@ class FairQueue(Generic[T]):
         self._capacity = capacity
         self._max_bytes = max_bytes
         self._queues: dict[bytes, _Queue[T]] = {}
-        """Those with anything in them, in the order of their turns."""
+        """The queues that are not empty, in the order of their turns."""
         self._filled = trio.lowlevel.ParkingLot()
 
     async def put(self, source: bytes, item: T, size: int = 0) -> None:
-        """Add an item of ``size`` bytes. Waits while its source has no room; else it lets no other task run."""
+        """Add an item of ``size`` bytes. Waits while its source has no room; otherwise it does not yield to other
+        tasks."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._has_room(source, size):
             await self._queues[source].room.park()

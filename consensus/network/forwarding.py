@@ -1,8 +1,8 @@
-"""Forwards operations of this node to the leader of the next block, which so has them sooner than by gossip.
+"""Forwards operations of this node to the leader of the next block, which then has them sooner than by gossip.
 
-The first goes out at once. Those that come within :data:`FORWARD_INTERVAL_S` after it go out together: a message costs
-both ends several times what the operations in it do, and :mod:`consensus.network.gossip` limits how many messages of a
-member the leader takes. Nothing depends on a forward, since gossip brings the same operations.
+The first is sent at once. Those that come within :data:`FORWARD_INTERVAL_S` after it are sent together: a message costs
+both ends several times as much as the operations in it, and :mod:`consensus.network.gossip` limits how many messages of
+a member the leader takes. Nothing depends on a forward, since gossip brings the same operations.
 """
 
 from __future__ import annotations

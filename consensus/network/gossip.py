@@ -37,7 +37,7 @@ GOSSIP_BATCH_BYTES = 32 * 1024
 GOSSIP_DELAY_S = 0.1
 """Seconds that the first item of a batch waits for others."""
 OPERATIONS_INTERVAL_S = 0.3
-"""Seconds at least from one batch of operations to the next: the leader has what is urgent by a forward."""
+"""Least seconds from one batch of operations to the next: urgent ones are forwarded to the leader."""
 MAX_BATCH_BYTES = 900 * 1024
 """Largest payload published, in bytes; gossip carries less than 1 MiB."""
 MAX_PUBLISH_QUEUE_BYTES = 8 << 20
@@ -143,7 +143,8 @@ class GossipPublisher:
 class TopicRateLimiter:
     """Which batches of one topic are looked at.
 
-    ``is_member`` says who is in the committee, and ``has_credit`` whose account owns enough that its name is not free.
+    ``is_member`` says who is in the committee, and ``has_credit`` whose account owns so much that it is costly to
+    replace.
     """
 
     def __init__(
@@ -173,9 +174,9 @@ class TopicRateLimiter:
         return self._strangers.admit(sender, size, now) and self._neighbours.admit(neighbour, size, now)
 
     def punish(self, sender: bytes, now: float) -> None:
-        """``sender`` made a batch that no honest node makes: what it sends is not looked at for a while.
+        """``sender`` made a batch that no honest node makes: its batches are ignored for a while.
 
-        Only ``sender``: neighbours pass on what they have not looked at.
+        Only ``sender`` is punished: neighbours pass batches on without checking them.
         """
         for limiter in (self._members,) if self._is_member(sender) else (self._owners, self._strangers):
             limiter.punish(sender, now)

@@ -1,10 +1,9 @@
 """How operations that others send get into the mempool: decoded within bounds, each signature checked once.
 
-A newcomer's proof of work (:mod:`chain.transition.validators.registration`) takes a hundred times as long to check as
-a signature, and costs nothing to make up. So proofs wait in a queue of their own, behind which nothing else waits. Only
-a few a second get into it: one rate for neighbours with a stake and one for all others, each divided among the
-neighbours that bring them. An operation that is turned away comes again: a node repeats what it submitted until it is
-final.
+A newcomer's proof of work (:mod:`chain.transition.validators.registration`) takes a hundred times as long to check as a
+signature, and costs nothing to make up. So proofs wait in a queue of their own, behind which nothing else waits. Only a
+few a second get into it: one rate for neighbours with a stake and one for all others, each divided among the neighbours
+that bring them. A refused operation comes again: a node repeats its operations until they are final.
 """
 
 from __future__ import annotations
@@ -184,7 +183,8 @@ class OperationIngress:
         return (await self._verifier.check(self._verify_each, [operation]))[0]
 
     def _verify_each(self, verify: crypto.Verify, operations: list[SignedOperation]) -> list[bool]:
-        """Whether each is signed. Blocks for as long as that takes, but for those that came in a block meanwhile."""
+        """Whether the signature of each holds. Those that came in a block meanwhile are not checked again. Blocks while
+        checking."""
         return [
             self._mempool.is_verified(operation) or verify([operation.signature_check(self._genesis.chain_id)])
             for operation in operations

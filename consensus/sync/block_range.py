@@ -1,4 +1,4 @@
-"""What a peer sends, checked before it counts: blocks of one epoch up to a certificate that makes the last final. Pure.
+"""Checks blocks from a peer: a range within one epoch, up to a certificate that makes the last block final. Pure.
 
 Blocks are first taken on the signatures of their leaders alone (:class:`HeaderChain`), up to :data:`MAX_RANGE_BYTES`.
 Once a certificate comes, the whole range is executed and every signature checked (:func:`verify_block_range`).
@@ -71,7 +71,7 @@ class BlockRange(HeaderChain):
         self.blocks: list[Block] = []
 
     def add(self, verify: crypto.Verify, item: BlockItem) -> Certificate | None:
-        """Take the next block. Returns the certificate once there is one; then :func:`verify_block_range` has the word.
+        """Take the next block. Returns the certificate once there is one; then :func:`verify_block_range` decides.
 
         Raises:
             LedgerError: not a block that can come next.

@@ -120,7 +120,7 @@ class SyncClient:
         self._requested = trio.Event()
         self._warned: set[str] = set()
         self.target = 0
-        """Height claimed by the peer that blocks are coming from; what it sent so far is true."""
+        """Height claimed by the peer that blocks are coming from; the blocks that it sent so far are verified."""
         if not is_met:
             self._warn_once(
                 "unmet",
@@ -252,9 +252,9 @@ class SyncClient:
         return True
 
     async def _handle_pruned(self, pruned: Sequence[tuple[bytes, ChainStatus]]) -> bool:
-        """Go on although every peer that is ahead has pruned the next blocks. Returns whether that was possible.
+        """Catch up although every peer that is ahead has pruned the next blocks. Returns whether that was possible.
 
-        A node that prunes old blocks itself goes on from a snapshot; an archive waits.
+        A node that prunes old blocks itself continues from a snapshot; an archive waits.
         """
         height = self._get_head()[0].height
         if not pruned:

@@ -140,7 +140,7 @@ class BlockItem(Record):
 
 @dataclass(frozen=True, slots=True)
 class Pruned(Record):
-    """What was asked for is not kept here. ``first`` is the first height whose block is, or epoch whose end is."""
+    """The blocks or epoch ends asked for are not kept here. ``first`` is the first height or epoch that is kept."""
 
     TAG = 2
     first: Natural

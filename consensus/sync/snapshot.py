@@ -2,8 +2,9 @@
 
 From a header that it trusts, the node checks the ends of epochs up to a recent one (:mod:`chain.light.client`); then it
 fetches the state after that block chunk by chunk (:mod:`chain.merkle.snapshot`), from any peers that have it, in turn.
-Every chunk is checked when it comes and is durable then. So a lying peer costs one chunk, and a restart costs nothing.
-When all is there the chain on disk goes on from it in one step, and the blocks after it come by ordinary sync.
+Every chunk is checked when it comes, and then made durable. So a lying peer costs one chunk, and a restart costs
+nothing. When the state is complete, the chain on disk is replaced in one step, and the blocks after it come by ordinary
+sync.
 """
 
 from __future__ import annotations
@@ -79,9 +80,9 @@ class SnapshotSync:
         """Whether a state is on its way here, which the validators of its chain vouch for."""
 
     async def run(self, peer: bytes, status: ChainStatus) -> bool:
-        """Follow the epoch ends of ``peer``, which says that it is at ``status``, and adopt the state at the last.
+        """Follow the epoch ends of ``peer``, which claims ``status``, and adopt the state at the last.
 
-        Returns whether that succeeded. What was fetched is kept for the next time.
+        Returns whether that succeeded. The chunks that came are kept for the next attempt.
 
         Raises:
             CheckpointError: the last block that this node trusts is too old.
@@ -135,7 +136,7 @@ class SnapshotSync:
         return None
 
     async def _find_trusted(self, peer: bytes) -> Header:
-        """The header of the checkpoint, if it is above the own chain, else the own last final one."""
+        """The header of the checkpoint if it is above the own chain, otherwise the own last final header."""
         checkpoint = self._checkpoint
         if checkpoint is None or checkpoint.height <= self._store.height:
             return self._store.header
@@ -173,7 +174,7 @@ class SnapshotSync:
         return True
 
     async def _fetch_state(self, header: Header) -> bool:
-        """Fetch what is missing of the state after ``header``; False if no peer has the rest at this moment."""
+        """Fetch the missing chunks of the state after ``header``; False if no peer has the rest at this moment."""
         snapshot_import = self._store.snapshot_import
         if snapshot_import.header != header:
             await self._runtime.run_sync(snapshot_import.begin, header)

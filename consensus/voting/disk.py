@@ -1,10 +1,10 @@
-"""Opening what a node keeps on disk. What is damaged goes into quarantine, and the node goes on without it.
+"""Opening the files of a node. Damaged ones go into quarantine, and the node continues without them.
 
 The chain comes back from other nodes. Votes do not, so a validator that may have lost some is locked out of voting
 (:mod:`consensus.voting.lockout`). Nothing is deleted, and nothing is lost without a line in the log.
 
-Only what is proven not to be what was written goes into quarantine. A database that is in use, a full disk or missing
-permissions are errors, as is the chain of another genesis.
+Only files that are proven to differ from what was written go into quarantine. A database that is in use, a full disk or
+missing permissions are errors, as is the chain of another genesis.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ but zeros, as some file systems leave it when power fails between a write and it
 is damage. A file that ends early at a whole record, or after the cut, looks right by itself; ``validate_mark`` compares
 it with the length and hash that the ledger's database holds (the *mark*), which is never behind what was sent.
 
-A vote is counted and hashed as if none had ever been dropped: dropping old ones changes neither ``length`` nor
-``head_hash``, and what the ledger noted stays comparable.
+Votes are counted and hashed as if none had ever been dropped: dropping old ones changes neither ``length`` nor
+``head_hash``, so that the mark in the ledger's database stays comparable.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class JournalDamaged(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class JournalStart(Record):
-    """Where a journal begins, and what it cannot answer for.
+    """Where a journal begins, and which votes it may lack.
 
     ``first`` votes were dropped or lost; the hash of the last of them is ``previous``. Their epochs are before
     ``first_epoch``, in which nothing more may be signed; but while there is a ``nonce`` they may be of any epoch
@@ -279,7 +279,7 @@ class Journal:
         self._rewrite(replace(self.start, nonce=nonce))
 
     def unlock(self, first_epoch: int) -> None:
-        """Note that what is missing is of epochs before ``first_epoch``. Durable when this returns.
+        """Note that all missing votes are of epochs before ``first_epoch``. Durable when this returns.
 
         Raises:
             StoreError: the disk failed.
@@ -325,9 +325,9 @@ class Journal:
         return votes
 
     def validate_mark(self, length: int, head_hash: bytes) -> None:
-        """Whether the journal still holds what it held when its length and hash were noted.
+        """Check that the journal still holds the votes that it held when its length and hash were noted.
 
-        What was noted before the oldest vote here is reached, since the start says so.
+        A mark from before the oldest vote here is valid, since the start covers those votes.
 
         Raises:
             JournalDamaged: it is shorter, or was something else then.

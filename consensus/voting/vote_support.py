@@ -1,4 +1,4 @@
-"""What own votes rest on, kept on disk beside them until the chain is past it.
+"""The blocks and certificates that own votes rest on, kept on disk beside them until the chain is past them.
 
 A notarize is worth nothing without its block, nor a finalize without its notarization: if every validator crashed at
 once and lost them, a block that may be final would be gone. The key of an entry is its prefix, epoch, view and kind (1,

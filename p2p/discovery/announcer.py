@@ -55,7 +55,7 @@ REFRESH_INTERVAL_S = ANNOUNCE_INTERVAL_S
 REFRESH_BURST = 5
 """Announcements that may be renewed for peers in a row, without that interval."""
 INCARNATION_SPREAD_MS = 1000
-"""Range of what is added to the coarse time of an incarnation: runs that do not know of each other do not share one."""
+"""Range of the random addition to the coarse time of an incarnation: so independent runs do not share one."""
 LOAD_INTERVAL_S = 5.0
 """Seconds after which neighbours are told of any change of load."""
 

@@ -1,9 +1,11 @@
-"""Places in something of bounded size: who has one, and who gives way when there are too many. Pure.
+"""Places in something of bounded size: which peers have one, and which peer loses its place when there are too many.
+Pure.
 
 Identities are free, so a place is bought or drawn. A peer's *weight* is what it has at stake, as the caller says.
 Weights are compared by *class*, the powers of two: a larger class displaces a smaller one. Within a class a lot
 decides, which follows from a secret, so that it can neither be aimed at nor improved by coming first. A share of the
-places is kept for peers without weight: weight never shuts newcomers out, nor do newcomers in any number those with it.
+places is kept for peers without weight. So peers with weight never shut newcomers out, nor the reverse, however many
+there are.
 """
 
 from __future__ import annotations
@@ -30,12 +32,13 @@ def count_bought_places(size: int) -> int:
 
 
 def draw_lot(secret: bytes, peer: bytes) -> int:
-    """The lot of ``peer``: of several the one with the greatest gives way."""
+    """The lot of ``peer``: the peer with the greatest lot loses its place first."""
     return int.from_bytes(hash_bytes("place lot", secret, peer))
 
 
 class _Group:
-    """Peers in the order in which they give way: of the lowest rank first the greatest lot."""
+    """Peers in the order in which they lose their places: by rank, the lowest first, and then by lot, the greatest
+    first."""
 
     def __init__(self) -> None:
         self.places: dict[bytes, tuple[int, int]] = {}
@@ -71,7 +74,7 @@ class Places:
         return len(self._weighty.places) + len(self._others.places)
 
     def put(self, peer: bytes, lot: int) -> None:
-        """Give ``peer`` a place, or change its lot. Then :meth:`find_surplus` says who gives way."""
+        """Give ``peer`` a place, or change its lot. Then :meth:`find_surplus` says which peer loses its place."""
         group, rank = self._rank(peer)
         if group.places.get(peer) != (rank, -lot):
             self.discard(peer)

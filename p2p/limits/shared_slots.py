@@ -1,7 +1,7 @@
-"""Slots of a bounded number that all peers share: when they run out, the owner with most gives way. Pure.
+"""A bounded number of slots that all peers share: when none is free, the owner with most loses one. Pure.
 
-If the first to ask kept what it has, a stranger could take all slots and hold them. So a newcomer always gets one, and
-of the owners with most slots the item that was put longest ago loses its own. An owner is an IP address, where one is
+If slots were kept for as long as wanted, a stranger could take all of them and hold them. So a newcomer always gets
+one, and of the items of the owners with most slots, the oldest loses its slot. An owner is an IP address, where one is
 known, since keys are free.
 """
 

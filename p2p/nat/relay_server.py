@@ -158,8 +158,8 @@ class RelayTable:
     def _make_room(self, circuits: Sequence[Circuit], newcomer: Circuit, now: float) -> bool:
         """Cut one of ``circuits``: the least used one of the owner with most. Returns whether there was one to cut.
 
-        If the newcomer's owner would have most, it is one of its own. Only an owner with more than its share loses a
-        circuit that has not settled.
+        If the owner of the new circuit would have most, one of its own circuits is cut. Only an owner with more than
+        its share loses a circuit that has not settled.
         """
         crowd = Counter(circuit.owner for circuit in circuits)
         most = max(crowd.values())
@@ -354,7 +354,7 @@ class RelayServer:
 
 
 def _limit() -> pb.Limit:
-    """The limits told to both ends. There is none of bytes: they are slowed down instead."""
+    """The limits told to both ends. There is no limit of bytes: a circuit is slowed down instead."""
     return pb.Limit(duration=round(MAX_DURATION_S), data=0)
 
 

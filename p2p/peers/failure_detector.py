@@ -11,9 +11,10 @@ SWIM trusts its members; here identities are free, so an observer counts only if
 has dialled it, or it has stake), or has been known for :data:`OBSERVER_MIN_AGE_S`, or since this node started. An
 observer that was refuted does not count against the same peer for :data:`REFUTED_PENALTY_S`. An observer that was
 refuted by :data:`MAX_FALSE_SUSPICIONS` peers within that time, each promptly (:data:`PROMPT_REFUTATION_S`), does not
-count at all. Of the observers that are not verified only one counts against a peer with stake: that suffices to have it
-probed. A peer that has refuted has longer to do so again than it waits between refutations. A liar therefore needs two
-accomplices to have a living peer without stake declared dead, and can do so only until the refutation has spread.
+count at all. Of the observers that are not verified, only one counts against a peer with stake; that suffices to have
+the peer probed. After a refutation, a peer has longer for the next one than it must wait between two. A liar therefore
+needs two accomplices to have a living peer without stake declared dead, and can do so only until the refutation has
+spread.
 
 All times are seconds of one monotonic clock.
 """
@@ -34,7 +35,7 @@ CONFIRMATIONS = 3
 SUSPICION_TIMEOUT_S = 3.0
 """Seconds that a failing peer has to refute the suspicion."""
 REPEATED_SUSPICION_TIMEOUT_S = 15.0
-"""The same for a peer that refuted one promptly in the last :data:`REFUTED_PENALTY_S`: it may wait 10 s to do it again.
+"""The same for a peer that promptly refuted one in the last :data:`REFUTED_PENALTY_S`: it may take 10 s until the next.
 """
 OBSERVER_MIN_AGE_S = 60.0
 """Seconds after which an unverified peer counts as an observer."""

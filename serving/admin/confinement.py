@@ -1,8 +1,8 @@
 """The headers that confine what a listener answers, should a browser show it.
 
-A page may load from its own origin alone and runs no script but files of that origin (Content Security Policy 3), and
-has no way from text to markup or code (Trusted Types). It is not shown inside other pages, and other pages cannot load
-what is answered.
+A page may load only from its own origin, and runs only scripts that are files of that origin (Content Security Policy
+3). It cannot turn text into markup or code (Trusted Types). It is not shown inside other pages, and other pages cannot
+load the responses.
 """
 
 from __future__ import annotations

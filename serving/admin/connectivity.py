@@ -124,7 +124,7 @@ def judge_nat(listening: Sequence[str], seen_as: Iterable[str], can_be_dialled: 
     """Whether a NAT stands between this node and others, from its own IP addresses and those that others see.
 
     ``none``; ``forwarded``: a NAT that lets others in; ``closed``: one that does not, or a firewall; ``unknown``: no
-    peer outside of the local network has said yet. Whom most see counts, because one may lie.
+    peer outside of the local network has said yet. The address that most peers see counts, because one may lie.
     """
     outside = Counter(host for host in seen_as if not is_local(host))
     if not outside:

@@ -1,7 +1,7 @@
 """The ledger of the running node over HTTP: read-only routes under ``/chain``, answered by :mod:`chain.explorer`.
 
 Each answer is made in a thread, from a view of the chain that does not change meanwhile, so that agreement waits for
-none. It is made once for all who ask for it until the chain changes, and who has it already is told so (status 304).
+none. It is made once and used for all requests until the chain changes. A client that has it already gets status 304.
 Lists come in pages of at most ``MAX_PAGE`` entries: ``limit`` says how many, ``before`` where to go on, with the
 ``next`` of the page before.
 

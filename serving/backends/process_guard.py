@@ -18,7 +18,7 @@ import time
 from contextlib import suppress
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What the parent decides about: a Ctrl-C at the terminal reaches this program too."""
+"""Signals that are ignored, since the parent decides: a Ctrl-C at the terminal reaches this program too."""
 POLL_INTERVAL_S = 0.2
 """Seconds between looks at the command where the system has no better way to wait for it."""
 

@@ -31,7 +31,7 @@ SILENCE_S = 60.0
 WATCH_INTERVAL_S = 1.0
 """Seconds between looks at whether it answers."""
 STEADY_S = 300.0
-"""Seconds after which a server that ends had no failure before, as far as the pause is concerned."""
+"""Seconds after which the failures before no longer count for the pause."""
 RESTART_PAUSE = Backoff(first_s=1.0, max_s=60.0)
 """Pause before a server is started again."""
 KEY_VARIABLES = ("VLLM_API_KEY", "LLAMA_API_KEY")

@@ -1,8 +1,9 @@
-"""The file of ``wwwserve backup``: what makes a node again on another machine, and nothing that makes it vote twice.
+"""The file of ``wwwserve backup``: all that restores a node on another machine, and nothing that could make it vote
+twice.
 
 It holds the key, the configuration with the small files that it names, the genesis file, and the API keys by their
-hashes. It never holds the vote journal, the ledger, or what is open with others: those are true of one moment on one
-machine. A node that begins without a journal waits before it votes (:mod:`consensus.voting.lockout`).
+hashes. It never holds the vote journal, the ledger, or open business with other nodes: those are valid only for one
+moment on one machine. A node that begins without a journal waits before it votes (:mod:`consensus.voting.lockout`).
 
 The file is text, one ``name: value`` per line after a title line::
 

@@ -13,11 +13,11 @@ have 4 MiB.
 
 
 def spare_what_was_loaded() -> None:
-    """Search no more among the objects that are there now, and among new ones less often than by default.
+    """Exclude all present objects from garbage collection, and collect new ones less often than by default.
 
-    By default the youngest are searched after every 700 objects that are made, and now and then all that there are,
-    modules and ledger included: tenths of a second in which nothing else happens. An answer that passes by in pieces
-    makes and frees objects all the time, few of them in cycles.
+    By default the youngest are searched after every 700 new objects, and now and then all objects, modules and ledger
+    included: tenths of a second in which nothing else runs. An answer that passes by in pieces makes and frees objects
+    all the time, few of them in cycles.
     """
     gc.collect()  # what is garbage now would stay for good
     gc.freeze()

@@ -46,11 +46,11 @@ async def serve(
     drain_timeout_s: float,
     say: Callable[[str], None],
 ) -> None:
-    """Run until a signal to stop comes, or the terminal goes that the node was started on, then end in order: finish
-    what is under way, for ``drain_timeout_s`` at most, and ``say`` so.
+    """Run until a signal to stop, or until the terminal of the node is gone. Then stop in order: ``say`` so, and finish
+    the requests under way, within ``drain_timeout_s``.
 
-    A second signal to stop ends that at once. What follows it, which takes a moment, no signal interrupts. A node that
-    is still starting has nothing under way, and does not know yet which peers it knew: it ends at once.
+    A second signal cuts this short. No signal interrupts the rest of the stop, which takes a moment. A node that is
+    still starting has no requests under way, and has not loaded its peers: it stops at once.
     """
     ends_on_hangup = ends_with_terminal()
     for number in (*STOP_SIGNALS, RELOAD_SIGNAL):
@@ -74,9 +74,9 @@ async def serve(
 
 
 async def _drain(node: RunnableNode, signals: AsyncIterator[int], timeout_s: float) -> None:
-    """Say goodbye, which takes a moment, and finish what is under way for ``timeout_s`` at most.
+    """Say goodbye, which takes a moment, and finish the requests under way, within ``timeout_s``.
 
-    Another signal to stop ends both.
+    Another signal to stop cuts both short.
     """
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_wait_to_stop, signals, nursery.cancel_scope)

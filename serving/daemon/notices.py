@@ -57,7 +57,7 @@ def describe_briefly(node: RunnableNode) -> str:
 
 
 def describe_stop(under_way: int, timeout_s: float) -> str:
-    """What a node that is told to stop still does, and how to have it stop at once."""
+    """What a stopping node still does, and how to stop it at once."""
     what = f"{format_count(under_way, 'request')} under way, {timeout_s:g} s at most" if under_way else "saying goodbye"
     return f"stopping ({what}; again: at once)"
 

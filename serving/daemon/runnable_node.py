@@ -26,4 +26,4 @@ class RunnableNode(NodeView, Protocol):
         """Refuse requests and offers from now on; what is under way has ``timeout_s`` seconds to end."""
 
     async def drain(self) -> None:
-        """Return once all that is under way is answered, and what it earned is final."""
+        """Return once all requests under way are answered, and its earnings are final."""

@@ -67,8 +67,8 @@ async def keep_index(blocks: ChainStore) -> None:
 async def stop_with_parent() -> None:
     """Send this process the signal to stop when standard input ends, and end it by force if that takes too long.
 
-    No other process is left to do that. The kernel does it, because a model server that is ended may hang in native
-    code, where no thread of Python runs any more. What a node has on disk is whole at any moment.
+    No other process is left to do that. The kernel does it, because a stopping model server may hang in native code,
+    where no Python thread runs any more. The files of a node are consistent at any moment.
     """
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
         while await stream.receive_some():

@@ -22,11 +22,11 @@ MAX_BLOCKS = 120
 INITIAL_BLOCKS = 40
 """Blocks of before the start that are shown."""
 MAX_FLOW_BLOCKS = 256
-"""Blocks of before the start in which holds are looked for: those of a minute, of a chain as busy as it can be."""
+"""Earlier blocks in which holds are looked for at the start: those of a minute on the busiest chain."""
 MAX_HOLDS = 4_096
 """Holds that are kept for the flows."""
 MAX_LOOK_AHEAD = 8
-"""Blocks after one without a certificate of its own in which the one that made it final is looked for."""
+"""If a block has no certificate of its own, so many later blocks are searched for the one that made it final."""
 
 
 class BlockLog:

@@ -1,8 +1,8 @@
 """Sessions that were ended before their time, so that no restart of the node brings one back (pure).
 
-A session proves itself, and is stored nowhere. So one that was ended is remembered until the time at which it would
-have ended by itself. Not more than :data:`MAX_ENDED` are: where one has to be forgotten, all sessions are ended that
-were begun no later than it, so that it does not come back.
+A session is not stored: it is valid by its own code. So a session that was ended early is remembered until it would
+have expired. At most :data:`MAX_ENDED` are remembered. When one has to be forgotten, all sessions that began no later
+than it are ended, so that it does not become valid again.
 
 Times are in whole seconds of the wall clock, and are those at which sessions end by themselves.
 """

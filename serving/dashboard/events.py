@@ -35,15 +35,16 @@ come from share them, so that one network cannot take all."""
 
 
 class Feed(NamedTuple):
-    """What a page gets piece by piece: who may see it, and what gives the number of the last piece, and those after a
-    number, as JSON."""
+    """Data that a page gets piece by piece: who may see it, and functions for the number of the last piece and for the
+    pieces after a number, as JSON."""
 
     level: Level
     get_since: Callable[[int], tuple[int, list[str]]]
 
 
 class Section(NamedTuple):
-    """One section: who may see it, what computes it (data for JSON), and that every how many ticks at most."""
+    """One section: who may see it, the function that computes it (data for JSON), and the least number of ticks
+    between."""
 
     level: Level
     make: Callable[[], Any]
@@ -68,7 +69,7 @@ class _Viewer:
 
 
 class TooManyViewers(HTTPException):
-    """As many streams are open as may be, and those of others from no network that has more of them."""
+    """The most streams are open, and no other network has more of them than that of the newcomer."""
 
     def __init__(self) -> None:
         super().__init__(503, "too many pages are open; close one", {"retry-after": "10"})
@@ -135,7 +136,7 @@ class EventHub:
             self._viewers.pop(viewer, None)
 
     def _make_room(self, newcomer: _Viewer) -> None:
-        """If there are as many as may be, have the oldest give way of the network that has most.
+        """If the most streams are open, end the oldest one of the network that has most.
 
         Raises:
             TooManyViewers: that is the network of the newcomer, or none has two more than that.

@@ -127,7 +127,8 @@ class Dashboard:
         return make_answer(self._history.to_columns(coarse=coarse))
 
     async def _replay(self, request: Request) -> Response:
-        """What a change of the policy would have done to the last requests that could go either way."""
+        """The effect that a change of the policy would have had on the last requests that could be served or
+        offloaded."""
         policy, changes = self._node.policy, await read_object(request)
         planned = plan_policy(self._node, changes).get_parameters()
         loads = [record.load for record in self._node.dispatcher.records if record.load is not None]

@@ -21,8 +21,8 @@ from serving.http.server import HttpServer
 from serving.openai.errors import method_not_allowed, too_many_requests
 
 RATE = Rate(items=10, size=1e9, burst=10)
-"""Requests a second from one address, of which a page takes some twenty at once when it is opened. What comes through a
-reverse proxy of this machine has no address of its own here: the proxy is to bound it."""
+"""Requests a second from one address; a page takes some twenty at once when it is opened. Requests through a reverse
+proxy on this machine cannot be told apart by address: the proxy must limit them."""
 TOTAL_RATE = Rate(items=50, size=1e9, burst=4)
 """Requests a second of all together."""
 CONNECTIONS = 256

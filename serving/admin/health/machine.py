@@ -1,4 +1,4 @@
-"""What a node measures of its machine: how late its event loop comes, how slow its disk is, and how full."""
+"""Measurements of a node's machine: how late its event loop is, and how slow and how full its disk is."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _time_sync(directory: Path, free: str, clock: Callable[[], float]) -> Findin
 
 
 def check_ports(config: NodeConfig, directory: Path, *, runs: bool, listens: bool = True) -> Iterator[Finding]:
-    """That the ports of a node that ``runs`` are listened on, and those of one that does not are free.
+    """Check that the ports of a running node (``runs``) are listened on, or that those of a stopped node are free.
 
     No connection is made: a port that is listened on is one that cannot be bound. Ports for peers are left out if it
     does not listen for them, whatever the file says.

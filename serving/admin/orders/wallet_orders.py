@@ -107,7 +107,7 @@ def _make_enroll(node: NodeView, order: Order, nonce: int) -> Enroll:
 
 
 def _make_serve(node: NodeView, order: ServeOrder, nonce: int) -> Serve:
-    """Other models; how the account judges stays as it is, and so do the identities of models that stay."""
+    """The operation for other models. The judge of the account stays, and so do the identities of models that stay."""
     account = node.engine.state.account(node.key.public_key)
     identities = tuple(identity for identity in account.identities if identity.model in order.models)
     return Serve(nonce, tuple(sorted(set(order.models))), account.judge, identities)
@@ -165,7 +165,7 @@ async def carry_out_registration(node: NodeView, order: Order) -> dict[str, Any]
 
 
 async def _wait_outcome(node: NodeView, signed: SignedOperation, wait: float) -> dict[str, Any]:
-    """What became of an operation after ``wait`` seconds at most; ``height`` is None while it is not final."""
+    """The outcome of an operation, after at most ``wait`` seconds; ``height`` is None while it is not final."""
     height, failure = None, None
     if wait:
         with suppress(trio.TooSlowError):
