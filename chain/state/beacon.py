@@ -49,7 +49,7 @@ class Beacon(Record):
         return Beacon(self.epoch + 1, self.value, self.value, self.previous)
 
     def get_epoch_seed(self, epoch: int) -> bytes | None:
-        """What the leaders of ``epoch`` are drawn from; None unless it is this one or the one before."""
+        """The source from which the leaders of ``epoch`` are drawn; None unless it is this epoch or the one before."""
         return {self.epoch: self.previous, self.epoch - 1: self.earlier}.get(epoch)
 
 
@@ -75,7 +75,7 @@ class HashChain:
         return self._layers[:32]
 
     def find_reveal(self, commitment: bytes) -> bytes | None:
-        """What opens ``commitment``; None if that is not in this chain, or is the secret itself."""
+        """The preimage that opens ``commitment``; None if that is not in this chain, or is the secret itself."""
         start = self._layers.find(commitment)
         reveal = self._layers[start + 32 : start + 64] if start >= 0 and start % 32 == 0 else b""
         return reveal or None

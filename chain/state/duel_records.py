@@ -40,7 +40,7 @@ class PaidCapture(Record):
 
 @dataclass(frozen=True, slots=True)
 class PaidCaptures(Record):
-    """Captures that wait for the same block: for the one that draws their heights, or for the one that decides."""
+    """Captures that wait for the same block: the one that draws their deciding blocks, or the deciding block itself."""
 
     captures: tuple[PaidCapture, ...]
 
@@ -62,7 +62,7 @@ class JudgeSeat(Record):
 
     @property
     def voter(self) -> bytes:
-        """The judge whose vote this seat casts or runs again: what is drawn for the vote follows from it."""
+        """The judge whose vote this seat casts or repeats: all draws for the vote follow from its key."""
         return self.repeats or self.public_key
 
     @property
@@ -73,14 +73,14 @@ class JudgeSeat(Record):
 
 @dataclass(frozen=True, slots=True)
 class Duel(Record):
-    """A request that is answered a second time, and judged. Its key is the hold of the request.
+    """A request that is answered a second time; judges compare the answers. Its key is the hold of the request.
 
-    ``amount`` is what was captured, in micro-credits: all amounts of the duel are shares of it. ``rate`` is that at
-    which it was drawn, in thousandths. ``ends_at`` is the chain time at which its ``stage`` ends, in ms. Without a
+    ``amount`` is the captured amount, in micro-credits: all amounts of the duel are shares of it. ``rate`` is the rate
+    at which it was drawn, in thousandths. ``ends_at`` is the chain time at which its ``stage`` ends, in ms. Without a
     ``challenger`` it is a *solo check*. ``silent`` are the challengers that gave no answer. ``locked`` is the part of
     the executor's bond that stands behind it, ``reserved`` the part of the treasury. The executor ``is_accused`` once
-    most of the judges have called its answer unusable: the seats are then those of other judges, who say whether they
-    agree. In ``repeats`` sit those who run votes again.
+    most of the judges have called its answer unusable: the seats are then those of a second panel, which confirms that
+    or not. ``repeats`` are the seats of accounts that repeat votes.
     """
 
     payer: PublicKey

@@ -1,4 +1,4 @@
-"""How the votes of a judge come out when another account with the same judge runs them again.
+"""The record of a judge's repeated votes: how often another account with an equal judge gave the same ballot.
 
 No one knows which vote is right, but two runs of one vote by equal judges nearly always agree. A judge that votes by
 chance, or by a rule of its own, differs about every second time. Of two votes that differ, either may be the one that
@@ -24,7 +24,7 @@ SAME, DIFFERENT = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class JudgeRecord(Record):
-    """What running votes of, or by, an account again showed.
+    """The results of repeated votes of an account, and of votes that it repeated.
 
     ``repeats`` has the last :data:`REPEATS`, the oldest first. Before the chain time ``benched_until``, in ms, the
     account cannot declare that it judges.

@@ -61,7 +61,7 @@ def paid_captures_key(height: int) -> bytes:
 
 
 def pending_draws_key(height: int, delay: int) -> bytes:
-    """Of the captures on which the block of ``height`` decides, ``delay`` blocks after it was drawn to."""
+    """Key of the captures on which the block of ``height`` decides, whose delay was drawn ``delay`` blocks before."""
     return b"n" + height.to_bytes(8, "big") + bytes([delay])
 
 

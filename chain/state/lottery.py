@@ -1,6 +1,6 @@
 """The executor lottery: who is drawn to serve a request; and who is drawn for a duel about one.
 
-For each request of a payer the accounts that serve the model stand in one random order, drawn by stake without
+For each request of a payer there is one random order of the accounts that serve the model, drawn by stake without
 replacement; ``attempt`` is a position in it. Everything the order depends on (stakes, beacon, payer, sequence number)
 is fixed before the request exists, so that every node computes the same order and the ledger refuses any other payee.
 
@@ -53,9 +53,9 @@ class ServingEntry(Record):
 class ServingTable(Record):
     """All accounts in the draw of a period, ordered by key.
 
-    ``newcomer_share`` thousandths of the draws go to newcomers, as long as there are any: a newcomer must be able
-    to earn a stake. Judges are drawn if those with an equal declaration have ``min_judge_share`` thousandths of the
-    stake of all judges together: or a judge of a kind of its own could never have a vote run again.
+    ``newcomer_share`` thousandths of the draws go to newcomers, as long as there are any: a newcomer must be able to
+    earn a stake. A judge is drawn only if the judges with an equal declaration have ``min_judge_share`` thousandths of
+    the stake of all judges: the votes of a judge of its own kind could never be repeated.
     """
 
     entries: tuple[ServingEntry, ...]
@@ -109,7 +109,8 @@ class ServingTable(Record):
         return {identity: _Urn(entries) for identity, entries in tickets.items()}
 
     def draw_checkers(self, identity: DeclaredIdentity, seed: bytes, excluded: Collection[bytes]) -> Iterator[bytes]:
-        """Who declares ``identity`` with a stake, one after another as ``seed`` draws them, but those ``excluded``."""
+        """The accounts that declare ``identity`` and have a stake, in the order drawn by ``seed``, without those
+        ``excluded``."""
         return _draw_all(self._checker_urns.get(identity, _EMPTY_URN), "checker", seed, excluded)
 
     @cached_property
@@ -122,16 +123,18 @@ class ServingTable(Record):
         return {judge: _Urn(tickets) for judge, tickets in kinds.items()}
 
     def draw_challengers(self, model: str, seed: bytes, excluded: Collection[bytes]) -> Iterator[bytes]:
-        """Who serves ``model`` with a stake, one after another as ``seed`` draws them, without those ``excluded``."""
+        """The accounts that serve ``model`` and have a stake, in the order drawn by ``seed``, without those
+        ``excluded``."""
         return self.lottery(model).draw_staked("challenger", seed, excluded)
 
     def draw_judges(self, seed: bytes, excluded: Collection[bytes]) -> Iterator[tuple[bytes, DeclaredJudge]]:
-        """Who judges with a stake, and how, one after another as ``seed`` draws them, without those ``excluded``."""
+        """The accounts that judge and have a stake, with their judges, in the order drawn by ``seed``, without those
+        ``excluded``."""
         for key in _draw_all(self._judge_urn, "judge", seed, excluded):
             yield key, self._judges[key]
 
     def draw_equal_judges(self, judge: DeclaredJudge, seed: bytes, excluded: Collection[bytes]) -> Iterator[bytes]:
-        """Who judges just as ``judge`` with a stake, one after another as ``seed`` draws them."""
+        """The accounts with a judge equal to ``judge`` and a stake, in the order drawn by ``seed``."""
         urn = self._equal_judges.get(judge)
         return iter(()) if urn is None else _draw_all(urn, "repeater", seed, excluded)
 
@@ -163,7 +166,7 @@ class ServingPeriods(Record):
         return next(period for period in reversed(self.periods) if period.source is not None)
 
     def get_source(self, first_round: int) -> bytes | None:
-        """What the draws of a period come from; None unless it is the current one, or was until a round ago."""
+        """The source of the draws of a period; None unless it is the current one, or was until a round ago."""
         return next((period.source for period in self.periods if period.first_round == first_round), None)
 
 

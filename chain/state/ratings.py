@@ -36,9 +36,9 @@ _ENTRY_BYTES = _PAYER_BYTES + 1
 class ExecutorRating(Record):
     """The duels of an account as executor.
 
-    ``duels`` counts them since its first, or since a substitution, but for frauds. ``results`` has, for each that is
-    remembered, the oldest first, the first 8 bytes of its payer and how it ended. ``probation`` is the sum of the
-    amounts that duels have yet to be about after frauds, in micro-credits.
+    ``duels`` counts them since its first, or since a substitution, without frauds. ``results`` has, for each that is
+    remembered, the oldest first, the first 8 bytes of its payer and its result. ``probation`` is the total amount of
+    duels that must still follow after frauds, in micro-credits.
     """
 
     duels: Natural = 0
@@ -70,7 +70,8 @@ class ExecutorRating(Record):
         return replace(self.note_fraud(0), duels=0)
 
     def is_on_probation(self, duels: int, amount: int) -> bool:
-        """Whether an answer of this ``amount`` is: among the first ``duels``, or no more than frauds have left."""
+        """Whether an answer of ``amount`` is on probation: in the first ``duels``, or if ``probation`` is at least
+        ``amount``."""
         return self.duels < duels or self.probation >= amount
 
     @property

@@ -72,11 +72,11 @@ class Account(Record):
 
     @property
     def payable(self) -> int:
-        """What the fee of an operation with a nonce may come out of: :meth:`pay_fee`."""
+        """Credit that may pay the fee of an operation with a nonce: see :meth:`pay_fee`."""
         return self.available + self.free_bond + sum(part.amount for part in self.unbonding)
 
     def pay_fee(self, amount: int) -> Account:
-        """Take an amount out of what is available, the rest out of the free bond, and the rest out of what leaves it.
+        """Take an amount out of the available credit, then out of the free bond, then out of unbonding entries.
 
         ``amount`` is :attr:`payable` at most.
         """
@@ -90,10 +90,9 @@ class Account(Record):
         return replace(self, bonded=self.bonded + amount, grant=min(self.grant, self.bonded))
 
     def take_stake(self, amount: int, spared: int = 0) -> tuple[Account, int]:
-        """Take an amount out of the bond, then out of what is leaving it: what leaves first pays first.
+        """Take an amount out of the bond, then out of unbonding entries, the earliest first.
 
-        ``spared`` of the bond stays. Returns the account after that, and how much was taken: all that there is, at the
-        most.
+        ``spared`` of the bond stays. Returns the account after that, and the amount taken, at most all that there is.
         """
         bonded = min(amount, self.bonded - spared)
         owed, parts = amount - bonded, []
@@ -209,8 +208,8 @@ class ValidatorRecord(Record):
 
     Its weight is its bond, as long as it is enrolled, not jailed, and has a commitment.
 
-    ``waiting_since`` is the height since which it asks for more weight than it has (0 if it does not), ``commitment``
-    what its next reveal must lead to. ``next_commitment`` replaces that from ``next_epoch`` on. It is jailed if
+    ``waiting_since`` is the height since which it has asked for more weight than it has (0 if it does not). Its next
+    reveal must open ``commitment``. ``next_commitment`` replaces that from ``next_epoch`` on. It is jailed if
     ``jailed_until`` is not 0, and may ask to return from that epoch on. Votes of epochs before ``clean_from`` were
     punished already. ``counted_votes`` of ``counted_blocks`` blocks are its participation in the whole epochs since
     chain time ``counted_since`` (:mod:`chain.transition.validators.jailing`).

@@ -93,7 +93,7 @@ class StateReader:
         return self._get(hold_key(hold_id), OpenHold)
 
     def due_captures(self, number: int) -> DueCaptures | None:
-        """What one capture left unsettled, by its number in the settlement queue."""
+        """The unsettled deliveries of one capture, by its number in the settlement queue."""
         return self._get(due_captures_key(number), DueCaptures)
 
     def paid_captures(self, height: int) -> PaidCaptures | None:

@@ -24,7 +24,7 @@ BATCH_BYTES = 64 * 1024
 BATCH_DELETIONS = 4_096
 """Entries of an earlier version's index that are deleted at a time."""
 MAX_RECENT_BYTES = 512 * 1024
-"""Blocks whose effects wait in memory, by their size. What they did takes some fifty times as much."""
+"""Total size of the blocks whose effects wait in memory. The effects take some fifty times as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class IndexBuilder:
         """A header and the state after it, from which blocks are executed again."""
 
     def note(self, executed: Executed) -> None:
-        """A block was added. If there is no room to remember what it did, it is executed again when its turn comes."""
+        """A block was added. If there is no room for its effects, it is executed again when its turn comes."""
         size = len(executed.block.encoded)
         if self._recent_bytes + size <= MAX_RECENT_BYTES:
             self._recent[executed.block.height] = executed

@@ -90,7 +90,7 @@ class Restarts(Record):
 
 
 class ChainReader:
-    """What a store holds of a chain, as it stands there: nothing is checked beyond its form.
+    """The part of a chain in a store, as it is stored: nothing is checked beyond its form.
 
     ``height`` is that of the last final block, 0 on a new chain; ``base`` the header that the blocks begin after.
 
@@ -251,7 +251,7 @@ class ChainReader:
             yield from ((entry.height, index) for index in reversed(causes) if (entry.height, index) < before)
 
     def validators(self, epoch: int) -> ValidatorSet | None:
-        """Who votes at the end of an epoch, where this store was there when it was decided."""
+        """The validators at the end of an epoch, if this store already existed when they were chosen."""
         return self._read(
             VALIDATORS_PREFIX + encode_number(epoch), ValidatorSet, f"the validators of epoch {epoch} are"
         )
@@ -320,7 +320,7 @@ class ChainReader:
             raise StoreDamaged(f"the undo entry of block {height} is damaged: {error}") from error
 
     def find_keys(self, height: int) -> list[bytes]:
-        """The keys of everything that the block at ``height`` left, but for the end of its epoch."""
+        """The keys of all entries of the block at ``height``, except those of the end of its epoch."""
         number = encode_number(height)
         keys = [kind + number for kind in (BLOCK_PREFIX, CERTIFICATE_PREFIX, FAILURES_PREFIX, UNDO_PREFIX)]
         block = self.block(height)

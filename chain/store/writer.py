@@ -1,5 +1,4 @@
-"""The final chain on disk, to add to: append, prune, go on from a snapshot. What is there is in
-:mod:`chain.store.reader`.
+"""The final chain on disk, to add to: append, prune, continue from a snapshot. Reading is in :mod:`chain.store.reader`.
 
 An append is one synced batch: the blocks, their indexes, the changed state entries, the certificate, and the deletions
 that are due. A crash leaves the chain before or after it, never between.
@@ -216,7 +215,7 @@ class ChainStore(ChainReader):
             self._keep_end_state(header, after)
 
     def _make_mark(self, mark: tuple[int, bytes] | None) -> dict[bytes, bytes | None]:
-        """The entry about the vote journal. Blocks that are added without it take it away: it then says no more."""
+        """The entry about the vote journal. Blocks that are added without it delete it, since it would be outdated."""
         if mark is not None:
             return {**encode_mark(mark)}
         return {} if self.journal_mark is None else {JOURNAL_KEY: None}
@@ -349,7 +348,7 @@ class ChainStore(ChainReader):
         self._keep_end_state(header, state)
 
     def prune(self) -> None:
-        """Delete a bounded part of what is not to be kept, as every append does; no harm in calling it more often."""
+        """Delete a bounded part of the entries that need not be kept, as every append does; extra calls do no harm."""
         with self._changing:
             changes, base = self._collect_prunable()
             if changes:
@@ -358,7 +357,7 @@ class ChainStore(ChainReader):
             self.base = base
 
     def _collect_prunable(self) -> tuple[dict[bytes, bytes | None], Header]:
-        """The changes that delete a bounded part of what is not to be kept, and the base after them."""
+        """The changes that delete a bounded part of the entries that need not be kept, and the base after them."""
         changes: dict[bytes, bytes | None] = dict(self.snapshot_import.collect_garbage())
         base, prunable = self._find_base(), self.prunable
         if base is not None:
@@ -380,7 +379,7 @@ class ChainStore(ChainReader):
         return changes, base or self.base
 
     def _find_base(self) -> Header | None:
-        """The later header that the chain could begin after, by the setting; None if there is none yet."""
+        """The next base that the setting allows; None if there is none yet."""
         parameters = self.genesis.parameters
         epoch = get_epoch(parameters, self.height + 1) - self.keep_epochs - 1
         if not self.keep_epochs or epoch < 0:
@@ -403,7 +402,7 @@ class ChainStore(ChainReader):
             self._store.write({GENESIS_KEY: self.genesis.encode()})
 
     def strengthen(self, certificate: Certificate) -> None:
-        """Put a certificate in the place of the one that made the same block final, if it has more signers.
+        """Replace the certificate of a final block by ``certificate``, if that has more signers.
 
         It is written with the next append: a crash before that leaves the weaker one, which proves as much.
 

@@ -149,7 +149,8 @@ class Hold(Record):
 
 @dataclass(frozen=True, slots=True)
 class Usage(Record):
-    """What an answer is billed by: bytes of the request's body, and of the content delivered (text, in UTF-8)."""
+    """The usage that an answer is billed by: bytes of the request's body, and of the content delivered (text, in
+    UTF-8)."""
 
     prompt_bytes: Natural
     completion_bytes: Natural
@@ -161,7 +162,7 @@ FINISH_CANCELLED = "cancelled"
 
 @dataclass(frozen=True, slots=True)
 class Delivery(Record):
-    """What an executor says it delivered against a hold, and what it asks for it.
+    """An executor's statement of what it delivered for a hold, with the amount that it charges.
 
     The executor signs it (domain ``delivery``) at the end of its answer; the payer's signature over the same bytes
     (domain ``receipt``) accepts it. ``transcript_digest`` commits to the transcript of the answer, if there is one,
@@ -241,7 +242,7 @@ Operation = NoncedOperation | OneTimeOperation
 
 _ARRAY_HEADER_BYTES = 1
 _SIGNED_TAIL_BYTES = 2 + 32 + 2 + 64
-"""Of an encoded signed operation: its signer and its signature, each a byte string behind two bytes."""
+"""Length of signer and signature at the end of an encoded signed operation: two byte strings, each behind two bytes."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What ``wwwserve doctor`` asks backends: whether each answers, takes the key, lists its models, and gives a token.
 
-A list of models says little of what makes the tokens, which may hang or have died behind it. So one token is asked for:
-through the node if it runs, as a user would ask, or else from the server itself.
+A server may still list its models although its engine hangs or has died. So one token is asked for: through the node if
+it runs, as a user would ask, or from the server itself.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def list_models(number: int, entry: OpenAIModel) -> tuple[Finding, list[str]]:
 
 
 def probe_server(number: int, entry: OpenAIModel, listed: list[str], directory: Path) -> Iterator[Finding]:
-    """What a server makes of a request for one token; nothing if it has no model."""
+    """The finding of a request for one token to a server; nothing if it has no model."""
     chosen = _name_there(entry) or listed
     if chosen:
         probe = _Probe(number, str(entry.base_url), chosen[0], directory, "embeddings" in entry.features)
@@ -84,7 +84,7 @@ def probe_server(number: int, entry: OpenAIModel, listed: list[str], directory: 
 def probe_node(
     directory: Path, backends: list[dict[str, Any]], entries: Mapping[int, OpenAIModel]
 ) -> Iterator[Finding]:
-    """What the backends of a running node, as it reports them, make of a request of its user for one token.
+    """The findings of requests for one token, as a user's, to the backends that a running node reports.
 
     A model is asked for once, and of each backend the first. ``entries`` are those of the configuration, by number.
     """
@@ -106,7 +106,7 @@ def _name_there(entry: OpenAIModel) -> list[str]:
 
 
 class _Probe(NamedTuple):
-    """A request for one token to the backend of a number; ``is_for_texts``: it may be one that takes no chat."""
+    """A request for one token to the backend with a number; ``is_for_texts``: the backend may not take chats."""
 
     number: int
     place: str

@@ -47,7 +47,7 @@ START_TIMEOUT_S = 120.0
 MANY_CHECKS = 1000
 """Checks that a long honest past has, for the table."""
 PARALLEL = 4
-"""Checks at a time, so that the answers come out of batches, as they do when users ask."""
+"""Concurrent checks, so that answers are computed in batches, as for users."""
 
 
 def calibrate_check(
