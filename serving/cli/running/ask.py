@@ -67,7 +67,7 @@ def ask(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a model, and print its answer as it comes. Then print on stderr who served it and what it cost."""
+    """Ask a model, and print its answer as it comes; who served it and what it cost stands below, on stderr."""
     text = " ".join(question or ())
     if text in ("", "-"):
         if sys.stdin.isatty():
