@@ -363,7 +363,7 @@ def main() -> None:
         "mixed",
         __doc__,
         Option("seeds", 10, 1, "workloads"),
-        Option("stalls", 10, 6, "of them (or more) in which one stalls: few requests are on their way to it just then"),
+        Option("stalls", 40, 6, "of them (or more) in which one stalls: few requests are on their way to it just then"),
         Option("minutes", 5.0, 1.0, "minutes of requests"),
         is_timed=False,
     )
