@@ -1,4 +1,4 @@
-"""What the duels of a chain say of classes of nodes: win rates, credit, verdicts, and votes that were run again. Pure.
+"""What the duels of a chain say of classes of nodes: win rates, credit, verdicts, and repeated votes. Pure.
 
 A class is named by what its nodes have in common, and classes are given from the best to the worst.
 """
@@ -98,7 +98,7 @@ def count_inversions(values: Sequence[float]) -> int:
 
 
 def count_mismatches(histories: Iterable[DuelHistory]) -> Proportion:
-    """How many votes that were run again came out otherwise, by the rule of the ledger (docs/protocol.md, 7.7)."""
+    """How many repeated votes came out otherwise, by the rule of the ledger (docs/protocol.md, 7.7)."""
     differing, compared = 0, 0
     for history in histories:
         ballots = {seat.public_key: seat.ballot for seat in history.duel.seats}

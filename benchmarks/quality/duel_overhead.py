@@ -61,7 +61,7 @@ DUELS = DuelParameters(
     guessing=1_000_000,
 )
 """Without probation; a single judge is paid so well that it is not bought, and the levy pays from the beginning. Hardly
-a vote is run again: the paper does not do so, and its formula counts none."""
+a vote is repeated: the paper does not do so, and its formula counts none."""
 LEDGER_RATES = (50, 100, 250)
 """Rates of duels on the ledger alone."""
 JUDGING_S = 30.0
@@ -170,7 +170,7 @@ class Work:
     """What one run of whole nodes did: ``latencies`` of users in seconds, and requests by kind.
 
     ``extra`` are answers to challengers and ballots of first panels, ``second`` the ballots of second ones.
-    ``repeated`` are those of votes that were run again. ``owed`` is one answer and k ballots for each duel,
+    ``repeated`` are those of repeated votes. ``owed`` is one answer and k ballots for each duel,
     fewer for a solo check.
     """
 

@@ -56,7 +56,7 @@ EVALUATION = DuelParameters(
     guessing=1_000_000,
 )
 """R = P = 1 and R_add = 0.4, as for an evaluation: who loses as challenger gets nothing for its answer. No rating, and
-hardly a vote is run again."""
+hardly a vote is repeated."""
 PUBLIC = DuelParameters(rate=50)
 """Amounts and rate of a public chain."""
 SETTINGS = {

@@ -24,7 +24,7 @@ from chain.transition.duels.verdict import DuelVerdict
 @dataclass(slots=True)
 class DuelCounts:
     """How many duels and solo checks were opened, how they ended, how many challengers gave no answer, how many votes
-    were run again, and how many executors were accused.
+    were repeated, and how many executors were accused.
 
     ``paid`` and ``taken`` are what they moved from and to the treasury, in micro-credits.
     """

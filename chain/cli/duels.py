@@ -78,7 +78,7 @@ def describe_duel(history: DuelHistory) -> str:
         lines.append(f"  challenger  {plain['challenger']}  {'no answer' if digest is None else digest[:16]}")
     lines += [f"  silent      {address}" for address in plain["silent"]]
     lines += [
-        f"  {'judge' if each['repeats'] is None else 'once more':<10}  {each['account']}  "
+        f"  {'judge' if each['repeats'] is None else 'repeater':<10}  {each['account']}  "
         f"{escape_unprintable(each['model'])}: {each['vote'] or 'no ballot'}"
         for each in (*plain["first_judges"], *plain["judges"])
     ]
@@ -93,7 +93,7 @@ def describe_counts(counts: DuelCounts) -> list[str]:
     verdicts = ", ".join(f"{verdict.value} {number:,}" for verdict, number in _sort_verdicts(counts))
     return [
         f"  duels        {format_count(counts.duels, 'duel')}, {format_count(counts.solo_checks, 'solo check')}; "
-        f"{format_count(counts.silent, 'silent challenger')}, {format_count(counts.repeated, 'vote')} run again, "
+        f"{format_count(counts.silent, 'silent challenger')}, {format_count(counts.repeated, 'vote')} repeated, "
         f"{format_count(counts.accused, 'accusation')}; "
         f"{format_credits(counts.paid)} credits paid, {format_credits(counts.taken)} taken",
         f"    {verdicts or 'none is settled'}",

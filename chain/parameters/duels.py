@@ -30,7 +30,7 @@ class DuelParameters(Record):
     """What a duel costs and brings. Shares are thousandths of the amount captured.
 
     Of 1,000 captures ``rate`` become a duel. It has ``judges``, or the largest odd number of them that there is. The
-    stages last ``answer_ms``, ``commit_ms`` (once more where votes are run again) and ``reveal_ms`` at most; a block
+    stages last ``answer_ms``, ``commit_ms`` (once more where votes are repeated) and ``reveal_ms`` at most; a block
     ends ``max_deadlines`` overdue ones of each kind and leaves the rest to the next.
 
     ``lock`` of the executor's bond stands behind its answer meanwhile. The executor earns ``executor_won`` or pays
@@ -40,7 +40,7 @@ class DuelParameters(Record):
     two panels call unusable pays ``fraud``, and proportionally less if its answers are drawn more often. ``levy`` times
     the rate is what each capture pays for all this.
 
-    Of 1,000 votes ``repeat_rate`` are run again by another account with an equal judge. An account whose votes differ
+    Of 1,000 votes ``repeat_rate`` are repeated by another account with an equal judge. An account whose votes differ
     too often (:mod:`chain.state.judge_records`) pays ``guessing``, and cannot judge for ``bench_ms``. Judges are drawn
     from kinds that have ``min_judge_share`` thousandths of the stake of all judges.
 

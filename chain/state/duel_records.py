@@ -9,12 +9,12 @@ from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Rec
 from chain.types.duels import MAX_CHALLENGERS, MAX_JUDGES, DeclaredJudge, DuelBallot
 
 ANSWER, COMMIT, REPEAT, REVEAL = 1, 2, 3, 4
-"""The stages of a duel: the challenger answers, the judges commit to their ballots, those who run a vote again commit
-to theirs, and all reveal them."""
+"""The stages of a duel: the challenger answers, the judges commit to their ballots, those who repeat a vote commit to
+theirs, and all reveal them."""
 STAGES = {
     ANSWER: "waits for an answer",
     COMMIT: "waits for commitments",
-    REPEAT: "waits for votes that are run again",
+    REPEAT: "waits for repeated votes",
     REVEAL: "waits for ballots",
 }
 """What a duel does in each of them, in order."""
@@ -103,7 +103,7 @@ class Duel(Record):
 
     @property
     def all_seats(self) -> tuple[JudgeSeat, ...]:
-        """The seats of judges, and of those who run a vote again."""
+        """The seats of judges, and of those who repeat a vote."""
         return (*self.seats, *self.repeats)
 
     @property

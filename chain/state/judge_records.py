@@ -1,8 +1,8 @@
 """The record of a judge's repeated votes: how often another account with an equal judge gave the same ballot.
 
-No one knows which vote is right, but two runs of one vote by equal judges nearly always agree. A judge that votes by
-chance, or by a rule of its own, differs about every second time. Of two votes that differ, either may be the one that
-was guessed, so both accounts are charged with it.
+No one knows which vote is right, but when an equal judge repeats a vote, the two nearly always agree. A judge that
+votes by chance, or by a rule of its own, differs about every second time. Of two votes that differ, either may be the
+one that was guessed, so both accounts are charged with it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Annotated
 from chain.codec import Bounds, Natural, Record
 
 REPEATS = 8
-"""Votes run again that a record remembers."""
+"""Repeated votes that a record remembers."""
 MAX_DIFFERENCES = 5
-"""How many of them may differ before the account is found guessing. Small models, run again, differ in up to one vote
-of six; with five, an honest one of these is found in one of 450 votes run again, and a guesser in one of 14."""
+"""How many of them may differ before the account is found guessing. Of the repeated votes of small models up to one in
+six differs; with five, an honest one of these is found in one of 450 repeated votes, and a guesser in one of 14."""
 
 SAME, DIFFERENT = 0, 1
-"""What running a vote again showed."""
+"""What repeating a vote showed."""
 
 
 @dataclass(frozen=True, slots=True)

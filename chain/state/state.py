@@ -121,7 +121,7 @@ class StateReader:
         return self._get(check_history_key(public_key, identity), AccountHistory) or AccountHistory()
 
     def judge_record(self, public_key: bytes) -> JudgeRecord:
-        """How the votes of an account came out when they were run again."""
+        """How the repeated votes of an account, and the votes that it repeated, came out."""
         return self._get(judge_record_key(public_key), JudgeRecord) or JudgeRecord()
 
     def duel_deadline(self, stage: int, number: int) -> DuelDeadline | None:

@@ -36,8 +36,8 @@ class DeclaredJudge(Record):
     """With which model an account judges, and with which judging prompt.
 
     ``is_weak``: its verdicts often depend on the order of the answers, so that it compares them in both orders.
-    ``identity`` is the digest of the model's identity, where it has one. A vote is run again by an account with an
-    equal declaration.
+    ``identity`` is the digest of the model's identity, where it has one. A vote is repeated by an account with an equal
+    declaration.
     """
 
     model: ModelName

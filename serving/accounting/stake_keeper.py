@@ -81,7 +81,7 @@ class StakeKeeper:
         until = self._engine.state.judge_record(self._key.public_key).benched_until
         is_benched = self._engine.header.chain_time < until
         if is_benched and until != self._benched_until:
-            log.error("does not judge for a while: its votes differed when others ran them again", until=until)
+            log.error("does not judge for a while: its votes differed when others repeated them", until=until)
         self._benched_until = until
         return is_benched
 

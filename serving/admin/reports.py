@@ -296,7 +296,7 @@ def report_duels(node: NodeView) -> dict[str, Any]:
     ``identities`` what it declares of its models, with the checks of its answers as the ledger counts them. The
     ``shortfall`` of a check is in thousandths of a standard deviation, its ``distance`` in parts per million; both are
     None where nothing was measured. ``benched_s`` is for how many seconds it may not judge, as its votes differed when
-    others ran them again.
+    others repeated them.
     """
     runner = node.duels
     if runner is None:

@@ -135,7 +135,7 @@ SECTIONS: Mapping[str, Mapping[str, Event]] = {
         "stake not kept": Event("warning", ("reason",), "the bond that the policy asks for cannot be made"),
         "models not declared": Event("warning", ("reason",), "the models in the account are not those that are served"),
         "operation not final in time": Event("warning", ("operation",), "it is asked for again"),
-        "does not judge for a while: its votes differed when others ran them again": Event(
+        "does not judge for a while: its votes differed when others repeated them": Event(
             "error", ("until",), "the account is benched: its judge gives other votes than others with the same weights"
         ),
     },

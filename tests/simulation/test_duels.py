@@ -72,7 +72,7 @@ def test_verdicts_follow_the_quality_of_the_answers() -> None:
 
 
 def test_votes_that_are_run_again_come_out_the_same_and_one_that_is_guessed_does_not() -> None:
-    """One of the judges prefers what it sees first, whatever it is: the node that runs its vote again finds out."""
+    """One of the judges prefers what it sees first, whatever it is: the node that repeats its vote finds out."""
     often = replace(DUELS, rate=500, probation_rate=500, levy=2_000, repeat_rate=900)
     options = DuelOptions(duels=often)
 

@@ -85,7 +85,7 @@ def make_duel_chain() -> DuelChain:
     """Whether a second panel confirms what the first one said."""
     differing = [DuelBallot(DRAW, 2), DuelBallot(IDENTICAL), DuelBallot(IDENTICAL, 1)]
     outcomes: Iterator[DuelBallot | None] = cycle([*differing * 3, None, DuelBallot(ABSTAIN)])
-    """How votes come out that are run again, when they differ."""
+    """How repeated votes come out, when they differ."""
     while any(scripts.values()):
         if chain.head.height % 60 == 0:  # some run out while others are voted on
             chain.pay_answers(12)
@@ -143,7 +143,7 @@ def _describe_event(event: DuelEvent) -> Json:
         case ChallengerReplaced():
             return {"silent": event.fine.public_key.hex(), "fine": -event.fine.amount}
         case VotesRepeated():
-            return {"run again": [[seat.voter.hex(), seat.public_key.hex()] for seat in event.duel.repeats]}
+            return {"repeated": [[seat.voter.hex(), seat.public_key.hex()] for seat in event.duel.repeats]}
         case ExecutorAccused():
             moved = [[each.public_key.hex(), each.amount] for each in event.movements]
             return {"accused": event.verdict.value, "moved": moved}

@@ -28,7 +28,7 @@ class ChallengerReplaced:
 
 @dataclass(frozen=True, slots=True)
 class VotesRepeated:
-    """Some votes are run again; ``duel`` says by whom."""
+    """Some votes are repeated; ``duel`` says by whom."""
 
     hold: bytes
     duel: Duel

@@ -92,7 +92,7 @@ class Unrevealed(JudgeAlone):
 
 
 class HidesRepeated(Lazy):
-    """Guesses, and keeps the ballot back when it learns that another account runs the vote again."""
+    """Guesses, and keeps the ballot back when it learns that another account repeats the vote."""
 
     def reveals(self, market: LedgerMarket, case: Case) -> bool:
         return all(self.public_key not in (seat.repeats, seat.public_key) for seat in case.duel.repeats)
@@ -159,7 +159,7 @@ STRATEGIES = [
     make_judge("always abstains", AlwaysAbstains, None),
     make_judge("copies commitments", CopiesCommits, None),
     make_judge("keeps its ballots back", Unrevealed, -4_172),
-    make_judge("guesses, and hides votes that are run again", HidesRepeated, None, is_quick=True),
+    make_judge("guesses, and hides repeated votes", HidesRepeated, None, is_quick=True),
     make_judge("does not judge when asked", Away, None),
     Strategy(
         "votes by position, where all judges keep 41 % of verdicts under a swap and look once",

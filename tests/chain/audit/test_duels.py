@@ -86,7 +86,7 @@ def test_the_command_shows_every_duel(full: DuelChain, tmp_path: Path) -> None:
             assert sum(vote.startswith("executor") for vote in counted) * 2 > len(counted)
     text = CliRunner().invoke(build_app(), ["show", "--duels", "-d", str(tmp_path)]).stdout
     assert text.count("  executor    ") == len(found)
-    assert "  once more   " in text and "abstains" in text
+    assert "  repeater    " in text and "abstains" in text
     assert "executor not obtained" in text and "no ballot" in text and "solo, 0.002000 credits" in text
 
 

@@ -163,7 +163,7 @@ def draw_seats(ledger: Ledger, size: int, seed: bytes, excluded: set[bytes], has
 
 
 def draw_repeats(ledger: Ledger, hold_id: bytes) -> None:
-    """The votes of a duel that are run again, and who runs them (section 9.6)."""
+    """The votes of a duel that are repeated, and who repeats them (section 9.6)."""
     duel, totals = ledger.entries[b"u" + hold_id], ledger.entries[b"s"]
     seed, pay = h("duel", ledger.entries[b"b"]["value"], hold_id), share(ledger, duel, "judge")
     for seat in duel["seats"]:
@@ -267,7 +267,7 @@ def is_complete(duel: Record) -> bool:
 
 
 def go_on(ledger: Ledger, hold_id: bytes) -> None:
-    """From the commitments to the votes that are run again, or to the ballots."""
+    """From the commitments to the repeated votes, or to the ballots."""
     duel = ledger.entries[b"u" + hold_id]
     if duel["stage"] == COMMIT:
         draw_repeats(ledger, hold_id)
@@ -418,7 +418,7 @@ def pay_judges(ledger: Ledger, duel: Record, pay: str, earning: list[bytes]) -> 
 
 
 def settle_repeats(ledger: Ledger, duel: Record) -> None:
-    """What the votes that were run again bring and show."""
+    """What the repeated votes bring and show."""
     for seat in duel["repeats"]:
         if seat["ballot"] is None:
             transact(ledger, duel, seat["public_key"], "-silence")

@@ -64,7 +64,7 @@ class DuelMachine(RuleBasedStateMachine):
     verdicts: ClassVar[Counter[DuelVerdict]] = Counter()
     """How the duels of all histories ended."""
     repeats: ClassVar[Counter[int]] = Counter()
-    """What votes run again showed, in all histories."""
+    """What repeated votes showed, in all histories."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class DuelMachine(RuleBasedStateMachine):
 
     @rule(index=indices, other=st.one_of(st.none(), st.none(), ballots), fault=faults)
     def repeat(self, index: int, other: DuelBallot | None, fault: str) -> None:
-        """Those who run votes again come to the same ballot, or to another."""
+        """Those who repeat votes come to the same ballot, or to another."""
         picked = self.pick(index, COMMIT if fault == "early" else REPEAT)
         if picked is not None:
             hold, duel = picked

@@ -1,4 +1,4 @@
-"""Votes that are run again: which, by whom, what that shows of both accounts, and what it moves."""
+"""Repeated votes: which, by whom, what that shows of both accounts, and what it moves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAY, FINE = AMOUNT * DUELS.judge // 1_000, AMOUNT * DUELS.silence // 1_000
 
 
 def commit_all(chain: DuelChain, hold: bytes, votes: list[DuelBallot]) -> Duel:
-    """Bring a duel to the point at which votes that are run again are drawn."""
+    """Bring a duel to the point at which repeated votes are drawn."""
     chain.append([chain.answer(hold)], elapsed=QUICK)
     seats = chain.duel(hold).seats
     assert chain.duel(hold).stage == COMMIT and not chain.duel(hold).repeats
@@ -39,7 +39,7 @@ def commit_all(chain: DuelChain, hold: bytes, votes: list[DuelBallot]) -> Duel:
 
 
 def find_repeated(chain: DuelChain) -> tuple[bytes, Duel]:
-    """A duel in which one vote is run again, and all judges are for the executor."""
+    """A duel in which one vote is repeated, and all judges are for the executor."""
     for _ in range(20):
         hold = chain.open_duel()
         duel = commit_all(chain, hold, chain.agree(hold, EXECUTOR))
@@ -47,7 +47,7 @@ def find_repeated(chain: DuelChain) -> tuple[bytes, Duel]:
             return hold, duel
         chain.append([chain.commit(hold, seat, vote(seat)) for seat in duel.repeats])
         chain.append([chain.reveal(hold, seat, vote(seat)) for seat in duel.all_seats])
-    raise AssertionError("no vote was run again")
+    raise AssertionError("no vote was repeated")
 
 
 def vote(seat: JudgeSeat, better: str = EXECUTOR) -> DuelBallot:
@@ -57,7 +57,7 @@ def vote(seat: JudgeSeat, better: str = EXECUTOR) -> DuelBallot:
 def settle(
     chain: DuelChain, hold: bytes, *, again: DuelBallot | None, shown: bool = True, first_shown: bool = True
 ) -> DuelSettled:
-    """Settle a duel in which one vote is run again with this outcome (None: not at all)."""
+    """Settle a duel in which one vote is repeated with this outcome (None: not at all)."""
     [repeat] = chain.duel(hold).repeats
     if again is None:
         chain.let_run_out(hold)
@@ -87,7 +87,7 @@ def record(chain: DuelChain, key: bytes) -> bytes:
 # Which votes, and by whom.
 
 
-def test_a_judge_learns_that_its_vote_is_run_again_after_it_has_committed() -> None:
+def test_a_judge_learns_that_its_vote_is_repeated_after_it_has_committed() -> None:
     chain = DuelChain(10, parameters=REPEATING)
     run, all_votes = 0, 0
     for _ in range(25):
@@ -104,7 +104,7 @@ def test_a_judge_learns_that_its_vote_is_run_again_after_it_has_committed() -> N
     assert 0.3 * all_votes < run < 0.5 * all_votes
 
 
-def test_a_vote_is_run_again_by_an_equal_judge_or_not_at_all() -> None:
+def test_a_vote_is_repeated_by_an_equal_judge_or_not_at_all() -> None:
     chain = DuelChain(10, parameters=REPEATING)
     do(chain, *(chain.serve(key, MODEL, judge=OTHER_JUDGE) for key in chain.validators[:5]))
     for _ in range(2 * REPEATING.round_heights):
@@ -122,7 +122,7 @@ def test_a_vote_is_run_again_by_an_equal_judge_or_not_at_all() -> None:
 
 
 def test_a_judge_of_a_kind_of_its_own_is_not_drawn() -> None:
-    """Nobody could run its votes again."""
+    """Nobody could repeat its votes."""
     chain = DuelChain(10, parameters=REPEATING)
     loner = chain.validators[0]
     do(chain, chain.serve(loner, MODEL, judge=OTHER_JUDGE))
@@ -161,7 +161,7 @@ def test_a_judge_that_missed_its_stage_cannot_commit_in_the_next() -> None:
         if chain.duel(hold).stage == REPEAT:
             assert "not the turn" in refusal(chain, chain.commit(hold, late, vote(late)))
             return
-    raise AssertionError("no vote was run again")
+    raise AssertionError("no vote was repeated")
 
 
 # What it moves and shows.
@@ -205,7 +205,7 @@ def test_a_ballot_that_compares_nothing_is_not_compared_and_not_paid(ballot: Due
     assert (record(chain, repeat.voter), record(chain, repeat.public_key)) == before
 
 
-def test_who_hides_its_ballot_once_the_vote_is_run_again_has_guessed() -> None:
+def test_who_hides_its_ballot_once_the_vote_is_repeated_has_guessed() -> None:
     """Else a guesser would pay for its silence each time, and never be found."""
     chain = DuelChain(10, parameters=REPEATING)
     hold, duel = find_repeated(chain)
@@ -222,7 +222,7 @@ def test_who_hides_its_ballot_once_the_vote_is_run_again_has_guessed() -> None:
     assert record(chain, repeat.public_key)[-1] == DIFFERENT and record(chain, repeat.voter) == before
 
 
-def test_who_runs_no_vote_again_pays_for_its_silence() -> None:
+def test_who_does_not_repeat_its_vote_pays_for_its_silence() -> None:
     chain = DuelChain(10, parameters=REPEATING)
     hold, duel = find_repeated(chain)
     [repeat] = duel.repeats

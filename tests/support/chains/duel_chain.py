@@ -39,12 +39,12 @@ DUEL_PARAMETERS = replace(
     duels=DUELS,
     checks=CheckParameters(checkers=0),
 )
-"""Every second capture becomes a duel, and the fees soon fill the treasury. Hardly a vote is run again."""
+"""Every second capture becomes a duel, and the fees soon fill the treasury. Hardly a vote is repeated."""
 REPEATING = replace(
     DUEL_PARAMETERS,
     duels=replace(DUELS, rate=350, probation_rate=440, repeat_rate=400, guessing=35_000, levy=2_000, bench_ms=100_000),
 )
-"""Two votes of five are run again."""
+"""Two votes of five are repeated."""
 SOLO_MODEL = "solo"
 """A model that the first validator alone serves: answers of it are not compared, but checked."""
 JUDGE = DeclaredJudge("judge-8b", hash_bytes("test prompt"), is_weak=False)
@@ -174,7 +174,7 @@ class DuelChain(Chain):
     ) -> DuelSettled | ExecutorAccused:
         """Carry a duel to a verdict, with these ballots in the order of the seats; a judge with None does nothing.
 
-        Votes that are run again come out the same, but those in ``again``, by the judge that cast them first.
+        Repeated votes come out the same, but those in ``again``, by the judge that cast them first.
         """
         if self.duel(hold).stage == ANSWER:
             self.append([self.answer(hold)], elapsed=QUICK)
@@ -191,7 +191,7 @@ class DuelChain(Chain):
         return event
 
     def repeat(self, hold: bytes, ballots: Mapping[bytes, DuelBallot | None]) -> list[tuple[JudgeSeat, DuelBallot]]:
-        """Have votes that are run again come out as these ``ballots`` of their first judges. Returns who committed."""
+        """Have repeated votes come out as these ``ballots`` of their first judges. Returns who committed."""
         repeats = [(seat, ballots[seat.voter]) for seat in self.duel(hold).repeats]
         cast = [(seat, ballot) for seat, ballot in repeats if ballot is not None]
         if repeats:

@@ -124,7 +124,7 @@ class LedgerMarket:
         settled: how duels ended, in order.
         accused: the first verdicts that led to a second panel.
         replaced: challengers that gave no answer.
-        repeated: duels in which votes were run again.
+        repeated: duels in which votes were repeated.
         refused: operations that the ledger did not take, each with the reason.
         unserved: requests that no agent accepted.
     """

@@ -6,7 +6,7 @@ says who wrote it, and a :class:`Case` who takes part.
 
 Answers are numbers: the quality of its author plus what is chance in one answer, of standard deviation 1. A judge sees
 the difference of two numbers, and adds its own taste and some liking for the answer that it sees first. What it adds
-follows from the vote, so that an equal judge that runs the vote again comes to the same, mostly.
+follows from the vote, so that an equal judge that repeats the vote comes to the same, mostly.
 """
 
 from __future__ import annotations
