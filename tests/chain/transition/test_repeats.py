@@ -142,7 +142,7 @@ def test_each_commits_in_its_own_stage() -> None:
     assert duel.stage == REPEAT
     assert duel.ends_at == chain.head.chain_time + DUELS.commit_ms
     assert "already" in refusal(chain, chain.commit(hold, first, vote(first)))
-    assert "waits for votes" in refusal(chain, chain.reveal(hold, first, vote(first)))
+    assert "waits for repeated votes" in refusal(chain, chain.reveal(hold, first, vote(first)))
     stranger = replace(repeat, public_key=duel.executor)
     assert "no judge" in refusal(chain, chain.commit(hold, stranger, vote(repeat)))
     chain.append([chain.commit(hold, repeat, vote(repeat))], elapsed=QUICK)
