@@ -13,7 +13,7 @@ VIEW_BOUNDS_S = (0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 15, 30, 60)
 QUORUM_BOUNDS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30)
 """Bounds of the histogram of times to a finalization."""
 MAX_OPEN_VOTES = 64
-"""Most blocks of which the time of this node's vote is kept until they are final; some never are."""
+"""Most blocks that are not final for which the time of this node's vote is kept. Some never become final."""
 
 
 class AgreementTimes:

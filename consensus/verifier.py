@@ -29,7 +29,7 @@ class SignatureVerifier:
         return self._cache.verify(checks)
 
     def is_quick(self, count: int) -> bool:
-        """Whether so many signatures are checked on the event loop in any case."""
+        """Whether ``count`` signatures are too few for a worker thread, and are checked on the event loop."""
         return count <= LOOP_SIGNATURES
 
     def trust(self, *checks: crypto.SignatureCheck) -> None:

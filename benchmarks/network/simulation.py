@@ -253,7 +253,7 @@ def simulate_seeds(seeds: Sequence[int], nodes: int, duration: float, rate: floa
 
 
 def silence_log() -> None:
-    """Nodes log what they do, and nobody reads it."""
+    """Keep the nodes from logging below warnings: the log would cost time, and is not read."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 

@@ -192,7 +192,7 @@ class Driver:
         return next((effect for effect in effects if isinstance(effect, Reject)), None)
 
     async def on_fetched(self, block: Block) -> None:
-        """A block that was asked for. It is authentic: whoever received it has checked that."""
+        """A block that was asked for. The receiver has checked that it is authentic."""
         await self._run(self.simplex, self.simplex.on_block(block))
 
     async def on_block(self, block: Block) -> None:

@@ -15,8 +15,8 @@ from chain.types.operations import NoncedOperation, SignedOperation
 from consensus.mempool.entries import count_work
 
 REJECTED_WORK_BUDGET = 2_048
-"""Work on operations that cannot be included, in signature checks, after which a block is left as full as it is: nobody
-pays for this work."""
+"""Work on operations that cannot be included, in signature checks. Nobody pays for it: beyond it, a block gets no
+further operations."""
 LINE_REJECTED_WORK_BUDGET = 64
 """The part of that work that one line may cause before it is closed: about one capture with the most holds it may
 name."""

@@ -16,8 +16,7 @@ MAX_POOL_BYTES = 32 << 20
 MAX_POOL_OPERATIONS = 100_000
 """Pending operations in all."""
 SMALL_ACCOUNT_BYTES = MAX_OPERATION_BYTES
-"""An account with at most so many pending bytes has *little pending*: its room comes out of the share for such
-accounts."""
+"""Most pending bytes of an account that has *little pending*. Its room comes out of the share for such accounts."""
 SMALL_ACCOUNTS_DIVISOR = 8
 """Every eighth byte of the pool is left to accounts with little pending."""
 

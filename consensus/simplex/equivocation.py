@@ -1,4 +1,4 @@
-"""Equivocation: two votes of one validator in one view, of which an honest validator signs at most one. Pure.
+"""Equivocation: one validator signs two votes in one view that exclude each other. Pure.
 
 An equivocating validator sends the two votes to different nodes. Agreement soon forgets the votes that it does not
 need: those of nullified views, those that come after a view has ended, and those in a second certificate of the same
